@@ -1,0 +1,43 @@
+import type { CodegenConfig } from '@graphql-codegen/cli';
+
+const config: CodegenConfig = {
+  schema: 'schema.graphql',
+  // Else the type Subscription is taken for the root of subscription operations, whatever the schema says.
+  config: { useSchemaDefinition: false },
+  generates: {
+    'src/generated/schema.ts': {
+      plugins: ['typescript', 'typescript-resolvers'],
+      config: {
+        useTypeImports: true,
+        enumsAsTypes: true,
+        strictScalars: true,
+        contextType: '../graphql/context.ts#GraphQLContext',
+        scalars: { ID: 'string', DateTime: { input: 'Date', output: 'Date' }, TensorData: 'unknown' },
+        mappers: {
+          Tenant: '../tenancy/tenancy.ts#Tenant as TenantParent',
+          User: '../tenancy/tenancy.ts#User as UserParent',
+          Membership: '../tenancy/tenancy.ts#Membership as MembershipParent',
+          Viewer: '../access/access.ts#Principal',
+          ApiKey: '../access/access.ts#ApiKeyView',
+          Model: '../catalog/catalog.ts#ModelView',
+          ModelVersion: '../catalog/catalog.ts#ModelVersionView',
+          Plan: '../catalog/catalog.ts#PlanView',
+          Subscription: '../catalog/catalog.ts#SubscriptionView',
+          Upload: '../catalog/catalog.ts#UploadView',
+          Wallet: '../billing/billing.ts#WalletView',
+          Transfer: '../billing/billing.ts#TransferView',
+          UsageReport: '../usage/usage.ts#UsageReport as UsageReportParent',
+          UsageRow: '../usage/usage.ts#UsageRow as UsageRowParent',
+          Prediction: '../prediction/prediction.ts#Prediction as PredictionParent',
+          Tensor: '../inference/inference.ts#Tensor as TensorParent',
+          SignatureTensor: '../inference/inference.ts#SignatureTensor as SignatureTensorParent',
+          Signature: '../inference/inference.ts#Signature as SignatureParent',
+          Money: '../base/money.ts#Money as MoneyParent',
+        },
+        maybeValue: 'T | null',
+        inputMaybeValue: 'T | null | undefined',
+      },
+    },
+  },
+};
+export default config;

@@ -1,0 +1,90 @@
+import { asSystem, type Database } from '../base/database.ts';
+import { badInput, MercatoError } from '../base/errors.ts';
+import {
+  checkLabel,
+  checkTenantName,
+  createTenant,
+  createUser,
+  memberships,
+  type Tenant,
+  type User,
+  userForSignIn,
+} from '../tenancy/tenancy.ts';
+import { checkPassword, type Passwords } from './passwords.ts';
+import type { Principal } from './principal.ts';
+import type { Sessions, SessionTokens } from './sessions.ts';
+
+export type Credentials = { email: string; password: string };
+export type SignedIn = { user: User; tenant: Tenant; tokens: SessionTokens };
+
+/** The form that HTML's e-mail field accepts, with a dot in the domain. Whether mail arrives there, only mail can tell. */
+const EMAIL = /^[a-z0-9.!#$%&'*+/=?^_`{|}~-]{1,64}@[a-z0-9-]{1,63}(\.[a-z0-9-]{1,63})+$/;
+
+export function createAccounts({ db, passwords, sessions }: { db: Database; passwords: Passwords; sessions: Sessions }) {
+  return {
+    async signUp(input: Credentials & { tenantName: string }): Promise<SignedIn> {
+      const account = await prepare(input);
+      return asSystem(db, async (tx) => {
+        const user = await createUser(tx, { ...account, isOperator: false });
+        if (!user) throw new MercatoError('CONFLICT', 'The e-mail is taken.', { field: 'email' });
+        const tenant = await createTenant(tx, ownTenant(input.tenantName, user));
+        const tokens = await sessions.start(tx, { userId: user.id, isOperator: false, tenantId: tenant.id, role: 'OWNER' });
+        return { user, tenant, tokens };
+      });
+    },
+
+    async signIn(input: Credentials & { tenantName: string | null }): Promise<SignedIn> {
+      const email = normalEmail(input.email);
+      const known = email === null ? null : await asSystem(db, (tx) => userForSignIn(tx, email));
+      const matches = await passwords.matches(known?.passwordHash ?? null, input.password);
+      if (!known || !matches) throw new MercatoError('UNAUTHENTICATED', 'The e-mail or the password is wrong.');
+      return asSystem(db, async (tx) => {
+        const all = await memberships(tx, known.user.id);
+        const seat = input.tenantName === null ? all[0] : all.find(({ tenant }) => tenant.name === input.tenantName);
+        if (!seat) throw new MercatoError('UNAUTHENTICATED', 'The e-mail or the password is wrong.');
+        const { id: userId, isOperator } = known.user;
+        const tokens = await sessions.start(tx, { userId, isOperator, tenantId: seat.tenant.id, role: seat.role });
+        return { user: known.user, tenant: seat.tenant, tokens };
+      });
+    },
+
+    async createOperator(input: Credentials & { tenantName: string }): Promise<{ user: User; created: boolean }> {
+      const account = await prepare(input);
+      return asSystem(db, async (tx) => {
+        const user = await createUser(tx, { ...account, isOperator: true });
+        if (user) await createTenant(tx, ownTenant(input.tenantName, user));
+        const present = user ?? (await userForSignIn(tx, account.email))?.user;
+        if (!present?.isOperator) throw new MercatoError('CONFLICT', 'The e-mail is taken.', { field: 'email' });
+        return { user: present, created: user !== null };
+      });
+    },
+
+    async createTenant(principal: Principal, input: { name: string; displayName: string | null }): Promise<Tenant> {
+      const { userId } = principal;
+      if (userId === null) throw new MercatoError('FORBIDDEN', 'Only a signed-in user can make a tenant.');
+      const name = checkTenantName('name', input.name);
+      const displayName = checkLabel('displayName', input.displayName ?? name);
+      return asSystem(db, (tx) => createTenant(tx, { name, displayName, ownerUserId: userId, field: 'name' }));
+    },
+  };
+
+  /** Checks in the order of the input's fields, then hashes. */
+  async function prepare(input: Credentials & { tenantName: string }): Promise<{ email: string; passwordHash: string }> {
+    const email = normalEmail(input.email);
+    if (email === null)
+      throw badInput('email', 'This is not an e-mail address.', { given: input.email.slice(0, 60), expected: 'name@example.com' });
+    const password = checkPassword(input.password);
+    checkTenantName('tenantName', input.tenantName);
+    return { email, passwordHash: await passwords.hash(password) };
+  }
+}
+
+function ownTenant(name: string, owner: User) {
+  return { name, displayName: name, ownerUserId: owner.id, field: 'tenantName' };
+}
+
+/** Trimmed and lower-cased; null where it cannot be an address. */
+function normalEmail(text: string): string | null {
+  const email = text.length > 300 ? '' : text.trim().toLowerCase();
+  return email.length <= 254 && EMAIL.test(email) ? email : null;
+}

@@ -1,0 +1,114 @@
+import { randomBytes } from 'node:crypto';
+import { mkdir, rm, writeFile } from 'node:fs/promises';
+import { join, resolve } from 'node:path';
+import { createAccess } from './access/access.ts';
+import { type Clock, systemClock } from './base/clock.ts';
+import type { Database } from './base/database.ts';
+import { openEmbedded } from './base/database-embedded.ts';
+import { openPostgres } from './base/database-postgres.ts';
+import { createLog, type Log } from './base/log.ts';
+import { createBilling } from './billing/billing.ts';
+import { createCatalog, createDirectoryStore } from './catalog/catalog.ts';
+import { type Demo, seed } from './commands/seed.ts';
+import { addressUrl, type Config } from './config.ts';
+import { createGraphQL, type Services } from './graphql/graphql.ts';
+import { createHttp } from './http/server.ts';
+import { createInference } from './inference/inference.ts';
+import { createJobs, createPredictions, runAudit } from './prediction/prediction.ts';
+import { createUsage, ensurePartitions } from './usage/usage.ts';
+
+/** A running server. Disposing stops it whatever it does; `drain` first lets it finish. */
+export type App = AsyncDisposable & {
+  /** Where it listens, `http://host:port`. */
+  url: string;
+  /** What was seeded; null where seeding is off. */
+  demo: Demo | null;
+  services: Services;
+  log: Log;
+  /** Readiness goes first, then the port; calls in flight are answered and billed. */
+  drain(): Promise<void>;
+};
+
+export type Overrides = { log?: Log; clock?: Clock; db?: Database };
+
+const PARTITIONS_MS = 60 * 60 * 1000;
+const POOL_SIZE = 10;
+const SPARE_RUNNERS = 1;
+
+/** Wires the parts in the order of their dependence; they end in the opposite order. @throws DataDirectoryLocked */
+export async function createApp(config: Config, overrides: Overrides = {}): Promise<App> {
+  const dataDir = resolve(config.dataDir);
+  const log = overrides.log ?? createLog(config.logLevel);
+  const clock = overrides.clock ?? systemClock;
+  await using stack = new AsyncDisposableStack();
+  await mkdir(dataDir, { recursive: true, mode: 0o700 });
+
+  const db = overrides.db ?? stack.use(await openDatabase(config, dataDir, log));
+  await ensurePartitions(db);
+  every(stack, PARTITIONS_MS, () =>
+    ensurePartitions(db).catch((error: unknown) => log.error({ err: error }, 'partitions could not be made')),
+  );
+
+  const store = await createDirectoryStore(resolve(config.modelStoreDir));
+  const access = stack.use(await createAccess({ db, dataDir, jwtKeys: config.jwtKeys, log, clock }));
+  const inference = stack.use(
+    createInference({ dataDir, spares: SPARE_RUNNERS, maxLoaded: config.maxLoaded, devices: config.devices }, log),
+  );
+  const jobs = stack.use(await createJobs(db, log));
+  const billing = createBilling({ db, currency: config.currency, commissionBps: config.commissionBps });
+  const usage = createUsage({ currency: config.currency });
+  let url = '';
+  const uploadsUrl = () => `${config.publicUrl ?? url}/uploads`;
+  const { invalidations } = access;
+  const catalog = stack.use(createCatalog({ db, store, inference, invalidations, jobs, currency: config.currency, uploadsUrl, log }));
+  const predictions = stack.use(
+    await createPredictions({ db, access, catalog, billing, inference, store, replayHours: config.replayHours, log }),
+  );
+  const services: Services = { db, access, catalog, usage, billing, predictions };
+  const graphql = await createGraphQL(services, log);
+  stack.defer(() => graphql.stop());
+
+  await catalog.start();
+  const demo = config.seed ? await seed(dataDir, { db, access, catalog, billing }) : null;
+  const adminToken = randomBytes(24).toString('base64url');
+  const http = await createHttp({
+    ...config,
+    graphiql: !config.production,
+    adminToken,
+    log,
+    graphql,
+    isReady: () => invalidations.isFresh(),
+    receiveUpload: catalog.receiveUpload,
+    audit: () => runAudit(db),
+  });
+  url = addressUrl(config.host, await http.listen());
+  log.debug({ url }, 'listening');
+  stack.defer(() => http.drain());
+  const adminFile = join(dataDir, 'admin.json');
+  await writeFile(adminFile, JSON.stringify({ url, token: adminToken }), { mode: 0o600 });
+  stack.defer(() => rm(adminFile, { force: true }));
+
+  const parts = stack.move();
+  return {
+    url,
+    demo,
+    services,
+    log,
+    async drain() {
+      await http.drain();
+      await predictions.idle();
+    },
+    [Symbol.asyncDispose]: () => parts.disposeAsync(),
+  };
+}
+
+function openDatabase(config: Config, dataDir: string, log: Log): Promise<Database> {
+  if (config.databaseUrl === null) return openEmbedded(dataDir, log);
+  return openPostgres({ url: config.databaseUrl, serverUrl: config.databaseServerUrl, poolSize: POOL_SIZE }, log);
+}
+
+function every(stack: AsyncDisposableStack, intervalMs: number, fn: () => void): void {
+  const timer = setInterval(fn, intervalMs);
+  timer.unref();
+  stack.defer(() => clearInterval(timer));
+}

@@ -1,0 +1,97 @@
+import { AsyncLocalStorage } from 'node:async_hooks';
+import type { Prisma, PrismaClient } from '../generated/prisma/client.ts';
+
+/** A client bound to one open transaction; it cannot open another. */
+export type Tx = Omit<Prisma.TransactionClient, '$transaction' | '$connect' | '$disconnect' | '$on' | '$extends'>;
+
+/**
+ * The database behind its two doors, `asTenant` and `asSystem`. Nothing else reaches a client.
+ * `setRole` is true where all roles share one connection and each transaction must choose its own.
+ */
+export type Database = AsyncDisposable & {
+  readonly kind: 'postgres' | 'embedded';
+  readonly tenantClient: PrismaClient;
+  readonly systemClient: PrismaClient;
+  readonly setRole: boolean;
+  /** Hears NOTIFYs of a channel on one dedicated connection, which reconnects by itself; `heard` gets the payload. */
+  listen(channel: string, heard: (payload: string) => void): Promise<void>;
+};
+
+const open = new AsyncLocalStorage<true>();
+const OPTIONS = { maxWait: 10_000, timeout: 30_000 };
+
+/** Throws where a transaction is open: a caller that waits for something slow must not hold one. */
+export function assertNoTransaction(what: string): void {
+  if (open.getStore()) throw new Error(`${what} inside an open transaction`);
+}
+
+/**
+ * One transaction in which row-level security shows what `tenantId` may see; null: the public catalogue only.
+ * A transaction inside another is a programming error and throws.
+ */
+export function asTenant<T>(db: Database, tenantId: string | null, fn: (tx: Tx) => Promise<T>): Promise<T> {
+  assertNoTransaction('asTenant');
+  return open.run(true, () =>
+    db.tenantClient.$transaction(async (tx) => {
+      const id = tenantId ?? '';
+      if (db.setRole) await tx.$executeRaw`select set_config('role', 'mercato_tenant', true), set_config('mercato.tenant_id', ${id}, true)`;
+      else await tx.$executeRaw`select set_config('mercato.tenant_id', ${id}, true)`;
+      return fn(tx);
+    }, OPTIONS),
+  );
+}
+
+/** One transaction of the system role: authentication, leases, settlement, jobs, audit. */
+export function asSystem<T>(db: Database, fn: (tx: Tx) => Promise<T>): Promise<T> {
+  assertNoTransaction('asSystem');
+  return open.run(true, () =>
+    db.systemClient.$transaction(async (tx) => {
+      if (db.setRole) await tx.$executeRaw`select set_config('role', 'mercato_system', true)`;
+      return fn(tx);
+    }, OPTIONS),
+  );
+}
+
+/** One statement of the system role that is its own transaction: no BEGIN and COMMIT of its own where a connection has one role. */
+export function systemStatement<T>(db: Database, query: Prisma.Sql): Promise<T[]> {
+  if (db.setRole) return asSystem(db, (tx) => tx.$queryRaw<T[]>(query));
+  assertNoTransaction('systemStatement');
+  return db.systemClient.$queryRaw<T[]>(query);
+}
+
+/** True for a unique-constraint violation, from Prisma's query builder (P2002) or raw SQL (SQLSTATE 23505). */
+export function isUniqueViolation(error: unknown): boolean {
+  return sqlState(error) === '23505';
+}
+
+/** True for a violated CHECK (SQLSTATE 23514). */
+export function isCheckViolation(error: unknown): boolean {
+  return sqlState(error) === '23514';
+}
+
+/** True where the database refused the statement, and so has undone it; false where its outcome is not known, as after a lost connection. */
+export function wasRefused(error: unknown): boolean {
+  const state = sqlState(error);
+  return state !== undefined && /^(?!08|57P|XX|58)[0-9A-Z]{5}$/.test(state);
+}
+
+/** True where a transaction could not even begin: nothing was done. */
+export function neverStarted(error: unknown): boolean {
+  return error instanceof Error && 'code' in error && error.code === 'P2028' && error.message.includes('Unable to start a transaction');
+}
+
+/** True where the database undid a transaction for another's sake (SQLSTATE class 40: deadlock, serialisation): it may be tried again. */
+export function wasVictim(error: unknown): boolean {
+  return sqlState(error)?.startsWith('40') ?? false;
+}
+
+type DriverCause = { originalCode?: string; code?: string; kind?: string };
+
+/** The SQLSTATE of an error of the database, as 23505; undefined for any other error. */
+export function sqlState(error: unknown): string | undefined {
+  if (!(error instanceof Error)) return undefined;
+  if ('code' in error && error.code === 'P2002') return '23505';
+  const meta = 'meta' in error ? (error.meta as { driverAdapterError?: { cause?: DriverCause } } | undefined) : undefined;
+  const cause: DriverCause | undefined = meta?.driverAdapterError?.cause ?? (error.cause as DriverCause | undefined);
+  return cause?.originalCode ?? cause?.code;
+}

@@ -1,0 +1,23 @@
+/** Fixed bounds that no configuration raises. What an operator may choose is in `config.ts`. */
+export const LIMITS = {
+  /** Elements of one tensor; its bytes are bounded by the body size as well. */
+  tensorElements: 64 * 1024 * 1024,
+  tensorRank: 16,
+  tensorsPerCall: 256,
+  nameLength: 255,
+  idempotencyKeyLength: 255,
+  deadlineMsMax: 60_000,
+  /** The version's default where its owner sets none. */
+  deadlineMsDefault: 10_000,
+  modelBytesMax: 512 * 1024 * 1024,
+  uploadLifetimeMs: 60 * 60 * 1000,
+  pageSizeMax: 100,
+  pageSizeDefault: 20,
+  plansPerListing: 20,
+  tagsPerListing: 20,
+  apiKeysPerTenant: 500,
+  moneyNanosMax: 1_000_000_000n * 1_000_000_000n,
+  unitsMax: 1_000_000_000_000n,
+  /** A lease lives this long unless renewed; a process that has not heard from the database for as long stops trusting its memory. */
+  leaseMs: 2_000,
+} as const;

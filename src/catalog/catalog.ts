@@ -1,0 +1,125 @@
+import type { Readable } from 'node:stream';
+import type { Invalidations, Principal } from '../access/access.ts';
+import type { Database, Tx } from '../base/database.ts';
+import type { Connection, PageRequest } from '../base/ids.ts';
+import type { Log } from '../base/log.ts';
+import type { Inference } from '../inference/inference.ts';
+import { createChecks } from './checks.ts';
+import { createEntitlements, type Entitlement } from './entitlements.ts';
+import { importShipped } from './imports.ts';
+import type { Jobs } from './jobs.ts';
+import * as listings from './listings.ts';
+import * as models from './models.ts';
+import type { ModelStore } from './store.ts';
+import * as subscriptions from './subscriptions.ts';
+import { createUploads } from './uploads.ts';
+import { createVersion, type VersionInput } from './versions.ts';
+import type { ModelVersionView, ModelView, PlanView, SubscriptionView, UploadView } from './views.ts';
+
+export type { Entitlement } from './entitlements.ts';
+export type { PlanInput } from './input.ts';
+export type { CheckVersion, Jobs } from './jobs.ts';
+export { versionsByModel } from './models.ts';
+export { createDirectoryStore, type ModelStore } from './store.ts';
+export type { VersionInput } from './versions.ts';
+export type { ModelVersionView, ModelView, PlanTerms, PlanView, SubscriptionView, UploadView } from './views.ts';
+
+export type CatalogOptions = {
+  db: Database;
+  store: ModelStore;
+  inference: Inference;
+  invalidations: Invalidations;
+  jobs: Jobs;
+  /** ISO 4217; plans are priced in it. */
+  currency: string;
+  /** Where uploads go, `https://host/uploads` without a slash at the end; asked for when needed, since a free port is known only then. */
+  uploadsUrl(): string;
+  log: Log;
+};
+
+/**
+ * Models, versions, listings, plans and subscriptions. Functions with `tx` read as `tenantId` (null: nobody, who sees the public catalogue), which
+ * must be the transaction's; the others open their own transactions. What the tenant may not see is absent. Input is checked before
+ * anything is looked up, and a field at fault is named.
+ */
+export type Catalog = AsyncDisposable & {
+  /** Starts checking versions: those that are enqueued, and every minute those that lost their job. */
+  start(): Promise<void>;
+
+  /** Published models that match every word of `search` (at most 200 characters), best first; without words, newest first. BAD_USER_INPUT. */
+  models(tx: Tx, tenantId: string | null, search: string | null, page: PageRequest): Promise<Connection<ModelView>>;
+  /** The model with a handle `tenant/name`; null where there is none to see. */
+  model(tx: Tx, tenantId: string | null, handle: string): Promise<ModelView | null>;
+  ownModels(tx: Tx, tenantId: string, page: PageRequest): Promise<Connection<ModelView>>;
+  /** As a consumer, newest first. */
+  subscriptions(tx: Tx, tenantId: string, page: PageRequest): Promise<Connection<SubscriptionView>>;
+  findModel(tx: Tx, tenantId: string | null, id: string): Promise<ModelView | null>;
+  findModelVersion(tx: Tx, tenantId: string | null, id: string): Promise<ModelVersionView | null>;
+  /** By a plan version's id. */
+  findPlan(tx: Tx, tenantId: string | null, id: string): Promise<PlanView | null>;
+  findSubscription(tx: Tx, tenantId: string | null, id: string): Promise<SubscriptionView | null>;
+  findUpload(tx: Tx, tenantId: string | null, id: string): Promise<UploadView | null>;
+
+  /** BAD_USER_INPUT (`name`, `summary`, `tags`), CONFLICT. */
+  createModel(tenantId: string, input: models.ModelInput): Promise<ModelView>;
+  /** `url` takes the file once, by PUT, within LIMITS.uploadLifetimeMs; `maxSizeBytes` bounds it. */
+  createUpload(tenantId: string): Promise<{ upload: UploadView; url: string; maxSizeBytes: number }>;
+  /**
+   * Takes the file of an upload. NOT_FOUND (unknown, expired or used token, alike), CONFLICT (another is being sent now), PAYLOAD_TOO_LARGE,
+   * BAD_USER_INPUT (empty). A failed one leaves the upload open.
+   */
+  receiveUpload(token: string, body: Readable): Promise<UploadView>;
+  /**
+   * A version of the upload's bytes; the same bytes in the same model give the version that there is, as it is. Waits up to 30 s for READY or
+   * REJECTED. BAD_USER_INPUT (`maxBatchRows` 1–4096, `runLimitMs`, `deadlineMs` 1–60000), NOT_FOUND (model, upload), CONFLICT (no file yet,
+   * or used for another model).
+   */
+  createModelVersion(tenantId: string, input: VersionInput): Promise<ModelVersionView>;
+  /** Returns when every server process knows. BAD_USER_INPUT, NOT_FOUND (model, version), CONFLICT (the version is not READY). */
+  publishListing(tenantId: string, input: listings.PublishInput): Promise<ModelView>;
+  /** Under a plan version's id. NOT_FOUND, CONFLICT (own model, retired or superseded plan, subscribed already). */
+  subscribe(tenantId: string, planVersionId: string): Promise<SubscriptionView>;
+  /** Returns when no server process accepts calls under it. Cancelling twice is the same. NOT_FOUND. */
+  cancelSubscription(tenantId: string, id: string): Promise<SubscriptionView>;
+
+  /**
+   * What lets a tenant call `tenant/name` or `tenant/name@version`: from memory, and then at once and the same object each time, where it is
+   * known and this process is in touch with the database. BAD_USER_INPUT (`model`), NOT_FOUND, NOT_SUBSCRIBED.
+   */
+  entitlement(principal: Pick<Principal, 'tenantId'>, model: string): Entitlement | Promise<Entitlement>;
+
+  /**
+   * Puts `model.onnx` of a local folder through the same gate, as a version of the tenant's model `name`, made where there is none. The
+   * operator vouches for it: tenants may share its batches. Doing it again is the same.
+   */
+  importShipped(tenantId: string, name: string, dir: string): Promise<ModelVersionView>;
+};
+
+export function createCatalog(options: CatalogOptions): Catalog {
+  const { db, invalidations } = options;
+  const uploads = createUploads(options);
+  const checks = createChecks(options);
+  const entitlements = createEntitlements(options);
+  return {
+    start: checks.start,
+    models: models.listModels,
+    model: models.modelByHandle,
+    ownModels: models.ownModels,
+    subscriptions: subscriptions.ownSubscriptions,
+    findModel: models.findModel,
+    findModelVersion: models.findModelVersion,
+    findPlan: models.findPlan,
+    findSubscription: subscriptions.findSubscription,
+    findUpload: uploads.find,
+    createModel: (tenantId, input) => models.createModel(db, tenantId, input),
+    createUpload: uploads.create,
+    receiveUpload: uploads.receive,
+    createModelVersion: (tenantId, input) => createVersion(db, checks, tenantId, input),
+    publishListing: (tenantId, input) => listings.publishListing(options, tenantId, input),
+    subscribe: (tenantId, planVersionId) => subscriptions.subscribe(db, invalidations, tenantId, planVersionId),
+    cancelSubscription: (tenantId, id) => subscriptions.cancelSubscription(db, invalidations, tenantId, id),
+    entitlement: entitlements.of,
+    importShipped: (tenantId, name, dir) => importShipped(options, checks, tenantId, name, dir),
+    [Symbol.asyncDispose]: checks.stop,
+  };
+}

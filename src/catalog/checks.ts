@@ -1,0 +1,142 @@
+import type { Invalidations } from '../access/access.ts';
+import { asSystem, asTenant, type Database } from '../base/database.ts';
+import { MercatoError } from '../base/errors.ts';
+import type { Log } from '../base/log.ts';
+import type { ModelVersion, ModelVersionState, Prisma } from '../generated/prisma/client.ts';
+import type { Inference } from '../inference/inference.ts';
+import type { CheckVersion, Jobs } from './jobs.ts';
+import { found } from './models.ts';
+import type { ModelStore } from './store.ts';
+import { type ModelVersionView, type Rejection, versionInclude, versionView } from './views.ts';
+
+type Options = { db: Database; store: ModelStore; inference: Inference; invalidations: Invalidations; jobs: Jobs; log: Log };
+
+const SWEEP_MS = 60_000;
+const SWEEP_MAX = 100;
+/** How long a caller waits for the gate, and how often it looks where another process works. */
+const PATIENCE_MS = 30_000;
+const LOOK_MS = { first: 50, last: 2_000 };
+
+export type Checks = {
+  start(): Promise<void>;
+  stop(): Promise<void>;
+  /** Puts a version through the gate. What is wrong with the model ends in REJECTED; anything else throws, and may be tried again. */
+  check(data: CheckVersion): Promise<void>;
+  /** Asks for a check, by whichever process. */
+  request(data: CheckVersion): Promise<void>;
+  /** The version once it is READY or REJECTED, or as it is after 30 s. */
+  settled(data: CheckVersion): Promise<ModelVersionView>;
+};
+
+export function createChecks({ db, store, inference, invalidations, jobs, log }: Options): Checks {
+  const waiting = new Map<string, Set<() => void>>();
+  let sweeping: NodeJS.Timeout | null = null;
+  let stopped = false;
+
+  async function check({ tenantId, versionId }: CheckVersion): Promise<void> {
+    const version = await asTenant(db, tenantId, (tx) => tx.modelVersion.findFirst({ where: { id: versionId, tenantId } }));
+    if (version !== null && isOpen(version.state)) await settle(version, await judge(version));
+    for (const look of waiting.get(versionId) ?? []) look();
+  }
+
+  async function judge(version: ModelVersion): Promise<Prisma.ModelVersionUpdateManyMutationInput> {
+    const bytes = await store.read(version.sha256);
+    try {
+      // `inspect` reads the file first and refuses at once what is not acceptable: whoever sees CHECKED for longer sees the truth.
+      await change(version, { state: 'CHECKED' });
+      const { signature, joinable, batchFinding } = await inference.inspect(bytes, version.runLimitMs);
+      return { state: 'READY', signature: signature as unknown as Prisma.InputJsonObject, joinable, batchFinding };
+    } catch (error) {
+      if (!(error instanceof MercatoError) || error.code !== 'MODEL_REJECTED') throw error;
+      const rejection: Rejection = { code: error.code, message: error.message, place: error.data.place ?? null };
+      return { state: 'REJECTED', rejection };
+    }
+  }
+
+  async function change({ id, tenantId }: ModelVersion, data: Prisma.ModelVersionUpdateManyMutationInput): Promise<void> {
+    await asTenant(db, tenantId, (tx) => tx.modelVersion.updateMany({ where: { id, tenantId, state: { in: [...OPEN] } }, data }));
+  }
+
+  /** The owner's calls of a model that is not published yet go to its newest READY version: a new one makes processes forget. */
+  async function settle({ id, tenantId, modelId }: ModelVersion, data: Prisma.ModelVersionUpdateManyMutationInput): Promise<void> {
+    const seq = await asTenant(db, tenantId, async (tx) => {
+      await tx.modelVersion.updateMany({ where: { id, tenantId, state: { in: [...OPEN] } }, data });
+      const listing = await tx.listing.findUniqueOrThrow({ where: { modelId, publisherTenantId: tenantId } });
+      return invalidations.publish(tx, 'listing', [listing.id]);
+    });
+    log.debug({ versionId: id, state: data.state }, 'checked a model version');
+    await invalidations.confirmed(seq);
+  }
+
+  async function request(data: CheckVersion): Promise<void> {
+    await asSystem(db, (tx) => jobs.enqueue(tx, 'check-version', data));
+    jobs.wake('check-version');
+  }
+
+  async function settled({ tenantId, versionId }: CheckVersion): Promise<ModelVersionView> {
+    const endMs = performance.now() + PATIENCE_MS;
+    for (let lookMs = LOOK_MS.first; ; lookMs = Math.min(2 * lookMs, LOOK_MS.last)) {
+      const row = await asTenant(db, tenantId, (tx) =>
+        tx.modelVersion.findFirst({ where: { id: versionId, tenantId }, include: versionInclude }),
+      );
+      const version = versionView(found(row));
+      const leftMs = endMs - performance.now();
+      if (!isOpen(version.state) || leftMs <= 0 || stopped) return version;
+      await sign(versionId, Math.min(lookMs, leftMs));
+    }
+  }
+
+  /** Until this process has checked the version, or `ms` have passed. */
+  async function sign(versionId: string, ms: number): Promise<void> {
+    const looks = waiting.get(versionId) ?? new Set();
+    waiting.set(versionId, looks);
+    await new Promise<void>((resolve) => {
+      const look = () => {
+        clearTimeout(timer);
+        looks.delete(look);
+        resolve();
+      };
+      const timer = setTimeout(look, ms);
+      looks.add(look);
+    });
+    if (looks.size === 0) waiting.delete(versionId);
+  }
+
+  /** What was made, but whose job was never written or was lost. */
+  async function sweep(): Promise<void> {
+    const count = await asSystem(db, async (tx) => {
+      const lost = await tx.$queryRaw<CheckVersion[]>`
+        select id as "versionId", tenant_id as "tenantId" from model_version
+        where state in ('DRAFT', 'CHECKED') and created_at < mercato_now() - interval '1 minute' order by id limit ${SWEEP_MAX}`;
+      for (const data of lost) await jobs.enqueue(tx, 'check-version', data);
+      return lost.length;
+    });
+    if (count > 0) jobs.wake('check-version');
+  }
+
+  return {
+    async start() {
+      await jobs.work('check-version', check);
+      await sweep();
+      if (sweeping) clearInterval(sweeping);
+      sweeping = setInterval(() => {
+        sweep().catch((error: unknown) => log.error({ err: error }, 'looking for lost checks failed'));
+      }, SWEEP_MS);
+      sweeping.unref();
+    },
+    async stop() {
+      stopped = true;
+      if (sweeping) clearInterval(sweeping);
+      for (const looks of waiting.values()) for (const look of looks) look();
+    },
+    check,
+    request,
+    settled,
+  };
+}
+
+const OPEN = ['DRAFT', 'CHECKED'] as const satisfies ModelVersionState[];
+
+function isOpen(state: ModelVersionState): boolean {
+  return state === 'DRAFT' || state === 'CHECKED';
+}

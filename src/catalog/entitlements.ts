@@ -1,0 +1,108 @@
+import type { Invalidations } from '../access/access.ts';
+import { asTenant, type Database, type Tx } from '../base/database.ts';
+import { badInput, MercatoError } from '../base/errors.ts';
+import type { Listing, ModelVersion } from '../generated/prisma/client.ts';
+import type { RunnableVersion, Signature } from '../inference/inference.ts';
+import { createMemory } from './entitlement-memory.ts';
+import { parseHandle } from './input.ts';
+import { found } from './models.ts';
+import type { ModelStore } from './store.ts';
+import { type ModelVersionView, type PlanTerms, planView, toVersionView, visibleListing } from './views.ts';
+
+/** What one tenant's calls of one model may rely on. `subscriptionId` and `terms` are null for a publisher's own calls, which are free. */
+export type Entitlement = {
+  consumerTenantId: string;
+  publisherTenantId: string;
+  listingId: string;
+  modelId: string;
+  /** `tenant/name`. */
+  handle: string;
+  subscriptionId: string | null;
+  terms: PlanTerms | null;
+  version: ModelVersionView;
+  signature: Signature;
+  runnable: RunnableVersion;
+  /** The deadline of a call that names none. */
+  deadlineMs: number;
+};
+
+const MEMORY_MAX = 10_000;
+
+export function createEntitlements({ db, store, invalidations }: { db: Database; store: ModelStore; invalidations: Invalidations }) {
+  const memory = createMemory<Entitlement>(MEMORY_MAX);
+  invalidations.on('listing', (id) => memory.forget((known) => known.listingId === id));
+  invalidations.on('subscription', (id) => memory.forget((known) => known.consumerTenantId === id));
+
+  /** As `Catalog.entitlement`. */
+  function of({ tenantId }: { tenantId: string }, model: string): Entitlement | Promise<Entitlement> {
+    const key = `${tenantId} ${model}`;
+    const load = () => readEntitlement(db, store, tenantId, model);
+    // Out of touch with the database, neither memory nor a load that began before can be relied on.
+    if (!invalidations.isFresh()) return memory.fetch(key, load);
+    return memory.get(key) ?? memory.load(key, load);
+  }
+
+  return { of };
+}
+
+async function readEntitlement(db: Database, store: ModelStore, tenantId: string, model: string): Promise<Entitlement> {
+  const named = parseHandle(model);
+  if (named === null) {
+    throw badInput('model', 'model must be a handle.', {
+      given: model.slice(0, 120).toWellFormed(),
+      expected: 'tenant/name or tenant/name@version',
+    });
+  }
+  return asTenant(db, tenantId, async (tx) => {
+    const listing = found(await tx.listing.findFirst({ where: { handle: named.handle, ...visibleListing(tenantId) } }));
+    const isOwn = listing.publisherTenantId === tenantId;
+    const version = isOwn ? await ownVersion(tx, listing, named.number) : await publishedVersion(tx, listing, named.number);
+    const right = isOwn ? { subscriptionId: null, terms: null } : await subscribed(tx, tenantId, listing);
+    const view = toVersionView(version, listing.handle);
+    if (view.signature === null) throw new Error(`version ${view.id} is READY without a signature`);
+    return {
+      consumerTenantId: tenantId,
+      publisherTenantId: listing.publisherTenantId,
+      listingId: listing.id,
+      modelId: listing.modelId,
+      handle: listing.handle,
+      ...right,
+      version: view,
+      signature: view.signature,
+      runnable: runnable(store, view, view.signature),
+      deadlineMs: view.deadlineMs,
+    };
+  });
+}
+
+/** Any READY version; without a number what others call, or before that is chosen the newest. */
+async function ownVersion(tx: Tx, listing: Listing, number: number | null): Promise<ModelVersion> {
+  const { modelId, publisherTenantId: tenantId, liveVersionId } = listing;
+  const which = number !== null ? { number } : liveVersionId !== null ? { id: liveVersionId } : {};
+  const version = await tx.modelVersion.findFirst({ where: { modelId, tenantId, state: 'READY', ...which }, orderBy: { number: 'desc' } });
+  if (version === null && number === null) throw new MercatoError('NOT_FOUND', 'The model has no READY version yet.');
+  return found(version);
+}
+
+async function publishedVersion(tx: Tx, { modelId, liveVersionId }: Listing, number: number | null): Promise<ModelVersion> {
+  const which = number !== null ? { number } : { id: found(liveVersionId) };
+  return found(await tx.modelVersion.findFirst({ where: { modelId, state: 'READY', publishedAt: { not: null }, ...which } }));
+}
+
+async function subscribed(
+  tx: Tx,
+  consumerTenantId: string,
+  { id, handle }: Listing,
+): Promise<{ subscriptionId: string; terms: PlanTerms }> {
+  const subscription = await tx.subscription.findFirst({
+    where: { consumerTenantId, listingId: id, state: 'ACTIVE' },
+    include: { planVersion: { include: { plan: true } } },
+  });
+  if (subscription) return { subscriptionId: subscription.id, terms: planView(subscription.planVersion).terms };
+  throw new MercatoError('NOT_SUBSCRIBED', `Subscribe to ${handle} before calling it.`);
+}
+
+function runnable(store: ModelStore, version: ModelVersionView, signature: Signature): RunnableVersion {
+  const { id, sha256, joinable, trusted, maxBatchRows, runLimitMs, threads } = version;
+  return { id, readModel: () => store.read(sha256), signature, joinable, shared: trusted, maxBatchRows, runLimitMs, threads };
+}

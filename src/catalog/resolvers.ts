@@ -1,0 +1,88 @@
+import { authorize, type Principal, type Scope } from '../access/access.ts';
+import { MercatoError } from '../base/errors.ts';
+import { globalId, type NodeType, pageRequest, parseGlobalId } from '../base/ids.ts';
+import type { Resolvers } from '../generated/schema.ts';
+import { versionsByModel } from './catalog.ts';
+
+type Caller = { principal: Principal | null };
+
+const viewerOf = ({ principal }: Caller) => principal?.tenantId ?? null;
+const tenantOf = ({ principal }: Caller, scope: Scope) => authorize(principal, scope).tenantId;
+
+/** What is no id of this type names no object of it. */
+function idOf(type: NodeType, text: string): string {
+  const parsed = parseGlobalId(text);
+  if (parsed?.type !== type) throw new MercatoError('NOT_FOUND');
+  return parsed.id;
+}
+
+export const resolvers = {
+  Query: {
+    models: (_, args, ctx) => {
+      const page = pageRequest(args);
+      return ctx.read((tx) => ctx.catalog.models(tx, viewerOf(ctx), args.search ?? null, page));
+    },
+    model: (_, { handle }, ctx) => ctx.read((tx) => ctx.catalog.model(tx, viewerOf(ctx), handle)),
+    ownModels: (_, args, ctx) => {
+      const tenantId = tenantOf(ctx, 'model:read');
+      const page = pageRequest(args);
+      return ctx.read((tx) => ctx.catalog.ownModels(tx, tenantId, page));
+    },
+    subscriptions: (_, args, ctx) => {
+      const tenantId = tenantOf(ctx, 'subscription:read');
+      const page = pageRequest(args);
+      return ctx.read((tx) => ctx.catalog.subscriptions(tx, tenantId, page));
+    },
+  },
+  Mutation: {
+    createModel: async (_, { input }, ctx) => ({ model: await ctx.catalog.createModel(tenantOf(ctx, 'model:write'), input) }),
+    createUpload: async (_, __, ctx) => {
+      const { upload, url, maxSizeBytes } = await ctx.catalog.createUpload(tenantOf(ctx, 'model:write'));
+      return { upload, url, maxSizeBytes: String(maxSizeBytes) };
+    },
+    createModelVersion: async (_, { input }, ctx) => {
+      const tenantId = tenantOf(ctx, 'model:write');
+      const ids = { modelId: idOf('Model', input.modelId), uploadId: idOf('Upload', input.uploadId) };
+      return { modelVersion: await ctx.catalog.createModelVersion(tenantId, { ...input, ...ids }) };
+    },
+    publishListing: async (_, { input }, ctx) => {
+      const tenantId = tenantOf(ctx, 'listing:publish');
+      const modelId = idOf('Model', input.modelId);
+      const { modelVersionId: version = null, plans, summary = null, tags = null } = input;
+      const modelVersionId = version === null ? null : idOf('ModelVersion', version);
+      return { model: await ctx.catalog.publishListing(tenantId, { modelId, modelVersionId, plans, summary, tags }) };
+    },
+    subscribe: async (_, { input }, ctx) => {
+      const tenantId = tenantOf(ctx, 'subscription:write');
+      return { subscription: await ctx.catalog.subscribe(tenantId, idOf('Plan', input.planId)) };
+    },
+    cancelSubscription: async (_, { input }, ctx) => {
+      const tenantId = tenantOf(ctx, 'subscription:write');
+      return { subscription: await ctx.catalog.cancelSubscription(tenantId, idOf('Subscription', input.id)) };
+    },
+  },
+  Model: {
+    id: (model) => globalId('Model', model.id),
+    signature: (model) => model.version?.signature ?? null,
+    versions: async (model, _, ctx) => (await ctx.loaders.load(versionsByModel, model.id)) ?? [],
+  },
+  ModelVersion: {
+    id: (version) => globalId('ModelVersion', version.id),
+    sizeBytes: (version) => version.sizeBytes.toString(),
+  },
+  Plan: {
+    id: (plan) => globalId('Plan', plan.id),
+    version: (plan) => plan.number,
+    unitPrice: ({ terms }) => ({ nanos: terms.unitPriceNanos, currency: terms.currency }),
+    freeUnitsPerMonth: ({ terms }) => terms.freeUnits.toString(),
+    quotaUnitsPerMonth: ({ terms }) => terms.quotaUnits?.toString() ?? null,
+    requestsPerMinute: ({ terms }) => terms.requestsPerMinute,
+    burst: ({ terms }) => terms.burst,
+    priority: ({ terms }) => terms.priority,
+  },
+  Subscription: { id: (subscription) => globalId('Subscription', subscription.id) },
+  Upload: {
+    id: (upload) => globalId('Upload', upload.id),
+    sizeBytes: (upload) => upload.sizeBytes?.toString() ?? null,
+  },
+} satisfies Resolvers;

@@ -1,0 +1,157 @@
+import { createHash, randomUUID } from 'node:crypto';
+import { type FileHandle, mkdir, open, readdir, rename, rm, stat } from 'node:fs/promises';
+import { dirname, join } from 'node:path';
+import type { Readable } from 'node:stream';
+import { MercatoError } from '../base/errors.ts';
+
+/** What a stream of bytes was. `sha256` in lower-case hexadecimal. */
+export type Stored = { sha256: string; sizeBytes: number };
+
+/** Bytes that came whole and are not yet part of the store. Disposing of one that was not kept leaves nothing behind. */
+export type Staged = AsyncDisposable & Stored & { keep(): Promise<void> };
+
+/** Model files by their SHA-256, and other bytes by a key such as `replays/<uuid>`. Safe for several processes at once. */
+export type ModelStore = {
+  /** Takes a stream in; at most `maxBytes`. PAYLOAD_TOO_LARGE. Whatever fails, nothing stays; the stream is not destroyed. */
+  stage(stream: Readable, maxBytes: number): Promise<Staged>;
+  /** `stage` and keep. */
+  put(stream: Readable, maxBytes: number): Promise<Stored>;
+  /** A model file. Throws where there is none, or where its bytes are not those of the digest. */
+  read(sha256: string): Promise<Uint8Array>;
+  putBytes(key: string, bytes: Uint8Array): Promise<void>;
+  /** Null where there is no such key. */
+  readBytes(key: string): Promise<Uint8Array | null>;
+  /** Also where there is no such key. */
+  delete(key: string): Promise<void>;
+};
+
+/** Small enough that hashing a piece holds the event loop for about a millisecond. */
+const PIECE_BYTES = 1024 * 1024;
+const ABANDONED_MS = 24 * 60 * 60 * 1000;
+
+/**
+ * The store in a directory (0700, files 0600), made where it is absent: `ab/abcdef…` by digest, other keys as they are. A file appears whole, by
+ * renaming; what a killed process left half-written is removed a day later.
+ */
+export async function createDirectoryStore(dir: string): Promise<ModelStore> {
+  const staging = join(dir, 'staging');
+  await mkdir(staging, { recursive: true, mode: 0o700 });
+  await removeAbandoned(staging);
+
+  async function stage(stream: Readable, maxBytes: number): Promise<Staged> {
+    const path = join(staging, randomUUID());
+    try {
+      const stored = await writeStream(path, stream, maxBytes);
+      const keep = () => moveInto(path, join(dir, pathOf(stored.sha256)));
+      return { ...stored, keep, [Symbol.asyncDispose]: () => rm(path, { force: true }) };
+    } catch (error) {
+      await rm(path, { force: true });
+      throw error;
+    }
+  }
+
+  return {
+    stage,
+    async put(stream, maxBytes) {
+      await using staged = await stage(stream, maxBytes);
+      await staged.keep();
+      return { sha256: staged.sha256, sizeBytes: staged.sizeBytes };
+    },
+    async read(sha256) {
+      const bytes = await readWhole(join(dir, pathOf(sha256)));
+      if (bytes === null) throw new Error(`model file ${sha256} is missing from the store`);
+      if (bytes.sha256 !== sha256) throw new Error(`model file ${sha256} is damaged: its digest is ${bytes.sha256}`);
+      return bytes.data;
+    },
+    async putBytes(key, bytes) {
+      const path = join(staging, randomUUID());
+      try {
+        await withFile(path, 'wx', async (file) => {
+          await file.writeFile(bytes);
+          await file.sync();
+        });
+        await moveInto(path, join(dir, checkKey(key)));
+      } finally {
+        await rm(path, { force: true });
+      }
+    },
+    async readBytes(key) {
+      return (await readWhole(join(dir, checkKey(key))))?.data ?? null;
+    },
+    async delete(key) {
+      await rm(join(dir, checkKey(key)), { force: true });
+    },
+  };
+}
+
+function pathOf(sha256: string): string {
+  if (!/^[0-9a-f]{64}$/.test(sha256)) throw new RangeError('not a SHA-256');
+  return join(sha256.slice(0, 2), sha256);
+}
+
+/** A folder's name of more than two letters cannot be that of a digest. */
+function checkKey(key: string): string {
+  if (!/^[a-z]{3,20}\/[0-9a-z-]{1,100}$/.test(key) || key.startsWith('staging/')) throw new RangeError('not a key of the store');
+  return key;
+}
+
+async function writeStream(path: string, stream: Readable, maxBytes: number): Promise<Stored> {
+  const hash = createHash('sha256');
+  let sizeBytes = 0;
+  await withFile(path, 'wx', async (file) => {
+    // The stream stays usable after a refusal: over HTTP, destroying it would cut off the answer.
+    for await (const chunk of stream.iterator({ destroyOnReturn: false })) {
+      const bytes: Uint8Array = chunk;
+      sizeBytes += bytes.length;
+      if (sizeBytes > maxBytes) throw new MercatoError('PAYLOAD_TOO_LARGE', undefined, { limit: String(maxBytes) });
+      hash.update(bytes);
+      await file.writeFile(bytes);
+    }
+    await file.sync();
+  });
+  return { sha256: hash.digest('hex'), sizeBytes };
+}
+
+async function moveInto(from: string, to: string): Promise<void> {
+  const folder = dirname(to);
+  await mkdir(folder, { recursive: true, mode: 0o700 });
+  await rename(from, to);
+  await withFile(folder, 'r', (directory) => directory.sync());
+}
+
+async function readWhole(path: string): Promise<{ data: Uint8Array; sha256: string } | null> {
+  try {
+    return await withFile(path, 'r', async (file) => {
+      const { size } = await file.stat();
+      const data = new Uint8Array(size);
+      const hash = createHash('sha256');
+      for (let offset = 0; offset < size; ) {
+        const { bytesRead } = await file.read(data, offset, Math.min(PIECE_BYTES, size - offset), offset);
+        if (bytesRead === 0) throw new Error(`${path} became shorter while it was read`);
+        hash.update(data.subarray(offset, offset + bytesRead));
+        offset += bytesRead;
+      }
+      return { data, sha256: hash.digest('hex') };
+    });
+  } catch (error) {
+    if (error instanceof Error && 'code' in error && error.code === 'ENOENT') return null;
+    throw error;
+  }
+}
+
+async function withFile<T>(path: string, flags: string, fn: (file: FileHandle) => Promise<T>): Promise<T> {
+  const file = await open(path, flags, 0o600);
+  try {
+    return await fn(file);
+  } finally {
+    await file.close();
+  }
+}
+
+async function removeAbandoned(staging: string): Promise<void> {
+  for (const name of await readdir(staging)) {
+    const path = join(staging, name);
+    const found = await stat(path).catch(() => null);
+    if (found !== null && Date.now() - found.mtimeMs > ABANDONED_MS) await rm(path, { force: true });
+  }
+}

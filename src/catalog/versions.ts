@@ -1,0 +1,72 @@
+import { asTenant, type Database, type Tx } from '../base/database.ts';
+import { MercatoError } from '../base/errors.ts';
+import { newId } from '../base/ids.ts';
+import { LIMITS } from '../base/limits.ts';
+import type { Checks } from './checks.ts';
+import { parseCount } from './input.ts';
+import { found } from './models.ts';
+import type { Stored } from './store.ts';
+import type { ModelVersionView } from './views.ts';
+
+export type VersionInput = {
+  modelId: string;
+  uploadId: string;
+  maxBatchRows?: number | null | undefined;
+  runLimitMs?: number | null | undefined;
+  deadlineMs?: number | null | undefined;
+};
+
+type Bounds = { maxBatchRows: number; runLimitMs: number; deadlineMs: number };
+
+const BATCH_ROWS_MAX = 4096;
+export const DEFAULT_BOUNDS: Bounds = { maxBatchRows: 64, runLimitMs: 10_000, deadlineMs: LIMITS.deadlineMsDefault };
+/** Versions made at the same moment count up one after the other; each loser finds the next number free. */
+const ATTEMPTS_MAX = 20;
+
+/** As `Catalog.createModelVersion`. */
+export async function createVersion(db: Database, checks: Checks, tenantId: string, input: VersionInput): Promise<ModelVersionView> {
+  const bounds = {
+    maxBatchRows: parseCount('maxBatchRows', input.maxBatchRows, [1, BATCH_ROWS_MAX]) ?? DEFAULT_BOUNDS.maxBatchRows,
+    runLimitMs: parseCount('runLimitMs', input.runLimitMs, [1, 60_000]) ?? DEFAULT_BOUNDS.runLimitMs,
+    deadlineMs: parseCount('deadlineMs', input.deadlineMs, [1, LIMITS.deadlineMsMax]) ?? DEFAULT_BOUNDS.deadlineMs,
+  };
+  const version = await asTenant(db, tenantId, async (tx) => {
+    const { id: modelId } = found(await tx.model.findFirst({ where: { id: input.modelId, tenantId } }));
+    const { file, taken } = await takeUpload(tx, tenantId, input.uploadId);
+    if (taken) return insertVersion(tx, { tenantId, modelId, ...file, ...bounds, trusted: false });
+    const existing = await tx.modelVersion.findFirst({ where: { modelId, tenantId, sha256: file.sha256 } });
+    if (existing) return { id: existing.id, created: false };
+    throw new MercatoError('CONFLICT', 'The upload was used for a version of another model.', { field: 'uploadId' });
+  });
+  const data = { tenantId, versionId: version.id };
+  if (version.created) await checks.request(data);
+  return checks.settled(data);
+}
+
+/** The file of an upload; `taken` false: it was used before, as a retry may find it. */
+async function takeUpload(tx: Tx, tenantId: string, id: string): Promise<{ file: Stored; taken: boolean }> {
+  const { count } = await tx.upload.updateMany({ where: { id, tenantId, state: 'COMPLETE' }, data: { state: 'USED' } });
+  const { sha256, sizeBytes } = found(await tx.upload.findFirst({ where: { id, tenantId } }));
+  if (sha256 === null || sizeBytes === null)
+    throw new MercatoError('CONFLICT', 'No file has come for this upload yet.', { field: 'uploadId' });
+  return { file: { sha256, sizeBytes: Number(sizeBytes) }, taken: count > 0 };
+}
+
+type NewVersion = Stored & Bounds & { tenantId: string; modelId: string; trusted: boolean };
+
+/** A version with the model's next number, or the one that has these bytes already. */
+export async function insertVersion(tx: Tx, version: NewVersion): Promise<{ id: string; created: boolean }> {
+  const { tenantId, modelId, sha256, trusted } = version;
+  for (let attempt = 0; attempt < ATTEMPTS_MAX; attempt++) {
+    const [created] = await tx.$queryRaw<{ id: string }[]>`
+      insert into model_version (id, tenant_id, model_id, number, sha256, size_bytes, trusted, max_batch_rows, run_limit_ms, deadline_ms)
+      select ${newId()}::uuid, ${tenantId}::uuid, ${modelId}::uuid, coalesce(max(number), 0) + 1, ${sha256}, ${version.sizeBytes}::bigint,
+        ${trusted}, ${version.maxBatchRows}::int, ${version.runLimitMs}::int, ${version.deadlineMs}::int
+      from model_version where model_id = ${modelId}::uuid
+      on conflict do nothing returning id`;
+    if (created) return { id: created.id, created: true };
+    const existing = await tx.modelVersion.findFirst({ where: { modelId, tenantId, sha256 } });
+    if (existing) return { id: existing.id, created: false };
+  }
+  throw new MercatoError('OVERLOADED', 'Many versions of this model are being made at once.', { retryAfterMs: 1_000 });
+}

@@ -1,0 +1,150 @@
+import type { Tx } from '../base/database.ts';
+import type { ErrorCode } from '../base/errors.ts';
+import type {
+  ModelVersion,
+  ModelVersionState,
+  Plan,
+  PlanVersion,
+  Prisma,
+  Subscription,
+  Tenant,
+  Upload,
+} from '../generated/prisma/client.ts';
+import type { Signature } from '../inference/inference.ts';
+
+/** Why a version is REJECTED; `place` says where in the graph, null where it is not one place. */
+export type Rejection = { code: ErrorCode; message: string; place: string | null };
+
+/** One immutable version; `handle` is `tenant/name@number`. `signature` is null before READY. */
+export type ModelVersionView = {
+  id: string;
+  tenantId: string;
+  modelId: string;
+  number: number;
+  handle: string;
+  state: ModelVersionState;
+  rejection: Rejection | null;
+  sha256: string;
+  sizeBytes: bigint;
+  signature: Signature | null;
+  joinable: boolean;
+  batchFinding: string | null;
+  /** The operator vouches that rows do not touch. */
+  trusted: boolean;
+  maxBatchRows: number;
+  runLimitMs: number;
+  deadlineMs: number;
+  threads: number;
+  publishedAt: Date | null;
+  createdAt: Date;
+};
+
+/** The price and limits of one immutable plan version; money in nanos of `currency`, units per calendar month. */
+export type PlanTerms = {
+  planVersionId: string;
+  currency: string;
+  unitPriceNanos: bigint;
+  freeUnits: bigint;
+  quotaUnits: bigint | null;
+  requestsPerMinute: number | null;
+  burst: number | null;
+  priority: number;
+};
+
+/** One version of a plan. `id` is the plan version's: what was subscribed to and what is on offer now are two objects. */
+export type PlanView = { id: string; planId: string; listingId: string; name: string; number: number; terms: PlanTerms };
+
+/** A model with its offer; `handle` is `tenant/name`, `version` what it calls (null before it is published), `plans` what is on offer. */
+export type ModelView = {
+  id: string;
+  listingId: string;
+  tenantId: string;
+  name: string;
+  handle: string;
+  publisher: Tenant;
+  summary: string;
+  tags: string[];
+  published: boolean;
+  version: ModelVersionView | null;
+  plans: PlanView[];
+  createdAt: Date;
+};
+
+/** A consumer's subscription, with the plan version that it holds. */
+export type SubscriptionView = Pick<
+  Subscription,
+  'id' | 'consumerTenantId' | 'publisherTenantId' | 'listingId' | 'state' | 'createdAt' | 'cancelledAt'
+> & { model: ModelView; plan: PlanView };
+
+export type UploadView = Omit<Upload, 'tokenHash'>;
+
+/** What a tenant may see of the marketplace: its own, the published, and what it subscribes to. Row-level security says the same below. */
+export function visibleListing(tenantId: string | null): Prisma.ListingWhereInput {
+  const published = { state: 'PUBLISHED' } as const;
+  if (tenantId === null) return published;
+  const subscriptions = { some: { consumerTenantId: tenantId, state: 'ACTIVE' } } as const;
+  return { OR: [{ publisherTenantId: tenantId }, published, { subscriptions }] };
+}
+
+export const listingInclude = { model: { include: { tenant: true } }, liveVersion: true } as const;
+export const versionInclude = { model: { select: { listing: { select: { handle: true } } } } } as const;
+
+type ListingRow = Prisma.ListingGetPayload<{ include: typeof listingInclude }>;
+
+export function toVersionView(row: ModelVersion, modelHandle: string): ModelVersionView {
+  return {
+    ...row,
+    handle: `${modelHandle}@${row.number}`,
+    rejection: row.rejection as Rejection | null,
+    signature: row.signature as Signature | null,
+  };
+}
+
+/** Of a row with `versionInclude`. */
+export function versionView({ model, ...row }: Prisma.ModelVersionGetPayload<{ include: typeof versionInclude }>): ModelVersionView {
+  return toVersionView(row, model.listing?.handle ?? '');
+}
+
+export function planView(row: PlanVersion & { plan: Pick<Plan, 'name' | 'listingId'> }): PlanView {
+  const { id, planId, number, currency, unitPriceNanos, freeUnits, quotaUnits, requestsPerMinute, burst, priority } = row;
+  const terms = { planVersionId: id, currency, unitPriceNanos, freeUnits, quotaUnits, requestsPerMinute, burst, priority };
+  return { id, planId, listingId: row.plan.listingId, name: row.plan.name, number, terms };
+}
+
+/** Views in the order of the rows, with one more query for all their plans. */
+export async function modelViews(tx: Tx, rows: readonly ListingRow[]): Promise<ModelView[]> {
+  const plans = await plansOnOffer(
+    tx,
+    rows.map((row) => row.id),
+  );
+  return rows.map(({ model: { tenant, ...model }, liveVersion, ...listing }) => ({
+    id: model.id,
+    listingId: listing.id,
+    tenantId: model.tenantId,
+    name: model.name,
+    handle: listing.handle,
+    publisher: tenant,
+    summary: listing.summary,
+    tags: listing.tags,
+    published: listing.state === 'PUBLISHED',
+    version: liveVersion === null ? null : toVersionView(liveVersion, listing.handle),
+    plans: plans.get(listing.id) ?? [],
+    createdAt: model.createdAt,
+  }));
+}
+
+/** The newest version of each plan that is not retired, oldest plan first. */
+async function plansOnOffer(tx: Tx, listingIds: string[]): Promise<Map<string, PlanView[]>> {
+  const newest = await tx.$queryRaw<{ id: string }[]>`
+    select v.id from plan p
+    cross join lateral (select id from plan_version where plan_id = p.id order by number desc limit 1) v
+    where p.listing_id = any(${listingIds}::uuid[]) and not p.retired`;
+  const rows = await tx.planVersion.findMany({
+    where: { id: { in: newest.map((row) => row.id) } },
+    include: { plan: true },
+    orderBy: { planId: 'asc' },
+  });
+  const byListing = new Map<string, PlanView[]>();
+  for (const view of rows.map(planView)) byListing.set(view.listingId, [...(byListing.get(view.listingId) ?? []), view]);
+  return byListing;
+}

@@ -1,0 +1,105 @@
+import type { ServerResponse } from 'node:http';
+import { unwrapResolverError } from '@apollo/server/errors';
+import type { Principal } from '../access/access.ts';
+import type { Database } from '../base/database.ts';
+import type { Log } from '../base/log.ts';
+import type { PublicError } from './errors.ts';
+import { createLoaders, type Loaders } from './loaders.ts';
+import { createReader, type Reader } from './reader.ts';
+
+/** One request's state. What few requests need is made when first asked for: a predict reads nothing and logs nothing. */
+export class Call {
+  readonly requestId: string;
+  readonly principal: Principal | null;
+  /** Set when the operation is known, before its first resolver. */
+  operation: 'query' | 'mutation' | 'subscription' = 'query';
+  /** The catalogue's status of the answer; null where the request was no GraphQL operation at all. */
+  status: number | null = null;
+  private readonly db: Database;
+  private readonly parentLog: Log;
+  private readonly response: ServerResponse;
+  private readonly answeredFns: (() => void)[] = [];
+  private ownLog: Log | null = null;
+  private controller: AbortController | null = null;
+  private ownReader: Reader | null = null;
+  private ownLoaders: Loaders | null = null;
+  private closed = false;
+
+  constructor(db: Database, log: Log, requestId: string, principal: Principal | null, response: ServerResponse) {
+    this.db = db;
+    this.parentLog = log;
+    this.requestId = requestId;
+    this.principal = principal;
+    this.response = response;
+  }
+
+  get log(): Log {
+    this.ownLog ??= this.parentLog.child({ requestId: this.requestId });
+    return this.ownLog;
+  }
+
+  get signal(): AbortSignal {
+    this.controller ??= abortedWith(this.response);
+    return this.controller.signal;
+  }
+
+  get loaders(): Loaders {
+    this.ownLoaders ??= createLoaders(this.reader.read, this.isQuery());
+    return this.ownLoaders;
+  }
+
+  get reader(): Reader {
+    if (this.ownReader) return this.ownReader;
+    const reader = createReader(this.db, this.principal?.tenantId ?? null, this.isQuery());
+    if (this.closed) void reader.close();
+    this.ownReader = reader;
+    return reader;
+  }
+
+  onAnswered(fn: () => void): void {
+    this.answeredFns.push(fn);
+  }
+
+  /** Whether something waits for this answer to be handed over. */
+  get holdsAnswer(): boolean {
+    return this.answeredFns.length > 0;
+  }
+
+  /** Execution is over: nothing is read from now on. Ends the shared transaction; undefined where there can be none. */
+  close(): Promise<void> | undefined {
+    this.closed = true;
+    return this.ownReader?.close();
+  }
+
+  /** The answer was handed to the socket, or there will be none. */
+  answered(): void {
+    for (const fn of this.answeredFns.splice(0)) {
+      try {
+        fn();
+      } catch (error) {
+        this.log.error({ err: error }, 'a callback after the answer failed');
+      }
+    }
+  }
+
+  private isQuery(): boolean {
+    return this.operation === 'query';
+  }
+}
+
+/** Says under which request id the log has the cause of an INTERNAL error, and logs it there. */
+export function reportInternal(call: Call, error: PublicError, cause: unknown): void {
+  Object.assign(error.extensions, { requestId: call.requestId });
+  call.log.error({ err: cause && unwrapResolverError(cause), path: error.path }, 'a resolver failed');
+}
+
+function abortedWith(response: ServerResponse): AbortController {
+  const controller = new AbortController();
+  if (response.destroyed) controller.abort();
+  else {
+    response.once('close', () => {
+      if (!response.writableFinished) controller.abort();
+    });
+  }
+  return controller;
+}

@@ -1,0 +1,68 @@
+import type { Access, Principal } from '../access/access.ts';
+import type { Database } from '../base/database.ts';
+import type { Log } from '../base/log.ts';
+import type { Billing } from '../billing/billing.ts';
+import type { Catalog } from '../catalog/catalog.ts';
+import type { Predictions } from '../prediction/prediction.ts';
+import type { Usage } from '../usage/usage.ts';
+import type { Call } from './call.ts';
+import type { Loaders } from './loaders.ts';
+import type { Reader } from './reader.ts';
+
+/** The stateful parts that resolvers call; made once by `createApp`. */
+export type Services = { db: Database; access: Access; catalog: Catalog; usage: Usage; billing: Billing; predictions: Predictions };
+
+/** What one request's resolvers get. */
+export type GraphQLContext = Services & RequestParts;
+
+/** What belongs to the request alone. */
+export type RequestParts = Pick<Reader, 'read' | 'apart'> & {
+  readonly requestId: string;
+  /** Its lines carry the request id. */
+  readonly log: Log;
+  /** Null: the request came without credentials. */
+  readonly principal: Principal | null;
+  /** Aborted when the client hangs up. */
+  readonly signal: AbortSignal;
+  /** Whether something waits for this request's answer to be handed over. */
+  readonly holdsAnswer: boolean;
+  /** `fn` runs once, when the answer was handed to the socket or dropped. */
+  onAnswered(fn: () => void): void;
+  readonly loaders: Loaders;
+};
+
+/** Apollo copies the own properties of a context: what is made on demand lives in `call`, behind getters of the prototype. */
+class RequestContext implements RequestParts {
+  readonly call: Call;
+  readonly requestId: string;
+  readonly principal: Principal | null;
+  readonly read: Reader['read'];
+  readonly apart: Reader['apart'];
+  readonly onAnswered: RequestParts['onAnswered'];
+
+  constructor(call: Call) {
+    this.call = call;
+    this.requestId = call.requestId;
+    this.principal = call.principal;
+    this.read = (fn) => call.reader.read(fn);
+    this.apart = (fn) => call.reader.apart(fn);
+    this.onAnswered = (fn) => call.onAnswered(fn);
+  }
+
+  get log(): Log {
+    return this.call.log;
+  }
+  get signal(): AbortSignal {
+    return this.call.signal;
+  }
+  get holdsAnswer(): boolean {
+    return this.call.holdsAnswer;
+  }
+  get loaders(): Loaders {
+    return this.call.loaders;
+  }
+}
+
+export function createContext<S extends object>(services: S, call: Call): S & RequestContext {
+  return Object.assign(new RequestContext(call), services);
+}

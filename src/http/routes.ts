@@ -1,0 +1,63 @@
+import { timingSafeEqual } from 'node:crypto';
+import type { Readable } from 'node:stream';
+import type { FastifyInstance } from 'fastify';
+import { badInput, MercatoError } from '../base/errors.ts';
+import { LIMITS } from '../base/limits.ts';
+import type { GraphQLServer } from '../graphql/graphql.ts';
+
+/** Takes the file of an upload. @throws MercatoError */
+export type ReceiveUpload = (token: string, body: Readable) => Promise<{ sha256: string | null; sizeBytes: bigint | number | null }>;
+
+/** POST /graphql, JSON only: a browser sends other types across origins without asking first. */
+export function addGraphql(fastify: FastifyInstance, graphql: GraphQLServer): void {
+  fastify.removeAllContentTypeParsers();
+  fastify.addContentTypeParser<string>('application/json', { parseAs: 'string' }, (_, body, done) => {
+    try {
+      done(null, JSON.parse(body));
+    } catch (error) {
+      done(badInput('body', `The body is not valid JSON: ${error instanceof Error ? error.message.slice(0, 200) : ''}`));
+    }
+  });
+  fastify.post('/graphql', async (request, reply) => {
+    const answer = await graphql.handle({ requestId: request.id, headers: request.headers, body: request.body, response: reply.raw });
+    try {
+      // Hooks are synchronous: when `send` returns, the socket has the answer.
+      return reply.code(answer.status).header('content-type', answer.contentType).send(answer.body);
+    } finally {
+      answer.answered();
+    }
+  });
+}
+
+export function addHealth(fastify: FastifyInstance, isReady: () => boolean): void {
+  fastify.get('/healthz', () => ({ status: 'ok' }));
+  fastify.get('/readyz', (_, reply) => {
+    const ready = isReady();
+    reply.code(ready ? 200 : 503).send({ status: ready ? 'ready' : 'not ready' });
+  });
+}
+
+/** PUT /uploads/:token streams the body, whatever its type, to the catalogue. */
+export function addUploads(fastify: FastifyInstance, receiveUpload: ReceiveUpload): void {
+  fastify.register(async (scope) => {
+    scope.removeAllContentTypeParsers();
+    scope.addContentTypeParser('*', (_, __, done) => done(null));
+    scope.put<{ Params: { token: string } }>('/uploads/:token', async (request) => {
+      if (Number(request.headers['content-length'] ?? 0) > LIMITS.modelBytesMax) {
+        throw new MercatoError('PAYLOAD_TOO_LARGE', undefined, { limit: String(LIMITS.modelBytesMax) });
+      }
+      const { sha256, sizeBytes } = await receiveUpload(request.params.token, request.raw);
+      return { sha256, sizeBytes: String(sizeBytes) };
+    });
+  });
+}
+
+/** POST /admin/audit for who can read the token's file; for others there is no such route. */
+export function addAudit(fastify: FastifyInstance, token: string, audit: () => Promise<unknown>): void {
+  const expected = Buffer.from(token);
+  fastify.post('/admin/audit', async (request, reply) => {
+    const given = Buffer.from(String(request.headers['x-mercato-admin'] ?? ''));
+    if (given.length !== expected.length || !timingSafeEqual(given, expected)) return reply.callNotFound();
+    return audit();
+  });
+}

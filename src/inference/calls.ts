@@ -1,0 +1,84 @@
+import { MercatoError } from '../base/errors.ts';
+import { type CallRequest, type CallResult, gaveUp, type Patience, RunnerLost } from './connection.ts';
+import type { Hosts, RunnableVersion } from './hosts.ts';
+import type { Runner } from './runner-process.ts';
+import { joinResults, sliceInputs } from './slices.ts';
+import { commonRows, rowsOf, type Tensor } from './tensor.ts';
+
+/**
+ * One call of a model. `inputs` satisfy the version's signature. `tenantKey`: an opaque key of who shares a queue and, unless the version is
+ * `shared`, a batch. `priority`: higher first. `outputs`: names to compute, in order; null: all. `deadlineMs`: what remains of it.
+ */
+export type RunRequest = {
+  version: RunnableVersion;
+  tenantKey: string;
+  priority: number;
+  inputs: readonly Tensor[];
+  outputs: readonly string[] | null;
+  deadlineMs: number;
+  signal?: AbortSignal;
+};
+
+/**
+ * `rows`: the leading dimension of the inputs where it is the batch dimension, else 1. `runs`: slices that were needed. Over all slices,
+ * `queueMs` is the time between arrival at the runner and the start of the run, `computeMs` the run time, `computeMicros` the part of it that
+ * is this call's by rows, `batchRows` the rows of the largest run that it shared. `device` is the one that ran.
+ */
+export type RunResult = CallResult & { rows: number; runs: number };
+
+/** Lives of one call: it comes back once when a crash takes the runner from under it before it began. */
+const ATTEMPTS_MAX = 2;
+const RETRY_AFTER_MS = 100;
+
+/** As `Inference.run` says. */
+export async function runRequest(hosts: Hosts, request: RunRequest): Promise<RunResult> {
+  const { version, inputs, outputs, tenantKey, priority, signal } = request;
+  const patience = { expiresMs: performance.now() + request.deadlineMs, signal };
+  const slices = version.joinable ? sliceInputs(inputs, version.maxBatchRows) : [inputs];
+  const results: CallResult[] = [];
+  // One after another: a call of many rows is one call in the queue, whatever its size.
+  for (const slice of slices) {
+    results.push(await call(hosts, version, { tenantKey, priority, outputs, rows: commonRows(slice) ?? 1, inputs: slice }, patience));
+  }
+  return { ...joinResults(results), rows: rowsOf(version.signature, inputs), runs: slices.length };
+}
+
+async function call(hosts: Hosts, version: RunnableVersion, request: CallRequest, patience: Patience): Promise<CallResult> {
+  for (let attempt = 1; ; attempt++) {
+    try {
+      return await callOnce(hosts, version, request, patience);
+    } catch (error) {
+      if (!(error instanceof RunnerLost)) throw error;
+      if (error.begun) throw new MercatoError('MODEL_FAILED', 'The model crashed on this input, or on one that shared its run.');
+      if (attempt === ATTEMPTS_MAX) throw new MercatoError('OVERLOADED', undefined, { retryAfterMs: RETRY_AFTER_MS });
+    }
+  }
+}
+
+async function callOnce(hosts: Hosts, version: RunnableVersion, request: CallRequest, patience: Patience): Promise<CallResult> {
+  const host = hosts.enter(version);
+  try {
+    const runner = host.loaded ?? (await within(host.runner, patience));
+    return await runner.connection.call(request, patience);
+  } finally {
+    hosts.leave(host);
+  }
+}
+
+/** Waits for a load as long as the caller does; the load goes on without it. */
+function within(loading: Promise<Runner>, { expiresMs, signal }: Patience): Promise<Runner> {
+  return new Promise((resolve, reject) => {
+    const giveUp = () => {
+      settle();
+      reject(gaveUp(signal));
+    };
+    const timer = setTimeout(giveUp, expiresMs - performance.now());
+    const settle = () => {
+      clearTimeout(timer);
+      signal?.removeEventListener('abort', giveUp);
+    };
+    signal?.addEventListener('abort', giveUp);
+    if (signal?.aborted === true) giveUp();
+    loading.then(resolve, reject).finally(settle);
+  });
+}

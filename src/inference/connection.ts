@@ -1,0 +1,204 @@
+import { connect, type Socket } from 'node:net';
+import { MercatoError } from '../base/errors.ts';
+import type { Refusal } from './dispatcher.ts';
+import {
+  type CallHead,
+  FRAME,
+  type Frame,
+  frameReader,
+  type LoadHead,
+  packTensors,
+  unpackTensors,
+  writeFrame,
+  writeSoon,
+} from './frames.ts';
+import type { Signature, Tensor } from './tensor.ts';
+
+/** The connection or its runner ended before the answer. `begun`: the call was in the run that may have ended it. */
+export class RunnerLost extends Error {
+  override readonly name = 'RunnerLost';
+  readonly begun: boolean;
+
+  constructor(begun: boolean) {
+    super(begun ? 'The runner ended during the call.' : 'The runner ended before the call began.');
+    this.begun = begun;
+  }
+}
+
+export type CallRequest = Omit<CallHead, 'tensors' | 'deadlineMs'> & { inputs: readonly Tensor[] };
+export type CallResult = {
+  outputs: Tensor[];
+  queueMs: number;
+  computeMs: number;
+  computeMicros: bigint;
+  batchRows: number;
+  device: string;
+};
+/** When to stop waiting: at `expiresMs` of the monotonic clock, or when the signal is aborted. */
+export type Patience = { expiresMs: number; signal: AbortSignal | undefined };
+
+/** `settle` stops the waiting for one call; `resolve` or `reject` follows. */
+type Pending = { begun: boolean; settle(): void; resolve(result: CallResult): void; reject(error: Error): void };
+
+const REFUSALS: ReadonlySet<unknown> = new Set<Refusal['code']>(['OVERLOADED', 'DEADLINE_EXCEEDED', 'MODEL_FAILED']);
+
+/** Connects to a runner that listens. `onLost` is called once, when no further call can be sent. */
+export function connectRunner(path: string, onLost: () => void): Promise<RunnerConnection> {
+  const socket = connect(path);
+  return new Promise((resolve, reject) => {
+    socket.once('error', reject);
+    socket.once('connect', () => {
+      socket.off('error', reject);
+      resolve(new RunnerConnection(socket, onLost));
+    });
+  });
+}
+
+/** A server process's connection to one runner. Any number of calls may be under way. */
+export class RunnerConnection {
+  readonly #socket: Socket;
+  readonly #onLost: () => void;
+  readonly #pending = new Map<number, Pending>();
+  #loading: { resolve(signature: Signature): void; reject(error: Error): void } | null = null;
+  #ponged = () => {};
+  #usable = true;
+  #calls = 0;
+
+  constructor(socket: Socket, onLost: () => void) {
+    this.#socket = socket;
+    this.#onLost = onLost;
+    const read = frameReader((frame) => this.#handle(frame));
+    socket.on('data', (chunk) => {
+      try {
+        read(chunk);
+      } catch {
+        // What a runner says is not trusted: one that leaves the format is as good as lost.
+        socket.destroy();
+      }
+    });
+    socket.on('error', () => {});
+    socket.on('close', () => this.#closed());
+  }
+
+  /** False once the runner is gone or has said that it ends. */
+  get usable(): boolean {
+    return this.#usable;
+  }
+
+  /** Calls of this connection that wait for their run. */
+  get queued(): number {
+    return [...this.#pending.values()].filter((entry) => !entry.begun).length;
+  }
+
+  /** Loads the runner's one model. MODEL_FAILED with the runtime's words, or RunnerLost. */
+  loadModel(head: Omit<LoadHead, 'size'>, model: Uint8Array): Promise<Signature> {
+    if (!this.#usable) return Promise.reject(new RunnerLost(false));
+    return new Promise((resolve, reject) => {
+      this.#loading = { resolve, reject };
+      writeFrame(this.#socket, FRAME.load, 0, { ...head, size: model.length } satisfies LoadHead, [model]);
+    });
+  }
+
+  /** DEADLINE_EXCEEDED, OVERLOADED, MODEL_FAILED, or RunnerLost. After a rejection a late answer is ignored. */
+  call({ inputs, ...request }: CallRequest, { expiresMs, signal }: Patience): Promise<CallResult> {
+    if (!this.#usable) return Promise.reject(new RunnerLost(false));
+    const deadlineMs = expiresMs - performance.now();
+    if (deadlineMs <= 0 || signal?.aborted === true) return Promise.reject(gaveUp(signal));
+    this.#calls = (this.#calls % 0xffff_ffff) + 1;
+    const id = this.#calls;
+    return new Promise((resolve, reject) => {
+      const giveUp = () => {
+        writeFrame(this.#socket, FRAME.cancel, id, {});
+        settle();
+        reject(gaveUp(signal));
+      };
+      const timer = setTimeout(giveUp, deadlineMs);
+      signal?.addEventListener('abort', giveUp);
+      const settle = () => {
+        clearTimeout(timer);
+        signal?.removeEventListener('abort', giveUp);
+        this.#pending.delete(id);
+      };
+      this.#pending.set(id, { begun: false, settle, resolve, reject });
+      const packed = packTensors(inputs);
+      writeSoon(this.#socket, FRAME.call, id, { ...request, deadlineMs, tensors: packed.head } satisfies CallHead, packed.chunks);
+    });
+  }
+
+  /** Asks for a sign of life; `answered` is called when it comes. */
+  ping(answered: () => void): void {
+    this.#ponged = answered;
+    writeFrame(this.#socket, FRAME.ping, 0, {});
+  }
+
+  /** Leaves the runner; calls under way are lost. */
+  close(): void {
+    this.#socket.destroy();
+  }
+
+  #handle(frame: Frame): void {
+    if (frame.kind === FRAME.result) {
+      // Read first: a malformed result ends the connection, and with it the call.
+      const result = readResult(frame);
+      this.#settle(frame.call)?.resolve(result);
+    } else if (frame.kind === FRAME.started) this.#begin((frame.head as { calls: number[] }).calls);
+    else if (frame.kind === FRAME.failed) this.#fail(frame);
+    else if (frame.kind === FRAME.loaded) this.#loading?.resolve((frame.head as { signature: Signature }).signature);
+    else if (frame.kind === FRAME.pong) this.#ponged();
+    else throw new RangeError(`a frame of kind ${frame.kind}`);
+  }
+
+  #begin(ids: readonly number[]): void {
+    for (const id of ids) {
+      const call = this.#pending.get(id);
+      if (call !== undefined) call.begun = true;
+    }
+  }
+
+  #fail({ call: id, head }: Frame): void {
+    const { code, message, retryAfterMs, fatal } = head as Refusal;
+    if (!REFUSALS.has(code)) throw new RangeError('a refusal without a known code');
+    if (fatal === true) this.#retire();
+    const error = new MercatoError(code, String(message), retryAfterMs === undefined ? {} : { retryAfterMs: Number(retryAfterMs) });
+    (id === 0 ? this.#loading : this.#settle(id))?.reject(error);
+  }
+
+  /** The call's promise, which is to be settled now; undefined where nobody waits any longer. */
+  #settle(id: number): Pending | undefined {
+    const call = this.#pending.get(id);
+    call?.settle();
+    return call;
+  }
+
+  #retire(): void {
+    if (!this.#usable) return;
+    this.#usable = false;
+    this.#onLost();
+  }
+
+  #closed(): void {
+    this.#retire();
+    this.#loading?.reject(new RunnerLost(true));
+    for (const [id, call] of [...this.#pending]) {
+      this.#settle(id);
+      call.reject(new RunnerLost(call.begun));
+    }
+  }
+}
+
+/** Why a caller stopped waiting. */
+export function gaveUp(signal: AbortSignal | undefined): MercatoError {
+  return new MercatoError('DEADLINE_EXCEEDED', signal?.aborted === true ? 'The caller cancelled.' : 'The deadline passed before a result.');
+}
+
+function readResult({ head, data }: Frame): CallResult {
+  const { queueMs, computeMs, computeMicros, batchRows, device, tensors } = head as Record<string, unknown>;
+  return {
+    outputs: unpackTensors(tensors, data),
+    queueMs: Number(queueMs),
+    computeMs: Number(computeMs),
+    computeMicros: BigInt(Number(computeMicros)),
+    batchRows: Number(batchRows),
+    device: String(device),
+  };
+}

@@ -1,0 +1,160 @@
+import { type Joinable, joinInputs, splitOutputs } from './batch.ts';
+import { CallQueue, type Queued } from './queue.ts';
+import type { Tensor } from './tensor.ts';
+
+/** How a loaded version may be run. `maxBatchRows` ≥ 1 bounds the rows of joined calls; `runLimitMs` bounds one run. */
+export type DispatchSettings = { joinable: boolean; shared: boolean; maxBatchRows: number; runLimitMs: number };
+
+/** Measures of the run that answered a call; `computeMicros` is the call's part of the run time, by rows. */
+export type RunMeasures = { queueMs: number; computeMs: number; computeMicros: number; batchRows: number };
+
+/** `fatal`: the runner ends itself after this answer, and what still waits has to go elsewhere. */
+export type Refusal = {
+  code: 'OVERLOADED' | 'DEADLINE_EXCEEDED' | 'MODEL_FAILED';
+  message: string;
+  retryAfterMs?: number;
+  fatal?: boolean;
+};
+
+/**
+ * A call as its connection brought it: `begin` is called when a run takes it (again when that has to be repeated), then exactly one of
+ * `answer` and `refuse`. Times are of this process's monotonic clock.
+ */
+export type Call = Queued &
+  Joinable & {
+    /** Calls of equal keys may run as one; null: alone. */
+    joinKey: string | null;
+    arrivedMs: number;
+    expiresMs: number;
+    begin(): void;
+    answer(outputs: readonly Tensor[], measures: RunMeasures): void;
+    refuse(refusal: Refusal): void;
+  };
+
+/** The way to the session thread and out of the process. */
+export type DispatchPort = {
+  /** Starts a run, after the peers were told which calls have begun. Takes over the bytes of `inputs`. */
+  run(batch: number, inputs: readonly Tensor[], outputs: readonly string[] | null): void;
+  /** Ends this process once the refusals have left it. */
+  die(): void;
+};
+
+type Run = { batch: number; calls: readonly Call[]; rows: number; startedMs: number; limit: NodeJS.Timeout };
+
+const RETRY_AFTER_MS = { min: 10, max: 5_000 };
+
+/**
+ * Decides what the session thread runs next. An idle session takes a call at once; while it is busy calls gather, and the next run takes as
+ * many of them as fit together. A run that fails with several calls is done again call by call, so that nobody fails by another's input.
+ */
+export class Dispatcher {
+  readonly #settings: DispatchSettings;
+  readonly #port: DispatchPort;
+  readonly #queue = new CallQueue<Call>();
+  /** Calls of a joined run that failed; each runs again by itself, before all others. */
+  #alone: Call[] = [];
+  #current: Run | null = null;
+  #dying = false;
+  #batches = 0;
+  #meanRunMs = 1;
+
+  constructor(settings: DispatchSettings, port: DispatchPort) {
+    this.#settings = settings;
+    this.#port = port;
+  }
+
+  /** Queues a call, or refuses it at once. It begins with a later `dispatch`. */
+  accept(call: Call): void {
+    if (this.#queue.add(call)) return;
+    const { joinable, maxBatchRows } = this.#settings;
+    const estimateMs = Math.ceil((this.#queue.size * this.#meanRunMs) / (joinable ? maxBatchRows : 1));
+    const retryAfterMs = Math.min(RETRY_AFTER_MS.max, Math.max(RETRY_AFTER_MS.min, estimateMs));
+    call.refuse({ code: 'OVERLOADED', message: 'Too many calls of this model wait.', retryAfterMs });
+  }
+
+  /** Forgets a call that waits; one that runs goes on, because others may share the run. */
+  cancel(call: Call): void {
+    if (!this.#queue.remove(call)) this.#alone = this.#alone.filter((other) => other !== call);
+  }
+
+  /** Begins the next run if none is under way. */
+  dispatch(): void {
+    if (this.#current !== null || this.#dying) return;
+    const chosen = this.#next();
+    if (chosen === null) return;
+    const calls = chosen.mayJoin ? [chosen.call, ...this.#companions(chosen.call)] : [chosen.call];
+    const rows = calls.reduce((sum, call) => sum + call.rows, 0);
+    const limit = setTimeout(() => this.#overrun(), this.#settings.runLimitMs);
+    this.#current = { batch: ++this.#batches, calls, rows, startedMs: performance.now(), limit };
+    for (const call of calls) call.begin();
+    this.#port.run(this.#batches, joinInputs(calls), chosen.call.outputs);
+  }
+
+  /** The session thread's outputs of a run. */
+  ran(batch: number, outputs: readonly Tensor[], runMs: number): void {
+    if (this.#current?.batch !== batch) return;
+    this.#meanRunMs += (runMs - this.#meanRunMs) / 8;
+    const parts = splitOutputs(this.#current.calls, outputs);
+    // The next run begins before these outputs are sent: the session thread is what callers wait for.
+    const run = this.#finish(this.#current, parts !== null);
+    if (run !== null && parts !== null) answer(run, parts, runMs);
+  }
+
+  /** The session thread's refusal of a run. */
+  failed(batch: number, message: string): void {
+    if (this.#current?.batch !== batch) return;
+    const run = this.#finish(this.#current, false);
+    for (const call of run?.calls ?? []) call.refuse({ code: 'MODEL_FAILED', message });
+  }
+
+  /** The next call that is still in time. */
+  #next(): { call: Call; mayJoin: boolean } | null {
+    for (;;) {
+      const again = this.#alone.shift();
+      const call = again ?? this.#queue.take();
+      if (call === null) return null;
+      if (performance.now() < call.expiresMs) return { call, mayJoin: again === undefined && call.joinKey !== null };
+      call.refuse({ code: 'DEADLINE_EXCEEDED', message: 'The deadline passed while the call waited.' });
+    }
+  }
+
+  /** Calls that run with `first`, up to the batch limit. */
+  #companions(first: Call): Call[] {
+    const { shared, maxBatchRows } = this.#settings;
+    const nowMs = performance.now();
+    let rows = first.rows;
+    return this.#queue.takeWhile((call) => {
+      if (rows >= maxBatchRows) return 'stop';
+      const fits = call.joinKey === first.joinKey && rows + call.rows <= maxBatchRows && nowMs < call.expiresMs;
+      if (!fits || (!shared && call.tenantKey !== first.tenantKey)) return 'skip';
+      rows += call.rows;
+      return 'take';
+    });
+  }
+
+  #overrun(): void {
+    const message = `The model exceeded its run limit of ${this.#settings.runLimitMs} ms.`;
+    for (const call of this.#current?.calls ?? []) call.refuse({ code: 'MODEL_FAILED', message, fatal: true });
+    this.#current = null;
+    this.#dying = true;
+    this.#port.die();
+  }
+
+  /** Ends the run and begins the next one; null where it has to be repeated call by call. */
+  #finish(run: Run, done: boolean): Run | null {
+    clearTimeout(run.limit);
+    this.#current = null;
+    const repeat = !done && run.calls.length > 1;
+    if (repeat) this.#alone.push(...run.calls);
+    this.dispatch();
+    return repeat ? null : run;
+  }
+}
+
+function answer({ calls, rows, startedMs }: Run, parts: readonly (readonly Tensor[])[], runMs: number): void {
+  calls.forEach((call, index) => {
+    const share = rows === 0 ? 1 : call.rows / rows;
+    const computeMicros = Math.round(runMs * 1000 * share);
+    call.answer(parts[index] ?? [], { queueMs: startedMs - call.arrivedMs, computeMs: runMs, computeMicros, batchRows: rows });
+  });
+}

@@ -1,0 +1,106 @@
+import { type Datatype, datatypeOf } from './datatypes.ts';
+import { type Body, checkCalls, functionsOf } from './functions.ts';
+import { decodeModel, rejected } from './read.ts';
+import type { OnnxGraph, OnnxModel, OnnxValue } from './schema.ts';
+import { checkFunction, checkGraph, named, type Tally } from './walk.ts';
+
+/** A fixed size, the name of a symbolic one, or null: any. */
+export type Dimension = number | string | null;
+
+/** A tensor at the door of a model. `elemType` is ONNX's number, `datatype` the contract's name for it. */
+export type ValueSummary<D = Dimension[]> = { name: string; elemType: number; datatype: Datatype; dimensions: D };
+
+/** What a model is made of. `operators` by name, with their domain where it is not ONNX's own; `parameters` counts elements of weights. */
+export type ModelSummary = {
+  irVersion: number;
+  opsets: { domain: string; version: number }[];
+  operators: { name: string; count: number }[];
+  parameters: number;
+  inputs: ValueSummary[];
+  /** `dimensions` is null where the file does not say how many there are. */
+  outputs: ValueSummary<Dimension[] | null>[];
+};
+
+/**
+ * Reads an ONNX file and refuses what must not reach a runtime: anything that the file does not carry itself, a door that is not made of
+ * tensors of the contract's types with a declared rank, functions that recurse or multiply. Inputs that are also initializers are constants
+ * with another name, not inputs. Takes time linear in the file and changes nothing.
+ *
+ * Errors: MODEL_REJECTED with `place`, like `graph.node[12] (Loop "l").body.node[3] (Constant).attribute value`, in this order: those of
+ * `decodeModel`; no graph; training information; functions without a name or defined twice; inputs, then outputs: no name, given twice, no
+ * tensor, element type, undeclared rank (inputs), negative dimension; then, for the graph and for each function: initializers, nodes
+ * (operator, attributes, subgraphs); last, recursive or exploding functions.
+ */
+export function checkModel(bytes: Uint8Array): ModelSummary {
+  const model = decodeModel(bytes);
+  const { graph } = model;
+  if (graph === undefined) throw rejected('The file holds no graph.', 'graph');
+  if (model.trainingInfo.length > 0) throw rejected('The model carries training information; export it for inference.', 'training_info');
+  const tally: Tally = { functions: functionsOf(model), operators: new Map(), parameters: 0 };
+  const inputs = inputsOf(graph);
+  const outputs = valuesOf(graph.output, 'graph.output');
+  checkBodies(graph, tally);
+  return {
+    irVersion: Number(model.irVersion ?? 0n),
+    opsets: opsetsOf(model),
+    operators: [...tally.operators].map(([name, count]) => ({ name, count })).sort((a, b) => (a.name < b.name ? -1 : 1)),
+    parameters: tally.parameters,
+    inputs,
+    outputs,
+  };
+}
+
+function checkBodies(graph: OnnxGraph, tally: Tally): void {
+  const main: Body = { place: 'graph', nodes: 0, calls: [] };
+  checkGraph(graph, main.place, main, tally);
+  const bodies = new Map<string, Body>();
+  for (const [key, one] of tally.functions) {
+    const body: Body = { place: `functions[${named(one.name, 0)}]`, nodes: 0, calls: [] };
+    checkFunction(one, body, tally);
+    bodies.set(key, body);
+  }
+  checkCalls(main, bodies);
+}
+
+function inputsOf(graph: OnnxGraph): ValueSummary[] {
+  const constants = new Set([...graph.initializer.map((one) => one.name), ...graph.sparseInitializer.map((one) => one.values?.name)]);
+  const real = graph.input.filter((one) => one.name === undefined || !constants.has(one.name));
+  return valuesOf(real, 'graph.input').map(({ dimensions, ...rest }) => {
+    if (dimensions === null) throw rejected('The input does not declare its number of dimensions.', `graph.input[${named(rest.name, 0)}]`);
+    return { ...rest, dimensions };
+  });
+}
+
+function valuesOf(values: readonly OnnxValue[], place: string): ValueSummary<Dimension[] | null>[] {
+  const seen = new Set<string>();
+  return values.map((one, index) => {
+    const here = `${place}[${named(one.name, index)}]`;
+    if (one.name === undefined || one.name === '') throw rejected('The tensor has no name.', here);
+    if (seen.has(one.name)) throw rejected('The name is given twice.', here);
+    seen.add(one.name);
+    return { name: one.name, ...typeOf(one, here) };
+  });
+}
+
+function typeOf({ type }: OnnxValue, place: string): Omit<ValueSummary<Dimension[] | null>, 'name'> {
+  if (type === undefined) throw rejected('The type is not declared.', place);
+  const { tensorType, denotation: _, ...others } = type;
+  if (tensorType === undefined || Object.keys(others).length > 0) throw rejected('The type is not a tensor.', place);
+  const elemType = tensorType.elemType ?? 0;
+  const datatype = datatypeOf(elemType);
+  if (datatype === null) throw rejected(`The element type ${elemType} is not one that this service carries.`, place);
+  const { shape } = tensorType;
+  return { elemType, datatype, dimensions: shape === undefined ? null : shape.dim.map((one) => dimensionOf(one, place)) };
+}
+
+function dimensionOf({ dimValue, dimParam }: { dimValue?: bigint; dimParam?: string }, place: string): Dimension {
+  if (dimValue !== undefined && dimParam !== undefined) throw rejected('A dimension has both a size and a name.', place);
+  if (dimValue === undefined) return dimParam === undefined || dimParam === '' ? null : dimParam;
+  if (dimValue < 0n) throw rejected(`The dimension ${dimValue} is negative; leave it out or name it where it may vary.`, place);
+  if (dimValue > BigInt(Number.MAX_SAFE_INTEGER)) throw rejected('A dimension is larger than any tensor.', place);
+  return Number(dimValue);
+}
+
+function opsetsOf(model: OnnxModel): { domain: string; version: number }[] {
+  return model.opsetImport.map(({ domain, version }) => ({ domain: domain ?? '', version: Number(version ?? 0n) }));
+}

@@ -1,0 +1,55 @@
+import { rejected } from './read.ts';
+import type { OnnxFunction, OnnxModel } from './schema.ts';
+
+/** Nodes after every call of a local function is replaced by its body, as ONNX Runtime does before it runs. */
+const EXPANDED_NODES_MAX = 1_000_000;
+
+/** What a graph or a function holds directly: its nodes, subgraphs included, and the functions that these call, one entry per call. */
+export type Body = { place: string; nodes: number; calls: string[] };
+
+/** One name for domain, operator and overload; ONNX's own domain has two spellings. */
+export function functionKey(domain: string | undefined, name: string | undefined, overload: string | undefined): string {
+  return JSON.stringify([plainDomain(domain), name ?? '', overload ?? '']);
+}
+
+export function plainDomain(domain: string | undefined): string {
+  return domain === undefined || domain === 'ai.onnx' ? '' : domain;
+}
+
+/** The local functions by key. Errors: a function without a name, two of one name. */
+export function functionsOf(model: OnnxModel): Map<string, OnnxFunction> {
+  const functions = new Map<string, OnnxFunction>();
+  for (const [index, one] of model.functions.entries()) {
+    if (one.name === undefined || one.name === '') throw rejected('The function has no name.', `functions[${index}]`);
+    const key = functionKey(one.domain, one.name, one.overload);
+    if (functions.has(key)) throw rejected('The function is defined twice.', `functions[${index}]`);
+    functions.set(key, one);
+  }
+  return functions;
+}
+
+/** Errors: a function that reaches itself; calls that multiply to more than a million nodes. Each function is visited once. */
+export function checkCalls(main: Body, bodies: ReadonlyMap<string, Body>): void {
+  const sizes = new Map<string, number | 'open'>();
+  const sizeOf = (key: string): number => {
+    const body = bodies.get(key);
+    const known = sizes.get(key);
+    if (body === undefined) return 0;
+    if (known === 'open') throw rejected('The function calls itself.', body.place);
+    if (known !== undefined) return known;
+    sizes.set(key, 'open');
+    const size = expand(body);
+    sizes.set(key, size);
+    return size;
+  };
+  const expand = (body: Body): number => {
+    let nodes = body.nodes;
+    for (const key of body.calls) {
+      nodes += sizeOf(key);
+      if (nodes > EXPANDED_NODES_MAX) throw rejected(`The functions expand to more than ${EXPANDED_NODES_MAX} nodes.`, body.place);
+    }
+    return nodes;
+  };
+  for (const key of bodies.keys()) sizeOf(key);
+  expand(main);
+}

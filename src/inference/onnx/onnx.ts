@@ -1,0 +1,7 @@
+/** The door of `inference/onnx/`: reads, checks and writes ONNX files without a runtime. */
+export { type AttributeValue, float, graph, model, node, tensor, value } from './build.ts';
+export { checkModel, type Dimension } from './check.ts';
+export { DATATYPES, type Datatype } from './datatypes.ts';
+export { decodeModel } from './read.ts';
+export type { OnnxGraph, OnnxModel, OnnxNode, OnnxTensor, OnnxValue } from './schema.ts';
+export { encodeModel } from './write.ts';

@@ -1,0 +1,170 @@
+import { MercatoError } from '../../base/errors.ts';
+import { LIMITS } from '../../base/limits.ts';
+import { type Counted, type Field, type Message, MODEL, type Scalar } from './fields.ts';
+import { WIRE, WireError, WireReader } from './protobuf.ts';
+import type { OnnxModel } from './schema.ts';
+
+/** Bounds of one file. `values` counts all that becomes an object or an entry of a list, so that memory stays within some hundred MB. */
+const MODEL_LIMITS = {
+  bytes: LIMITS.modelBytesMax,
+  depth: 64,
+  nodes: 200_000,
+  tensors: 200_000,
+  attributes: 500_000,
+  functions: 1_000,
+  values: 2_000_000,
+} as const;
+
+const NONE: readonly never[] = Object.freeze([]);
+
+/**
+ * Reads an ONNX file (protobuf `ModelProto`) in time linear in its length. Weights are views on `bytes`: nothing is copied, and they change
+ * with it. Stricter than protobuf where two readers could see different models: unknown fields, groups, a single field given twice, integers
+ * beyond their type and strings that are not UTF-8 are refused.
+ *
+ * Bounds: MODEL_LIMITS. Errors: MODEL_REJECTED with the place, in this order: too large, ORT format, then the first fault of the bytes.
+ */
+export function decodeModel(bytes: Uint8Array): OnnxModel {
+  if (bytes.length > MODEL_LIMITS.bytes) throw rejected(`The file is larger than ${MODEL_LIMITS.bytes} bytes.`, 'file');
+  if (bytes[4] === 0x4f && bytes[5] === 0x52 && bytes[6] === 0x54 && bytes[7] === 0x4d) {
+    throw rejected('This is an ORT format file; send the ONNX file it was made from.', 'byte 4');
+  }
+  const decoder = new Decoder(new Uint8Array(bytes.buffer, bytes.byteOffset, bytes.length));
+  return decoder.model();
+}
+
+export function rejected(text: string, place: string): MercatoError {
+  return new MercatoError('MODEL_REJECTED', `${text} (${place})`, { place });
+}
+
+class Decoder {
+  readonly #reader: WireReader;
+  readonly #length: number;
+  readonly #path: string[] = [];
+  readonly #counts: Record<Counted | 'values', number> = { nodes: 0, tensors: 0, attributes: 0, functions: 0, values: 0 };
+
+  constructor(bytes: Uint8Array) {
+    this.#reader = new WireReader(bytes);
+    this.#length = bytes.length;
+  }
+
+  model(): OnnxModel {
+    try {
+      return this.#message(MODEL, this.#length) as OnnxModel;
+    } catch (error) {
+      if (!(error instanceof WireError)) throw error;
+      const place = [...this.#path, `byte ${this.#reader.offset}`].join('.');
+      throw rejected(`The file is not a readable ONNX model: ${error.message}.`, place);
+    }
+  }
+
+  /** The path is not unwound on an error: it says where the error was. */
+  #message(message: Message, end: number): Record<string, unknown> {
+    if (this.#path.length > MODEL_LIMITS.depth) throw new WireError(`messages are nested deeper than ${MODEL_LIMITS.depth}`);
+    if (message.counted !== null) this.#count(message.counted);
+    const result: Record<string, unknown> = {};
+    for (const field of message.fields) if (field.many) result[field.key] = NONE;
+    while (this.#reader.offset < end) {
+      const tag = this.#reader.uint32(end);
+      const field = message.byId[tag >>> 3];
+      if (field === undefined) throw new WireError(`field ${tag >>> 3} is not one of ONNX`);
+      if (field.many) this.#many(field, tag & 7, end, list(result, field.key));
+      else if (Object.hasOwn(result, field.key)) throw new WireError(`${field.key} is given twice`);
+      else result[field.key] = this.#value(field, tag & 7, end, field.key);
+    }
+    return result;
+  }
+
+  #value(field: Field, wire: number, end: number, step: string): unknown {
+    this.#count('values');
+    if (typeof field.kind === 'string') {
+      if (wire !== wireOf(field.kind)) throw new WireError(`${field.key} has the wrong wire type`);
+      return this.#scalar(field.kind, end);
+    }
+    if (wire !== WIRE.bytes) throw new WireError(`${field.key} has the wrong wire type`);
+    const length = this.#reader.uint32(end);
+    if (this.#reader.offset + length > end) throw new WireError('the data ends inside a field');
+    this.#path.push(step);
+    const inner = this.#message(field.kind(), this.#reader.offset + length);
+    this.#path.pop();
+    return inner;
+  }
+
+  /** A repeated scalar may come one by one or packed; both are legal in a reader. */
+  #many(field: Field, wire: number, end: number, into: unknown[]): void {
+    const { kind } = field;
+    const packable = typeof kind === 'string' && wireOf(kind) !== WIRE.bytes;
+    if (!packable || wire !== WIRE.bytes) {
+      into.push(this.#value(field, wire, end, `${field.key}[${into.length}]`));
+    } else if (kind.startsWith('packed')) {
+      this.#count('values');
+      into.push(whole(kind, this.#reader.bytes(end)));
+    } else {
+      const length = this.#reader.uint32(end);
+      const packedEnd = this.#reader.offset + length;
+      if (packedEnd > end) throw new WireError('the data ends inside a field');
+      while (this.#reader.offset < packedEnd) {
+        this.#count('values');
+        into.push(this.#scalar(kind, packedEnd));
+      }
+    }
+  }
+
+  #scalar(kind: Scalar, end: number): unknown {
+    const reader = this.#reader;
+    switch (kind) {
+      case 'int32':
+        return reader.int32(end);
+      case 'int64':
+        return reader.int64(end);
+      case 'float':
+        return reader.float32(end);
+      case 'string':
+        return reader.string(end);
+      case 'bytes':
+        return reader.bytes(end);
+      case 'packed32':
+        return reader.view(4, end);
+      case 'packed64':
+        return reader.view(8, end);
+      case 'packedVarint': {
+        const start = reader.offset;
+        reader.int64(end);
+        const length = reader.offset - start;
+        reader.offset = start;
+        return reader.view(length, end);
+      }
+    }
+  }
+
+  #count(what: Counted | 'values'): void {
+    if (++this.#counts[what] > MODEL_LIMITS[what]) throw new WireError(`there are more than ${MODEL_LIMITS[what]} ${what}`);
+  }
+}
+
+function wireOf(kind: Scalar): number {
+  if (kind === 'string' || kind === 'bytes') return WIRE.bytes;
+  if (kind === 'float' || kind === 'packed32') return WIRE.fixed32;
+  return kind === 'packed64' ? WIRE.fixed64 : WIRE.varint;
+}
+
+/** The list of a field, made on its first entry: until then all empty lists are one. */
+function list(result: Record<string, unknown>, key: string): unknown[] {
+  if (result[key] === NONE) result[key] = [];
+  return result[key] as unknown[];
+}
+
+/** Packed elements that end with a whole element; a varint of more than 10 bytes is none. */
+function whole(kind: Scalar, bytes: Uint8Array): Uint8Array {
+  const size = kind === 'packed32' ? 4 : kind === 'packed64' ? 8 : 1;
+  if (bytes.length % size !== 0) throw new WireError('packed elements end inside an element');
+  if (kind === 'packedVarint') {
+    let run = 0;
+    for (const byte of bytes) {
+      run = byte < 0x80 ? 0 : run + 1;
+      if (run === 10) throw new WireError('an integer is longer than 64 bits');
+    }
+    if (run !== 0) throw new WireError('packed elements end inside an element');
+  }
+  return bytes;
+}

@@ -1,0 +1,59 @@
+import { type Datatype, elementCount, encodeBytes, type Signature, type SignatureTensor, type Tensor } from './tensor.ts';
+
+/** `size`: of every dynamic dimension but the batch. Whole numbers are 0 … `wholeMax`; fractions lie in −1 … 1. */
+export type InputRange = { size: number; wholeMax: number };
+
+/** Inputs of a probe: more elements tell no more about a model. */
+const ELEMENTS_MAX = 16 * 1024 * 1024;
+
+/** Random inputs of `rows` rows; null where the fixed dimensions alone make an input too large to try. */
+export function randomInputs(signature: Signature, rows: number, range: InputRange): Tensor[] | null {
+  const inputs: Tensor[] = [];
+  for (const input of signature.inputs) {
+    const shape = shapeOf(input, signature.batchDimension, rows, range.size);
+    const count = elementCount(shape);
+    if (count > ELEMENTS_MAX) return null;
+    inputs.push({ name: input.name, datatype: input.datatype, shape, data: randomData(input.datatype, count, range.wholeMax) });
+  }
+  return inputs;
+}
+
+function shapeOf({ shape, dimensions }: SignatureTensor, batchDimension: string | null, rows: number, size: number): number[] {
+  return shape.map((fixed, axis) => {
+    if (batchDimension !== null && dimensions[axis] === batchDimension) return rows;
+    return fixed >= 0 ? fixed : size;
+  });
+}
+
+function randomData(datatype: Datatype, count: number, wholeMax: number): Uint8Array {
+  const whole = () => Math.floor(Math.random() * (wholeMax + 1));
+  const fraction = () => Math.random() * 2 - 1;
+  const fill = <View extends { buffer: ArrayBuffer; [index: number]: unknown }>(view: View, next: () => View[number]) => {
+    for (let index = 0; index < count; index++) view[index] = next();
+    return new Uint8Array(view.buffer);
+  };
+  switch (datatype) {
+    case 'BYTES':
+      return encodeBytes(Array.from({ length: count }, () => `word${whole()}`));
+    case 'BOOL':
+      return fill(new Uint8Array(count), () => Math.round(Math.random()));
+    case 'INT8':
+    case 'UINT8':
+      return fill(new Uint8Array(count), whole);
+    case 'INT16':
+    case 'UINT16':
+      return fill(new Uint16Array(count), whole);
+    case 'INT32':
+    case 'UINT32':
+      return fill(new Uint32Array(count), whole);
+    case 'INT64':
+    case 'UINT64':
+      return fill(new BigUint64Array(count), () => BigInt(whole()));
+    case 'FP16':
+      return fill(new Float16Array(count), fraction);
+    case 'FP32':
+      return fill(new Float32Array(count), fraction);
+    case 'FP64':
+      return fill(new Float64Array(count), fraction);
+  }
+}

@@ -1,0 +1,112 @@
+import { type ChildProcessByStdio, spawn } from 'node:child_process';
+import { existsSync } from 'node:fs';
+import { totalmem } from 'node:os';
+import type { Readable, Writable } from 'node:stream';
+import { fileURLToPath } from 'node:url';
+import type { Log } from '../base/log.ts';
+import { connectRunner, type RunnerConnection } from './connection.ts';
+import type { RunFolder } from './run-folder.ts';
+
+const RUNNER = fileURLToPath(new URL('./runner.ts', import.meta.url));
+const READY_LIMIT_MS = 60_000;
+const PING_INTERVAL_MS = 5_000;
+/** One unanswered ping is no proof: after a pause of this process the answer may lie unread. */
+const PINGS_LOST_MAX = 2;
+const STDERR_CHARS_MAX = 1_000;
+/** Writable memory that Node with ONNX Runtime reserves, before it loads a model; 1.1 GiB measured on 2 cores, Nov 2026. */
+const BASE_BYTES = 2 * 1024 ** 3;
+/** What a model may take at least, beyond that; more is a quarter of the memory. */
+const MODEL_BYTES_MIN = 2 * 1024 ** 3;
+
+/** A live runner process. `ended` resolves when the process is gone; `onLost` listeners are called when it takes no further call. */
+export type Runner = {
+  pid: number;
+  connection: RunnerConnection;
+  ended: Promise<void>;
+  kill(): void;
+  onLost(listener: () => void): void;
+};
+
+type Child = ChildProcessByStdio<Writable, Readable, Readable>;
+
+/**
+ * Starts a runner and connects to it: an empty environment, an empty read-only working directory, and where the system has the tools an
+ * bound of memory and an end with the supervisor's, even when stopped. Rejects where it does not listen within a minute.
+ */
+export async function startRunner(folder: RunFolder, log: Log): Promise<Runner> {
+  const socketPath = folder.nextSocket();
+  const [command, ...args] = confined([process.execPath, RUNNER, socketPath]);
+  const child = spawn(command, args, { cwd: folder.workingDirectory, env: {}, stdio: ['pipe', 'pipe', 'pipe'] });
+  const ended = new Promise<void>((resolve) => {
+    child.once('close', resolve);
+    child.once('error', () => resolve());
+  });
+  let wanted = false;
+  const kill = () => {
+    wanted = true;
+    child.kill('SIGKILL');
+  };
+  child.once('exit', (code, signal) => {
+    if (!wanted) log.warn({ pid: child.pid, code, signal }, 'a runner ended by itself');
+  });
+  logStandardError(child, log);
+  try {
+    await listening(child, ended);
+    const listeners: (() => void)[] = [];
+    const connection = await connectRunner(socketPath, () => {
+      for (const listener of listeners) listener();
+    });
+    const stopPings = keepAsking(connection, kill);
+    void ended.then(stopPings);
+    return { pid: child.pid ?? 0, connection, ended, kill, onLost: (listener) => void listeners.push(listener) };
+  } catch (error) {
+    kill();
+    throw error;
+  }
+}
+
+function confined(command: readonly [string, ...string[]]): readonly [string, ...string[]] {
+  let result = command;
+  const memoryBytes = Math.min(totalmem(), process.constrainedMemory() || Number.POSITIVE_INFINITY);
+  const bytes = BASE_BYTES + Math.max(MODEL_BYTES_MIN, Math.floor(memoryBytes / 4));
+  if (existsSync('/usr/bin/setpriv')) result = ['/usr/bin/setpriv', '--pdeathsig', 'KILL', ...result];
+  if (existsSync('/usr/bin/prlimit')) result = ['/usr/bin/prlimit', `--data=${bytes}`, '--core=0', ...result];
+  return result;
+}
+
+async function listening(child: Child, ended: Promise<void>): Promise<void> {
+  let timer: NodeJS.Timeout | undefined;
+  const ready = await Promise.race([
+    new Promise<true>((resolve) => child.stdout.once('data', () => resolve(true))),
+    ended.then(() => false),
+    new Promise<false>((resolve) => {
+      timer = setTimeout(() => resolve(false), READY_LIMIT_MS);
+    }),
+  ]);
+  clearTimeout(timer);
+  if (!ready) throw new Error('A runner ended or hung before it listened.');
+}
+
+/** Kills a runner whose I/O thread does not answer; that thread never runs a model, so only a process in distress is silent. */
+function keepAsking(connection: RunnerConnection, kill: () => void): () => void {
+  let unanswered = 0;
+  const timer = setInterval(() => {
+    if (unanswered >= PINGS_LOST_MAX) return kill();
+    unanswered++;
+    connection.ping(() => {
+      unanswered = 0;
+    });
+  }, PING_INTERVAL_MS);
+  timer.unref();
+  return () => clearInterval(timer);
+}
+
+/** What native code says before it aborts, up to a bound: a model can make it talk. */
+function logStandardError(child: Child, log: Log): void {
+  let left = STDERR_CHARS_MAX;
+  child.stdin.on('error', () => {});
+  child.stderr.setEncoding('utf8').on('data', (text: string) => {
+    if (left > 0) log.warn({ pid: child.pid, text: text.slice(0, left) }, 'a runner wrote to standard error');
+    left -= text.length;
+  });
+}

@@ -1,0 +1,96 @@
+import { asSystem, type Database } from '../base/database.ts';
+
+/** An invariant and the query that must return no row; the rows say what is wrong. */
+export type Finding = { invariant: string; rows: Record<string, unknown>[] };
+
+/** Units that a counter holds money for: f(used + leased) − f(used), with f(n) = unit price × max(0, n − free). */
+const HOLD = `coalesce(v.unit_price_nanos, 0)::numeric * (greatest(0, c.used_units + c.leased_units - v.free_units) - greatest(0, c.used_units - v.free_units))`;
+
+const INVARIANTS: Record<string, string> = {
+  'the sum of all balances is zero per currency': `
+    select currency, sum(balance_nanos)::text sum from account group by currency having sum(balance_nanos) <> 0`,
+  'a stored balance is the sum of its transfers': `
+    with moved as (
+      select credit_account_id id, amount_nanos::numeric amount from transfer
+      union all select debit_account_id, -amount_nanos::numeric from transfer)
+    select a.id::text, a.kind::text, a.balance_nanos::text stored, coalesce(sum(m.amount), 0)::text transfers
+      from account a left join moved m using (id) group by a.id having a.balance_nanos <> coalesce(sum(m.amount), 0)`,
+  'the transfers of a batch sum to zero per currency': `
+    select t.batch_id::text, t.currency from transfer t
+      left join account d on d.id = t.debit_account_id and d.currency = t.currency
+      left join account c on c.id = t.credit_account_id and c.currency = t.currency
+     group by 1, 2 having count(*) <> count(d.id) or count(*) <> count(c.id)`,
+  'a wallet less its holds is within its credit limit': `
+    select id::text, balance_nanos::text, held_nanos::text from account
+     where kind = 'WALLET' and balance_nanos - held_nanos < -credit_limit_nanos`,
+  'a wallet holds what its leases can cost': `
+    with due as (
+      select c.consumer_tenant_id tenant_id, sum(${HOLD}) nanos
+        from usage_counter c left join plan_version v on v.id = c.plan_version_id group by 1)
+    select a.id::text, a.held_nanos::text held, coalesce(due.nanos, 0)::text due
+      from account a left join due using (tenant_id) where a.kind = 'WALLET' and a.held_nanos <> coalesce(due.nanos, 0)`,
+  'used and leased units are within the quota': `
+    select consumer_tenant_id::text, listing_id::text, period, used_units::text, leased_units::text, quota_units::text from usage_counter
+     where used_units < 0 or leased_units < 0 or used_units + leased_units > quota_units`,
+  'a counter is the sum of its usage records': `
+    select c.consumer_tenant_id::text, c.listing_id::text, c.period, c.used_units::text used, coalesce(sum(r.units), 0)::text recorded
+      from usage_counter c
+      left join usage_record r on (r.consumer_tenant_id, r.listing_id, r.period) = (c.consumer_tenant_id, c.listing_id, c.period)
+     group by c.consumer_tenant_id, c.listing_id, c.period having c.used_units <> coalesce(sum(r.units), 0)`,
+  'every usage record has its counter': `
+    select r.id::text, r.period from usage_record r
+      left join usage_counter c using (consumer_tenant_id, listing_id, period) where c.period is null limit 100`,
+  'leased units are the sum of the leases': `
+    select c.consumer_tenant_id::text, c.listing_id::text, c.period, c.leased_units::text leased, coalesce(sum(l.units), 0)::text leases
+      from usage_counter c left join lease l using (consumer_tenant_id, listing_id, period)
+     group by c.consumer_tenant_id, c.listing_id, c.period having c.leased_units <> coalesce(sum(l.units), 0)`,
+  'every lease has its counter': `
+    select l.id::text, l.period from lease l
+      left join usage_counter c using (consumer_tenant_id, listing_id, period) where c.period is null`,
+  'no lease outlives its expiry by more than a sweep': `
+    select id::text, process_id::text, expires_at::text from lease where units > 0 and expires_at < mercato_now() - interval '5 seconds'`,
+  'one usage record per prediction': `
+    select id::text, count(*)::text records from usage_record group by id having count(*) > 1`,
+  'every idempotency key has its usage record': `
+    select i.tenant_id::text, i.key, i.record_id::text from idempotency_key i
+      left join usage_record r on r.period = i.period and r.id = i.record_id where r.id is null limit 100`,
+  'a charge is the sum of its usage records': `
+    with recorded as (select transfer_id id, sum(amount_nanos) amount from usage_record where transfer_id is not null group by 1)
+    select t.id::text, t.amount_nanos::text charged, coalesce(r.amount, 0)::text recorded
+      from transfer t left join recorded r using (id) where t.kind = 'CHARGE' and t.amount_nanos <> coalesce(r.amount, 0)`,
+  'every priced usage record has its charge': `
+    select r.id::text, r.transfer_id::text from usage_record r
+      left join transfer t on t.id = r.transfer_id and t.kind = 'CHARGE' where r.transfer_id is not null and t.id is null limit 100`,
+  'the consumer pays what publisher and platform receive': `
+    with ends (kind, debit, debtor_side, credit, creditor_side) as (values
+      ('CREDIT', 'FUNDING', 'platform', 'WALLET', 'consumer'),
+      ('CHARGE', 'WALLET', 'consumer', 'PUBLISHER_PAYABLE', 'publisher'),
+      ('COMMISSION', 'PUBLISHER_PAYABLE', 'publisher', 'PLATFORM_REVENUE', 'platform')),
+    sided as (
+      select t.*, jsonb_build_object('consumer', t.consumer_tenant_id, 'publisher', t.publisher_tenant_id) side from transfer t)
+    select t.id::text, t.kind::text from sided t
+      join ends e on e.kind = t.kind::text
+      left join account d on d.id = t.debit_account_id
+      left join account c on c.id = t.credit_account_id
+     where (d.kind::text, d.tenant_id::text) is distinct from (e.debit, t.side ->> e.debtor_side)
+        or (c.kind::text, c.tenant_id::text) is distinct from (e.credit, t.side ->> e.creditor_side) limit 100`,
+  'commission is the rate of what was charged, rounded down once': `
+    with posted as (
+      select subscription_id, period, sum(amount_nanos) filter (where kind = 'CHARGE') charged,
+             coalesce(sum(amount_nanos) filter (where kind = 'COMMISSION'), 0) commission
+        from transfer where subscription_id is not null group by 1, 2)
+    select s.subscription_id::text, s.period, s.amount_nanos::text, s.commission_nanos::text, p.charged::text, p.commission::text
+      from subscription_charge s full join posted p using (subscription_id, period)
+     where s.amount_nanos is distinct from p.charged or s.commission_nanos is distinct from p.commission
+        or s.commission_nanos <> div(s.amount_nanos * s.commission_bps, 10000)`,
+};
+
+/** Runs every invariant, each in a transaction of its own, as one statement sees one state; the clean ones have no rows. */
+export async function runAudit(db: Database): Promise<Finding[]> {
+  const findings: Finding[] = [];
+  for (const [invariant, sql] of Object.entries(INVARIANTS)) {
+    const rows = await asSystem(db, (tx) => tx.$queryRawUnsafe<Record<string, unknown>[]>(sql));
+    findings.push({ invariant, rows });
+  }
+  return findings;
+}

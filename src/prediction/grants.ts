@@ -1,0 +1,163 @@
+import { asSystem, type Database, type Tx } from '../base/database.ts';
+import type { ErrorData } from '../base/errors.ts';
+import { newId } from '../base/ids.ts';
+import { LIMITS } from '../base/limits.ts';
+import { type Billing, type ChargeAccounts, holdOf } from '../billing/billing.ts';
+import type { PlanTerms } from '../catalog/catalog.ts';
+import {
+  type CounterChange,
+  type CounterState,
+  grantLease,
+  hasForeignLeases,
+  lockCounter,
+  recallLeases,
+  returnRequests,
+  takeRequests,
+} from '../usage/usage.ts';
+
+/** Whose units, of which listing, under which terms; null terms: the publisher's own calls, free and without quota. */
+export type GrantKey = { consumerTenantId: string; publisherTenantId: string; listingId: string; handle: string; terms: PlanTerms | null };
+
+export type Granted = {
+  leaseId: string;
+  period: string;
+  units: number;
+  /** Infinity without a rate limit. */
+  requests: number;
+  /** Monotonic ms after which the block admits nothing more. */
+  usableUntil: number;
+  accounts: ChargeAccounts | null;
+};
+
+/** Why nothing was granted. `foreign`: another process may hold unused units; `exhaustedMs`: nothing changes that for so long. */
+export type Short = { short: 'QUOTA' | 'RATE' | 'CREDIT' | 'BUSY'; foreign: boolean; data: ErrorData; exhaustedMs?: number };
+
+/** The database side of leases, as `createGrants` makes it. */
+export type Grants = ReturnType<typeof createGrants>;
+
+type Wish = { need: number; want: number; requests: number };
+
+/** A block stops admitting early enough for the next upkeep, twice a second, to renew its lease for the calls in flight. */
+const MARGIN_MS = 700;
+
+/** The database side of leases: one short transaction per grant. */
+export function createGrants({ db, billing, processId }: { db: Database; billing: Billing; processId: string }) {
+  const knownTerms = new Map<string, PlanTerms>();
+
+  /**
+   * Grants at least `need` and at most `want` units with at most `requests` requests. With `recall`, a shortage asks other processes for
+   * what they do not use. The nearer the end of a quota, the smaller the grant: a quarter of the rest.
+   */
+  async function attempt(key: GrantKey, need: number, want: number, requests: number, recall = false): Promise<Granted | Short> {
+    if (key.terms) knownTerms.set(key.terms.planVersionId, key.terms);
+    return asSystem(db, async (tx) => {
+      const startedAt = performance.now();
+      const counter = await lockCounter(tx, key);
+      const short = shortOfUnits(key, counter, need);
+      if (short) {
+        const foreign = await hasForeignLeases(tx, counter, processId);
+        if (recall && foreign) await recallLeases(tx, counter);
+        return { ...short, foreign };
+      }
+      const granted = await grant(tx, key, counter, { need, want, requests });
+      if ('short' in granted) {
+        if (granted.short === 'CREDIT' && recall) await recallLeases(tx, { ...counter, listingId: null });
+        return granted;
+      }
+      return { ...granted, usableUntil: startedAt + Math.min(LIMITS.leaseMs - MARGIN_MS, counter.windowMs) };
+    });
+  }
+
+  async function grant(tx: Tx, key: GrantKey, counter: CounterState, wish: Wish): Promise<Omit<Granted, 'usableUntil'> | Short> {
+    const { terms } = key;
+    const rate = rateOf(terms);
+    const taken = rate ? await takeRequests(tx, key, rate, Math.max(wish.requests, Math.ceil(rate.requestsPerMinute / 120))) : null;
+    if (taken?.granted === 0) {
+      return { short: 'RATE', foreign: false, data: { limit: String(rate?.requestsPerMinute), retryAfterMs: taken.retryAfterMs } };
+    }
+    const accounts = terms === null ? null : await billing.accounts(tx, key.consumerTenantId, key.publisherTenantId);
+    const units = accounts === null ? wish.want : await affordable(tx, terms, accounts.walletId, counter, wish);
+    if (units < wish.need) {
+      if (rate && taken) await returnRequests(tx, key, rate, taken.granted);
+      const foreign = await hasForeignLeases(tx, { ...counter, listingId: null }, processId);
+      return { short: 'CREDIT', foreign, data: { currency: billing.currency } };
+    }
+    const leaseId = newId();
+    const quotaUnits = terms?.quotaUnits ?? null;
+    await grantLease(tx, counter, { leaseId, processId, planVersionId: terms?.planVersionId ?? null, quotaUnits, units: BigInt(units) });
+    if (accounts) await billing.holdIn(tx, accounts.walletId, moreHeld(terms, counter, units));
+    return { leaseId, period: counter.period, units, requests: taken?.granted ?? Number.POSITIVE_INFINITY, accounts };
+  }
+
+  /** The most units, up to what is wanted and a quarter of the quota's rest, whose hold the wallet covers; 0 where not even the need. */
+  async function affordable(tx: Tx, terms: PlanTerms | null, walletId: string, counter: CounterState, wish: Wish): Promise<number> {
+    const rest = terms?.quotaUnits == null ? Number.POSITIVE_INFINITY : Number(terms.quotaUnits - counter.usedUnits - counter.leasedUnits);
+    let most = Math.max(wish.need, Math.min(wish.want, Math.ceil(rest / 4)));
+    if (moreHeld(terms, counter, most) === 0n) return most;
+    const available = await billing.lockAvailable(tx, walletId);
+    // Near the end of the credit as near the end of the quota: leave something for the other processes.
+    if (moreHeld(terms, counter, most) * 4n > available) most = Math.max(wish.need, Math.ceil(most / 4));
+    if (moreHeld(terms, counter, most) <= available) return most;
+    return moreHeld(terms, counter, wish.need) <= available ? wish.need : 0;
+  }
+
+  /** The plan version's immutable terms, from memory where known; null for the publisher's own calls. */
+  async function termsOf(tx: Tx, planVersionId: string | null): Promise<PlanTerms | null> {
+    if (planVersionId === null) return null;
+    const known = knownTerms.get(planVersionId);
+    if (known) return known;
+    const row = await tx.planVersion.findUniqueOrThrow({ where: { id: planVersionId } });
+    const terms: PlanTerms = { ...row, planVersionId: row.id };
+    knownTerms.set(planVersionId, terms);
+    return terms;
+  }
+
+  /** By how much each consumer's hold changes with its counters. */
+  async function holdsOf(tx: Tx, changes: readonly CounterChange[]): Promise<{ consumerTenantId: string; heldNanos: bigint }[]> {
+    const holds = new Map<string, bigint>();
+    for (const { before, after } of changes) {
+      const terms = await termsOf(tx, before.planVersionId);
+      const delta = holdOf(terms, after) - holdOf(terms, before);
+      holds.set(before.consumerTenantId, (holds.get(before.consumerTenantId) ?? 0n) + delta);
+    }
+    return [...holds].map(([consumerTenantId, heldNanos]) => ({ consumerTenantId, heldNanos }));
+  }
+
+  return { attempt, holdsOf };
+}
+
+/** A publisher's own calls are free, and limited all the same. */
+const OWN_RATE = { requestsPerMinute: 6000, burst: 600 };
+
+/** The rate that these terms set; null where they set none. */
+export function rateOf(terms: PlanTerms | null): { requestsPerMinute: number; burst: number } | null {
+  if (terms === null) return OWN_RATE;
+  return terms.requestsPerMinute === null ? null : { requestsPerMinute: terms.requestsPerMinute, burst: terms.burst ?? 1 };
+}
+
+function moreHeld(terms: PlanTerms | null, counter: CounterState, units: number): bigint {
+  return holdOf(terms, { ...counter, leasedUnits: counter.leasedUnits + BigInt(units) }) - holdOf(terms, counter);
+}
+
+/** The quota's shortage, if any; also where leases of another plan version are still out, since a counter's leases share their terms. */
+function shortOfUnits(
+  key: GrantKey,
+  counter: CounterState & { windowEndsAt: Date; windowMs: number },
+  need: number,
+): Omit<Short, 'foreign'> | null {
+  const { terms } = key;
+  if (counter.leasedUnits > 0n && counter.planVersionId !== (terms?.planVersionId ?? null)) {
+    return { short: 'BUSY', data: { retryAfterMs: LIMITS.leaseMs } };
+  }
+  const quota = terms?.quotaUnits ?? null;
+  if (quota === null || counter.usedUnits + counter.leasedUnits + BigInt(need) <= quota) return null;
+  const left = quota - counter.usedUnits - counter.leasedUnits;
+  const data = {
+    limit: quota.toString(),
+    used: counter.usedUnits.toString(),
+    resetsAt: counter.windowEndsAt.toISOString(),
+    given: `${need} unit${need === 1 ? '' : 's'}`,
+    expected: `at most ${left > 0n ? left : 0n}`,
+  };
+  return { short: 'QUOTA', data, ...(counter.usedUnits >= quota ? { exhaustedMs: counter.windowMs } : {}) };
+}

@@ -1,0 +1,77 @@
+import { PgBoss } from 'pg-boss';
+import { asSystem, type Database, type Tx } from '../base/database.ts';
+import type { Log } from '../base/log.ts';
+import type { CheckVersion, Jobs } from '../catalog/catalog.ts';
+
+const MAINTENANCE_MS = 60_000;
+/** At most one job of a version in each such stretch of time, the failed and the done included. */
+const ONCE_PER_SECONDS = 600;
+/** One slow check leaves room for another; each has a whole model in memory. */
+const CONCURRENCY = 2;
+const STOP_LIMIT_MS = 5_000;
+
+/**
+ * Background work by pg-boss on the same database, through the system role; its schema and queues come with the migrations. Dispose of it: it waits a
+ * few seconds for the jobs at work. A job whose process died is given up after the queue's expiry, for the sweep to ask again.
+ */
+export async function createJobs(db: Database, log: Log): Promise<Jobs & AsyncDisposable> {
+  const boss = new PgBoss({
+    db: { executeSql: (sql, values) => asSystem(db, (tx) => execute(tx, sql, values)) },
+    schema: 'pgboss',
+    migrate: false,
+    createSchema: false,
+    // Its own supervisor sends several statements at once, which Prisma's prepared queries refuse; `maintain` does its part.
+    supervise: false,
+    schedule: false,
+    registerInstance: false,
+  });
+  boss.on('error', (error) => log.error({ err: error }, 'a background job failed outside its handler'));
+  await boss.start();
+  await maintain(db);
+  const timer = setInterval(() => {
+    maintain(db).catch((error: unknown) => log.error({ err: error }, 'job maintenance failed'));
+  }, MAINTENANCE_MS);
+  timer.unref();
+  const workers = new Map<string, string[]>();
+
+  return {
+    async enqueue(tx, queue, data) {
+      const options = { singletonKey: data.versionId, singletonSeconds: ONCE_PER_SECONDS };
+      await boss.send(queue, data, { ...options, db: { executeSql: (sql, values) => execute(tx, sql, values) } });
+    },
+    wake(queue) {
+      for (const id of workers.get(queue) ?? []) boss.notifyWorker(id);
+    },
+    async work(queue, handler) {
+      // Embedded, this process is the only one and is woken by itself: polling finds retries alone.
+      const pollingIntervalSeconds = db.kind === 'embedded' ? 10 : 2;
+      const work = () =>
+        boss.work<CheckVersion>(queue, { pollingIntervalSeconds }, async (jobs) => {
+          for (const job of jobs) await handler(job.data);
+        });
+      workers.set(queue, await Promise.all(Array.from({ length: CONCURRENCY }, work)));
+    },
+    async [Symbol.asyncDispose]() {
+      clearInterval(timer);
+      await boss.stop({ graceful: true, timeout: STOP_LIMIT_MS });
+    },
+  };
+}
+
+async function execute(tx: Tx, sql: string, values: unknown[] = []): Promise<{ rows: unknown[] }> {
+  // Prisma reads no column of type regclass, which pg-boss asks for at start.
+  const readable = sql.replace(/(to_regclass\('[^']*'\))(?!::)/g, '$1::text');
+  const rows = await tx.$queryRawUnsafe<unknown>(readable, ...values);
+  return { rows: Array.isArray(rows) ? rows : [] };
+}
+
+/** Removes what is long done, and what a dead process held. */
+async function maintain(db: Database): Promise<void> {
+  await asSystem(
+    db,
+    (tx) => tx.$executeRaw`
+      delete from pgboss.job where keep_until < now() and state < 'active'
+        or completed_on + make_interval(secs => deletion_seconds) < now()
+        or state = 'active' and started_on + make_interval(secs => expire_seconds) < now()`,
+  );
+}

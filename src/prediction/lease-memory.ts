@@ -1,0 +1,205 @@
+import { MercatoError } from '../base/errors.ts';
+import type { ChargeAccounts } from '../billing/billing.ts';
+import type { ReturnedUnits } from '../usage/usage.ts';
+import { type Granted, type GrantKey, rateOf, type Short } from './grants.ts';
+
+/** Units taken for one call. Exactly one of `giveBack` and `settled` is called, once. */
+export type Admission = {
+  leaseId: string;
+  period: string;
+  units: number;
+  accounts: ChargeAccounts | null;
+  /** The call failed before the billing point: the units are free again, and so is the request unless it was `spent` on a run. */
+  giveBack(spent?: boolean): void;
+  /** The units were settled in the database. */
+  settled(): void;
+};
+
+/** A lease in this process's memory. Units and requests are whole numbers; times are monotonic milliseconds. */
+export type Block = Granted & { free: number; inFlight: number; requestsLeft: number; open: boolean };
+
+type Waiter = { units: number; deadlineAt: number; resolve(admission: Admission): void; reject(error: MercatoError): void };
+
+/** What this process knows of one consumer, listing and plan version. */
+export type Entry = {
+  key: GrantKey;
+  blocks: Block[];
+  waiters: Waiter[];
+  refilling: boolean;
+  lastGrant: number;
+  lastGrantAt: number;
+  owedRequests: number;
+  /** Requests on their way back to the database. */
+  returning: Promise<void> | null;
+  /** The month's units are all settled: nothing changes that before it ends. */
+  exhausted: { until: number; error: MercatoError } | null;
+};
+
+export type LeaseMemory = ReturnType<typeof createLeaseMemory>;
+
+const FIRST_GRANT = 16;
+const GRANT_MAX = 1_000_000;
+const FORGET_MS = 60_000;
+
+/** The leases of this process: arithmetic alone, no database. `onOwed` is called when units of a closed block came free. */
+export function createLeaseMemory(onOwed: () => void) {
+  const entries = new Map<string, Entry>();
+  let owed: ReturnedUnits[] = [];
+
+  function entryOf(key: GrantKey): Entry {
+    const name = `${key.consumerTenantId}:${key.listingId}:${key.terms?.planVersionId ?? ''}`;
+    let entry = entries.get(name);
+    if (!entry) {
+      entry = {
+        key,
+        blocks: [],
+        waiters: [],
+        refilling: false,
+        lastGrant: 0,
+        lastGrantAt: 0,
+        owedRequests: 0,
+        returning: null,
+        exhausted: null,
+      };
+      entries.set(name, entry);
+    }
+    return entry;
+  }
+
+  /** Units for one call from a lease that has them; null where none has. */
+  function tryTake(entry: Entry, units: number): Admission | null {
+    const now = performance.now();
+    const block = entry.blocks.find((candidate) => fits(candidate, units, now));
+    return block ? take(entry, block, units) : null;
+  }
+
+  function take(entry: Entry, block: Block, units: number): Admission {
+    block.free -= units;
+    block.inFlight += units;
+    block.requestsLeft -= 1;
+    return {
+      leaseId: block.leaseId,
+      period: block.period,
+      units,
+      accounts: block.accounts,
+      giveBack(spent = false) {
+        block.inFlight -= units;
+        if (block.open) {
+          block.free += units;
+          if (!spent) block.requestsLeft += 1;
+        } else {
+          owed.push({ leaseId: block.leaseId, units: BigInt(units) });
+          if (!spent && rateOf(entry.key.terms)) entry.owedRequests += 1;
+          onOwed();
+        }
+      },
+      settled() {
+        block.inFlight -= units;
+      },
+    };
+  }
+
+  /** A granted lease serves those who wait, in their order, as far as it goes. */
+  function add(entry: Entry, granted: Granted): void {
+    const block: Block = { ...granted, free: granted.units, inFlight: 0, requestsLeft: granted.requests, open: true };
+    const now = performance.now();
+    entry.lastGrant = granted.units;
+    entry.lastGrantAt = now;
+    entry.blocks.push(block);
+    let waiter = entry.waiters[0];
+    while (waiter && fits(block, waiter.units, now)) {
+      entry.waiters.shift();
+      waiter.resolve(take(entry, block, waiter.units));
+      waiter = entry.waiters[0];
+    }
+  }
+
+  /** Refuses everyone whom this shortage concerns: all for a rate, otherwise those who need as much as was refused. */
+  function refuse(entry: Entry, need: number, short: Short): void {
+    const error = errorOf(entry.key, short);
+    if (short.short === 'QUOTA' && short.exhaustedMs !== undefined) {
+      entry.exhausted = { until: performance.now() + short.exhaustedMs, error };
+    }
+    const concerned = entry.waiters.filter((waiter) => short.short === 'RATE' || waiter.units >= need);
+    entry.waiters = entry.waiters.filter((waiter) => !concerned.includes(waiter));
+    for (const waiter of concerned) waiter.reject(error);
+  }
+
+  /** Takes an entry's blocks out of use; returns their unused units, for the database, and remembers their unused requests. */
+  function close(entry: Entry, which: (block: Block) => boolean = () => true): ReturnedUnits[] {
+    const closing = entry.blocks.filter((block) => block.open && which(block));
+    const returned = closing.map(({ leaseId, free }) => ({ leaseId, units: BigInt(free) }));
+    for (const block of closing) {
+      if (Number.isFinite(block.requestsLeft)) entry.owedRequests += block.requestsLeft;
+      Object.assign(block, { open: false, free: 0, requestsLeft: 0 });
+    }
+    return returned.filter(({ units }) => units > 0n);
+  }
+
+  /** What this process knows of a consumer's listing, or of all of its listings: one entry for each plan version. */
+  function entriesOf(consumerTenantId: string, listingId: string | null): Entry[] {
+    return [...entries.values()].filter(
+      ({ key }) => key.consumerTenantId === consumerTenantId && (listingId === null || key.listingId === listingId),
+    );
+  }
+
+  /** Drops blocks that were deleted in the database, and entries that nobody has asked for in a minute. */
+  function forget(leaseIds: readonly string[]): void {
+    for (const [name, entry] of entries) {
+      entry.blocks = entry.blocks.filter((block) => !leaseIds.includes(block.leaseId));
+      const idle = entry.blocks.length === 0 && entry.waiters.length === 0 && !entry.refilling;
+      if (idle && performance.now() - entry.lastGrantAt > FORGET_MS) entries.delete(name);
+    }
+  }
+
+  return {
+    entryOf,
+    entriesOf,
+    all: () => [...entries.values()],
+    tryTake,
+    add,
+    refuse,
+    close,
+    forget,
+    /** Units that came free after their block was closed, to be returned; the caller takes them over. */
+    takeOwed: () => owed.splice(0),
+    owe: (returned: readonly ReturnedUnits[]) => {
+      owed = [...owed, ...returned];
+    },
+  };
+}
+
+const fits = (block: Block, units: number, now: number) =>
+  block.open && block.free >= units && block.requestsLeft >= 1 && now < block.usableUntil;
+
+/** Whether less than a quarter of the last grant is left: the next is fetched while this one still serves. */
+export function runsLow(entry: Entry): boolean {
+  if (entry.lastGrant < 4 * FIRST_GRANT) return false;
+  const now = performance.now();
+  let free = 0;
+  for (const block of entry.blocks) if (block.open && now < block.usableUntil) free += block.free;
+  return free < entry.lastGrant / 4;
+}
+
+/** About a second of the traffic seen: twice the last grant where it went within the second, half where it did not. */
+export function wanted(entry: Entry): number {
+  const waiting = entry.waiters.reduce((sum, waiter) => sum + waiter.units, 0);
+  const quick = performance.now() - entry.lastGrantAt < 1000;
+  const paced = entry.lastGrant === 0 ? FIRST_GRANT : quick ? entry.lastGrant * 2 : Math.ceil(entry.lastGrant / 2);
+  return Math.min(GRANT_MAX, Math.max(waiting, paced, 1));
+}
+
+function errorOf(key: GrantKey, short: Short): MercatoError {
+  const { data } = short;
+  if (short.short === 'QUOTA') {
+    const message = `The call needs ${data.given}; of the plan's ${data.limit} units of this month for ${key.handle}, ${data.expected} are left.`;
+    return new MercatoError('QUOTA_EXCEEDED', message, data);
+  }
+  if (short.short === 'RATE') {
+    return new MercatoError('RATE_LIMITED', `The plan allows ${data.limit} requests per minute for ${key.handle}.`, data);
+  }
+  if (short.short === 'CREDIT') {
+    return new MercatoError('INSUFFICIENT_CREDIT', `The wallet does not cover a call of ${key.handle}; ask the operator for credit.`, data);
+  }
+  return new MercatoError('OVERLOADED', 'Another server has not yet returned the units it holds; try again.', data);
+}

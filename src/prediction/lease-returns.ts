@@ -1,0 +1,92 @@
+import { asSystem, type Database, type Tx } from '../base/database.ts';
+import type { Log } from '../base/log.ts';
+import type { Billing } from '../billing/billing.ts';
+import {
+  type CounterChange,
+  dropLeases,
+  type ReturnedUnits,
+  renewLeases,
+  returnRequests,
+  returnUnits,
+  sweepLeases,
+} from '../usage/usage.ts';
+import { type Grants, rateOf } from './grants.ts';
+import type { Block, Entry, LeaseMemory } from './lease-memory.ts';
+
+/** The way of units and requests back to the database, and the upkeep of leases there. */
+export function createLeaseReturns(options: { db: Database; billing: Billing; grants: Grants; memory: LeaseMemory; log: Log }) {
+  const { db, billing, grants, memory, log } = options;
+  let running: Promise<void> = Promise.resolve();
+
+  /** Releases in the wallets what was held for units that are leased no more. */
+  async function releaseChanges(tx: Tx, changes: readonly CounterChange[]): Promise<void> {
+    await billing.hold(tx, await grants.holdsOf(tx, changes));
+  }
+
+  async function putBack(returned: readonly ReturnedUnits[], drain: boolean): Promise<void> {
+    if (returned.length === 0) return;
+    try {
+      await asSystem(db, async (tx) => releaseChanges(tx, await returnUnits(tx, returned, drain)));
+    } catch (error) {
+      memory.owe(returned);
+      throw error;
+    }
+  }
+
+  /** One after the other, so that no two maintain the same lease. */
+  function inTurn(work: () => Promise<void>, failure: string): Promise<void> {
+    running = running.then(work).catch((error: unknown) => log.warn({ err: error }, failure));
+    return running;
+  }
+
+  /** At once, not at the next maintenance: to other processes these units are in flight, and their callers are refused meanwhile. */
+  function putBackOwed(): void {
+    void inTurn(() => putBack(memory.takeOwed(), false), 'units could not be returned yet');
+  }
+
+  async function putBackRequests(entry: Entry): Promise<void> {
+    const rate = rateOf(entry.key.terms);
+    const requests = entry.owedRequests;
+    if (requests === 0 || rate === null) return;
+    entry.owedRequests = 0;
+    entry.returning = asSystem(db, (tx) => returnRequests(tx, entry.key, rate, requests)).finally(() => {
+      entry.returning = null;
+    });
+    await entry.returning;
+  }
+
+  /** Returns idle units, renews leases in flight, drops the finished, sweeps the expired ones of any process. */
+  async function maintain(): Promise<void> {
+    const now = performance.now();
+    const spent = (block: Block) => now >= block.usableUntil || block.free === 0;
+    const unused = memory.all().flatMap((entry) => memory.close(entry, spent));
+    await putBack([...memory.takeOwed(), ...unused], false);
+    for (const entry of memory.all()) await putBackRequests(entry);
+    const blocks = memory.all().flatMap((entry) => entry.blocks);
+    const busy = blocks.filter((block) => block.inFlight > 0).map((block) => block.leaseId);
+    const done = blocks.filter((block) => !block.open && block.inFlight === 0).map((block) => block.leaseId);
+    if (busy.length > 0) await asSystem(db, (tx) => renewLeases(tx, busy));
+    if (done.length > 0) await asSystem(db, (tx) => dropLeases(tx, done));
+    memory.forget(done);
+    await asSystem(db, async (tx) => releaseChanges(tx, await sweepLeases(tx)));
+  }
+
+  /** Another process needs what lies unused here; what stays is marked as in flight. `payload`: consumer, colon, listing or nothing. */
+  async function answerRecall(payload: string): Promise<void> {
+    const [consumerTenantId = '', listingId = ''] = payload.split(':');
+    const concerned = memory.entriesOf(consumerTenantId, listingId === '' ? null : listingId);
+    const unused = new Map(concerned.flatMap((entry) => memory.close(entry)).map((part) => [part.leaseId, part]));
+    const draining = concerned.flatMap((entry) => entry.blocks.map(({ leaseId }) => unused.get(leaseId) ?? { leaseId, units: 0n }));
+    await putBack(memory.takeOwed(), false);
+    await putBack(draining, true);
+  }
+
+  return {
+    putBack,
+    putBackOwed,
+    putBackRequests,
+    answerRecall,
+    maintain,
+    maintainInTurn: () => inTurn(maintain, 'lease maintenance failed'),
+  };
+}

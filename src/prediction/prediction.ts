@@ -1,0 +1,325 @@
+/**
+ * The use cases that span contexts. `predict` is the one that the marketplace exists for: entitlement, quota, inference and bill in one
+ * call. No database round trip before inference in steady state, one shared group commit after it.
+ */
+import type { Access, Principal } from '../access/access.ts';
+import { assertNoTransaction, type Database } from '../base/database.ts';
+import { badInput, MercatoError } from '../base/errors.ts';
+import { newId } from '../base/ids.ts';
+import { LIMITS } from '../base/limits.ts';
+import type { Log } from '../base/log.ts';
+import type { Money } from '../base/money.ts';
+import type { Billing } from '../billing/billing.ts';
+import type { Catalog, Entitlement, ModelStore, ModelVersionView } from '../catalog/catalog.ts';
+import type { Inference, RunResult, Tensor } from '../inference/inference.ts';
+import { type Admission, createLeases } from './leases.ts';
+import { type Answer, createReplays, digestOf, keyConflict, replayOf, type Stored } from './replays.ts';
+import { createSettlement, type Metered, type Settled } from './settlement.ts';
+import { checkAgainst, type GivenTensor, parseInputs, wantedOf } from './tensors.ts';
+
+export { type Finding, runAudit } from './audit.ts';
+export { createJobs } from './jobs.ts';
+export { toBase64, toJson } from './tensors.ts';
+
+export type PredictRequest = {
+  model: string;
+  inputs: readonly GivenTensor[];
+  outputs: readonly string[] | null;
+  idempotencyKey: string | null;
+  deadlineMs: number | null;
+};
+
+/** Who calls: `signal` aborts when the client hangs up; what `onAnswered` takes runs once the answer is handed to the socket or dropped. */
+export type Caller = { principal: Principal; signal: AbortSignal; onAnswered(fn: () => void): void };
+
+export type Prediction = {
+  id: string;
+  modelVersionId: string;
+  /** Null for a replay of another version than the entitlement's. */
+  modelVersion: ModelVersionView | null;
+  outputs: Tensor[];
+  usage: { units: number; amount: Money };
+  timing: { queueMs: number; computeMs: number; batchRows: number; device: string };
+  replayed: boolean;
+};
+
+export type Predictions = AsyncDisposable & {
+  /**
+   * Runs a model and bills the call, or does neither. Bounds: at most 256 inputs of at most 2^26 elements, deadline 1–60000 ms, key 1–255
+   * characters. The billing point is the runner's result: a failure before it gives the units back.
+   * @throws in the order of the checks: BAD_USER_INPUT (form), NOT_FOUND, NOT_SUBSCRIBED, BAD_USER_INPUT (signature), QUOTA_EXCEEDED,
+   * RATE_LIMITED, INSUFFICIENT_CREDIT, OVERLOADED, DEADLINE_EXCEEDED, MODEL_FAILED, UNAUTHENTICATED (revoked meanwhile),
+   * IDEMPOTENCY_CONFLICT, IDEMPOTENCY_EXPIRED, OUTCOME_UNKNOWN. With a key that was answered before, none of the refusals between.
+   */
+  predict(caller: Caller, request: PredictRequest): Promise<Prediction>;
+  /** Resolves when no call is in flight and nothing waits to be settled. */
+  idle(): Promise<void>;
+};
+
+export type PredictionOptions = {
+  db: Database;
+  access: Access;
+  catalog: Catalog;
+  billing: Billing;
+  inference: Inference;
+  store: ModelStore;
+  replayHours: number;
+  log: Log;
+};
+
+/** A parsed call. `digest` is of its key's use. */
+type Call = {
+  caller: Caller;
+  model: string;
+  inputs: Tensor[];
+  outputs: readonly string[] | null;
+  keyed: { key: string; digest: Buffer } | null;
+  startedAt: number;
+  deadlineMs: number | null;
+};
+
+const EXPIRE_MS = 60_000;
+/** After these the model may have run: nothing is billed, but the request counts against the rate. */
+const SPENDING: ReadonlySet<string> = new Set(['MODEL_FAILED', 'DEADLINE_EXCEEDED']);
+
+export async function createPredictions(options: PredictionOptions): Promise<Predictions> {
+  const { db, access, catalog, billing, inference, log } = options;
+  const leases = await createLeases({ db, billing, processId: access.processId, log });
+  const replays = createReplays(options);
+  const settlement = createSettlement({
+    ...options,
+    replays,
+    currency: billing.currency,
+    commissionBps: billing.commissionBps,
+    inFlight: () => running,
+  });
+  const inFlight = new Map<string, { digest: Buffer; done: Promise<unknown> }>();
+  let running = 0;
+  const onIdle: (() => void)[] = [];
+
+  async function predict(caller: Caller, request: PredictRequest): Promise<Prediction> {
+    assertNoTransaction('predict');
+    running++;
+    try {
+      const call = await parseFor(caller, request);
+      return await (call.keyed ? once(call, call.keyed) : bill(call));
+    } finally {
+      if (--running === 0) for (const resolve of onIdle.splice(0)) resolve();
+    }
+  }
+
+  /** Step 1; a fault of a tensor's form also says what the model wants of it, where the caller may call the model. */
+  async function parseFor(caller: Caller, request: PredictRequest): Promise<Call> {
+    try {
+      return parse(caller, request);
+    } catch (error) {
+      const index = error instanceof MercatoError ? /^inputs\[(\d+)\]/.exec(error.data.field ?? '')?.[1] : undefined;
+      if (!(error instanceof MercatoError) || index === undefined) throw error;
+      const entitlement = await Promise.resolve(catalog.entitlement(caller.principal, request.model)).catch(() => null);
+      const wanted = entitlement && wantedOf(entitlement.signature, request.inputs[Number(index)]?.name ?? '');
+      if (!wanted) throw error;
+      throw new MercatoError(error.code, `${error.message} The model wants ${wanted}.`, { ...error.data, expected: wanted });
+    }
+  }
+
+  /** Step 1: the form of the call, against fixed bounds. */
+  function parse(caller: Caller, { model, inputs, outputs, idempotencyKey: key, deadlineMs }: PredictRequest): Call {
+    if (key !== null && (key.length < 1 || key.length > LIMITS.idempotencyKeyLength || key.includes('\0') || !key.isWellFormed())) {
+      throw badInput('idempotencyKey', `idempotencyKey must have 1 to ${LIMITS.idempotencyKeyLength} characters.`, {
+        given: `${key.length} characters`,
+      });
+    }
+    if (deadlineMs !== null && (deadlineMs < 1 || deadlineMs > LIMITS.deadlineMsMax)) {
+      throw badInput('deadlineMs', `deadlineMs must be 1 to ${LIMITS.deadlineMsMax}.`, {
+        given: String(deadlineMs),
+        expected: `1 to ${LIMITS.deadlineMsMax}`,
+      });
+    }
+    const tensors = parseInputs(inputs);
+    const keyed = key === null ? null : { key, digest: digestOf(model, tensors, outputs) };
+    return { caller, model, inputs: tensors, outputs, keyed, startedAt: performance.now(), deadlineMs };
+  }
+
+  /** Calls in flight with the same key wait for the first; a retry of an answered call is never refused. */
+  async function once(call: Call, keyed: { key: string; digest: Buffer }): Promise<Prediction> {
+    const { tenantId } = call.caller.principal;
+    const name = `${tenantId}:${keyed.key}`;
+    for (let first = inFlight.get(name); first; first = inFlight.get(name)) {
+      const waited = first.done.then(
+        () => true,
+        () => false,
+      );
+      const billed = await inTime(waited, remainingOf(call, call.deadlineMs ?? LIMITS.deadlineMsMax), call.caller.signal);
+      if (billed && !first.digest.equals(keyed.digest)) throw keyConflict();
+      const answer = billed ? await storedAnswer(call, keyed) : null;
+      if (answer) return answer;
+    }
+    const done = bill(call).catch(async (refusal: unknown) => {
+      const answer = await storedAnswer(call, keyed);
+      if (answer === null) throw refusal;
+      return answer;
+    });
+    inFlight.set(name, { digest: keyed.digest, done });
+    try {
+      return await done;
+    } finally {
+      inFlight.delete(name);
+    }
+  }
+
+  /** What the key's first call was answered; null where it was not billed. */
+  async function storedAnswer(call: Call, { key, digest }: { key: string; digest: Buffer }): Promise<Prediction | null> {
+    const { principal } = call.caller;
+    call.caller.onAnswered(access.holdAnswer(principal));
+    const stored = await replays.lookUp(principal.tenantId, key).catch(() => null);
+    return stored && replayed(stored, digest);
+  }
+
+  /** Step 4. The wait for a lease ends with the caller's patience; units that come later go back. */
+  async function admit(entitlement: Entitlement, rows: number, remainingMs: number, signal: AbortSignal): Promise<Admission> {
+    const admitted = leases.admit(entitlement, rows, remainingMs);
+    return admitted instanceof Promise ? inTime(admitted, remainingMs, signal, (late) => late.giveBack()) : admitted;
+  }
+
+  /** Steps 2 to 7. */
+  async function bill(call: Call): Promise<Prediction> {
+    const { principal, signal } = call.caller;
+    const entitlement = await catalog.entitlement(principal, call.model);
+    const rows = checkAgainst(entitlement.signature, call.inputs, call.outputs);
+    const deadlineMs = call.deadlineMs ?? entitlement.deadlineMs;
+    const remaining = () => remainingOf(call, deadlineMs);
+    const admission = await admit(entitlement, rows, remaining(), signal);
+    let result: RunResult;
+    let release: () => void;
+    try {
+      if (remaining() <= 0) throw new MercatoError('DEADLINE_EXCEEDED');
+      result = await inference.run({
+        version: entitlement.runnable,
+        tenantKey: principal.tenantId,
+        priority: entitlement.terms?.priority ?? 0,
+        inputs: call.inputs,
+        outputs: call.outputs,
+        deadlineMs: remaining(),
+        signal,
+      });
+      release = access.holdAnswer(principal);
+    } catch (error) {
+      admission.giveBack(error instanceof MercatoError && SPENDING.has(error.code));
+      throw error;
+    }
+    call.caller.onAnswered(release);
+    const answer: Answer = { id: newId(), modelVersionId: entitlement.version.id, outputs: result.outputs, timing: timingOf(result) };
+    const metered = meteredOf(answer.id, principal, entitlement, call, result, rows);
+    const settled = await settle(admission, metered, call, answer);
+    if (settled.stored !== null) return replayed(settled.stored, call.keyed?.digest ?? Buffer.alloc(0));
+    const amount = { nanos: settled.amountNanos, currency: billing.currency };
+    return { ...answer, modelVersion: entitlement.version, usage: { units: rows, amount }, replayed: false };
+  }
+
+  /** Step 6. What was put into the store for a retry goes again unless this call is the one that was billed, or may have been. */
+  async function settle(admission: Admission, metered: Metered, call: Call, answer: Answer): Promise<Settled> {
+    const place =
+      call.keyed &&
+      (await replays.prepare(answer).catch((error: unknown) => {
+        admission.giveBack();
+        throw error;
+      }));
+    const keyed = call.keyed && place && { ...call.keyed, ...place, tenantId: metered.consumerTenantId };
+    let billed = false;
+    try {
+      const settled = await settlement.settle({ admission, metered, keyed });
+      billed = settled.stored === null;
+      return settled;
+    } catch (error) {
+      billed = error instanceof MercatoError && error.code === 'OUTCOME_UNKNOWN';
+      throw error;
+    } finally {
+      if (place?.storeKey && !billed)
+        await replays.discard(place.storeKey).catch((error: unknown) => log.warn({ err: error }, 'an answer stays in the store'));
+    }
+  }
+
+  function replayed(stored: Stored, digest: Buffer): Prediction {
+    const { answer, units, amountNanos } = replayOf(stored, digest, billing.currency);
+    return { ...answer, modelVersion: null, usage: { units, amount: { nanos: amountNanos, currency: billing.currency } }, replayed: true };
+  }
+
+  const timer = setInterval(() => {
+    replays.expire().catch((error: unknown) => log.warn({ err: error }, 'expired answers could not be deleted'));
+  }, EXPIRE_MS);
+  timer.unref();
+
+  async function idle(): Promise<void> {
+    if (running > 0) await new Promise<void>((resolve) => onIdle.push(resolve));
+    await settlement.idle();
+  }
+
+  return {
+    predict,
+    idle,
+    async [Symbol.asyncDispose]() {
+      clearInterval(timer);
+      await idle();
+      await leases[Symbol.asyncDispose]();
+    },
+  };
+}
+
+const remainingOf = (call: Call, deadlineMs: number) => deadlineMs - (performance.now() - call.startedAt);
+
+/** Waits as long as the caller does; what comes later goes to `late`. @throws DEADLINE_EXCEEDED */
+function inTime<T>(promise: Promise<T>, ms: number, signal: AbortSignal, late: (value: T) => void = () => {}): Promise<T> {
+  return new Promise((resolve, reject) => {
+    let waiting = true;
+    const stop = () => {
+      waiting = false;
+      clearTimeout(timer);
+      signal.removeEventListener('abort', giveUp);
+    };
+    const giveUp = () => {
+      stop();
+      reject(new MercatoError('DEADLINE_EXCEEDED'));
+    };
+    const timer = setTimeout(giveUp, Math.max(0, ms));
+    signal.addEventListener('abort', giveUp);
+    promise.then(
+      (value) => {
+        if (!waiting) return late(value);
+        stop();
+        resolve(value);
+      },
+      (error: unknown) => {
+        if (waiting) stop();
+        reject(error);
+      },
+    );
+  });
+}
+
+function timingOf({ queueMs, computeMs, batchRows, device }: RunResult): Prediction['timing'] {
+  // Microseconds are what is known; more digits would be noise.
+  const rounded = (ms: number) => Math.round(ms * 1000) / 1000;
+  return { queueMs: rounded(queueMs), computeMs: rounded(computeMs), batchRows, device };
+}
+
+function meteredOf(id: string, principal: Principal, entitlement: Entitlement, call: Call, result: RunResult, rows: number): Metered {
+  const bytes = (tensors: readonly Tensor[]) => tensors.reduce((sum, tensor) => sum + tensor.data.length, 0);
+  return {
+    id,
+    consumerTenantId: entitlement.consumerTenantId,
+    publisherTenantId: entitlement.publisherTenantId,
+    listingId: entitlement.listingId,
+    modelId: entitlement.modelId,
+    modelVersionId: entitlement.version.id,
+    subscriptionId: entitlement.subscriptionId,
+    planVersionId: entitlement.terms?.planVersionId ?? null,
+    apiKeyId: principal.apiKeyId,
+    userId: principal.userId,
+    units: rows,
+    rows: result.rows,
+    runs: result.runs,
+    computeMicros: result.computeMicros,
+    bytesIn: bytes(call.inputs),
+    bytesOut: bytes(result.outputs),
+  };
+}

@@ -1,0 +1,273 @@
+import {
+  asSystem,
+  type Database,
+  isCheckViolation,
+  neverStarted,
+  sqlState,
+  systemStatement,
+  wasRefused,
+  wasVictim,
+} from '../base/database.ts';
+import { MercatoError } from '../base/errors.ts';
+import { newId } from '../base/ids.ts';
+import type { Log } from '../base/log.ts';
+import { Prisma } from '../generated/prisma/client.ts';
+import type { Admission } from './leases.ts';
+import { keyOf, type Replays, type Stored } from './replays.ts';
+
+/** What the usage record of a prediction says, besides period, amount and charge. Times in microseconds, sizes in bytes. */
+export type Metered = {
+  id: string;
+  consumerTenantId: string;
+  publisherTenantId: string;
+  listingId: string;
+  modelId: string;
+  modelVersionId: string;
+  subscriptionId: string | null;
+  planVersionId: string | null;
+  apiKeyId: string | null;
+  userId: string | null;
+  units: number;
+  rows: number;
+  runs: number;
+  computeMicros: bigint;
+  bytesIn: number;
+  bytesOut: number;
+};
+
+/** An idempotency key's use: SHA-256 of the call, and the serialised answer, or its name in the model store where it is large. */
+export type Keyed = { tenantId: string; key: string; digest: Buffer; answer: Buffer | null; storeKey: string | null };
+
+/** A finished prediction on its way to the ledger. */
+export type Finished = { admission: Admission; metered: Metered; keyed: Keyed | null };
+
+/** Billed now, or billed before under the same key. */
+export type Settled = { amountNanos: bigint; stored: null } | { stored: Stored };
+
+export type Settlement = {
+  /**
+   * Bills a finished prediction with others in one transaction; resolves after its commit.
+   * @throws UNAUTHENTICATED (the key was revoked meanwhile), QUOTA_EXCEEDED or INSUFFICIENT_CREDIT (its lease was swept and what it held is
+   * gone), OVERLOADED (no transaction could begin): unbilled; OUTCOME_UNKNOWN (the database did not confirm, or cannot be reached)
+   */
+  settle(finished: Finished): Promise<Settled>;
+  /** Resolves when nothing is waiting to be settled. */
+  idle(): Promise<void>;
+};
+
+type Item = Finished & { resolve(settled: Settled): void; reject(error: unknown): void };
+type Outcome = { id: string; outcome: 'BILLED' | 'LOST' | 'REVOKED'; amount_nanos: bigint | null };
+
+const GROUP_MAX = 500;
+/** At 64 callers: 0.74 of a bare Apollo's requests with 1 ms, 0.66 with 2, 0.61 without (2 cores, November 2026). */
+const GATHER_MS = 1;
+/** Answers kept for retries travel inside the statement; this bounds it. */
+const GROUP_BYTES_MAX = 8 * 1024 * 1024;
+
+/**
+ * The group commit: one statement, `mercato_settle`, is one transaction. While a group is being written, finished predictions queue up for
+ * the next, so a group is as large as the load makes it.
+ */
+export function createSettlement(options: {
+  db: Database;
+  replays: Replays;
+  currency: string;
+  commissionBps: number;
+  replayHours: number;
+  /** Calls of this process that are neither answered nor refused. */
+  inFlight(): number;
+  log: Log;
+}): Settlement {
+  const { db, replays, log } = options;
+  let queue: Item[] = [];
+  let writing: Promise<void> | null = null;
+  let arrived = () => {};
+
+  function settle(finished: Finished): Promise<Settled> {
+    return new Promise<Settled>((resolve, reject) => {
+      queue.push({ ...finished, resolve, reject });
+      arrived();
+      writing ??= writeAll().finally(() => {
+        writing = null;
+      });
+    });
+  }
+
+  async function writeAll(): Promise<void> {
+    while (queue.length > 0) {
+      await gather();
+      const group = queue.slice(0, groupSize(queue));
+      queue = queue.slice(group.length);
+      await writeGroup(group);
+    }
+  }
+
+  /** Waits for the calls still on their way, if there are any, but not long: a statement costs the same for one call as for thirty. */
+  async function gather(): Promise<void> {
+    if (queue.length >= options.inFlight()) return;
+    await new Promise<void>((resolve) => {
+      const timer = setTimeout(resolve, GATHER_MS);
+      arrived = () => {
+        if (queue.length < options.inFlight()) return;
+        clearTimeout(timer);
+        resolve();
+      };
+    });
+    arrived = () => {};
+  }
+
+  async function writeGroup(group: readonly Item[], again = true): Promise<void> {
+    try {
+      const outcomes = new Map((await write(group)).map((row) => [row.id, row]));
+      await finish(group, outcomes);
+    } catch (error) {
+      if (neverStarted(error)) for (const item of group) refuse(item, new MercatoError('OVERLOADED', undefined, { retryAfterMs: 1000 }));
+      else if (!wasRefused(error)) await findOut(group, error);
+      else if (again && wasVictim(error)) await writeGroup(group, false);
+      else if (group.length > 1) for (const item of group) await writeGroup([item]);
+      else for (const item of group) refuse(item, refusalOf(error));
+    }
+  }
+
+  function write(group: readonly Item[]): Promise<Outcome[]> {
+    const { currency, commissionBps, replayHours } = options;
+    const calls = callsOf(group);
+    return systemStatement<Outcome>(
+      db,
+      Prisma.sql`select id, outcome, amount_nanos from mercato_settle(${calls}::jsonb, ${currency}, ${commissionBps}::int, ${replayHours}::int)`,
+    );
+  }
+
+  async function finish(group: readonly Item[], outcomes: ReadonlyMap<string, Outcome>): Promise<void> {
+    const lost: Item[] = [];
+    for (const item of group) {
+      const outcome = outcomes.get(item.metered.id);
+      if (outcome?.outcome === 'BILLED') {
+        item.admission.settled();
+        item.resolve({ amountNanos: outcome.amount_nanos ?? 0n, stored: null });
+      } else if (outcome?.outcome === 'LOST') lost.push(item);
+      else refuse(item, new MercatoError('UNAUTHENTICATED', 'The API key was revoked or has expired.'));
+    }
+    if (lost.length > 0) await answerStored(lost);
+  }
+
+  /** Another call with the key was billed: its answer is this one's, and the units are free again. */
+  async function answerStored(lost: readonly Item[]): Promise<void> {
+    const keys = lost.flatMap(({ keyed }) => (keyed ? [keyed] : []));
+    const stored = await asSystem(db, (tx) => replays.find(tx, keys)).catch(() => null);
+    for (const item of lost) {
+      item.admission.giveBack();
+      const row = item.keyed && stored?.get(keyOf(item.keyed));
+      if (row) await replays.load(row).then((found) => item.resolve({ stored: found }), item.reject);
+      else item.reject(new MercatoError('OVERLOADED', 'The stored answer could not be read; try again.', { retryAfterMs: 1000 }));
+    }
+  }
+
+  function refuse(item: Item, error: MercatoError): void {
+    item.admission.giveBack();
+    item.reject(error);
+  }
+
+  function refusalOf(error: unknown): MercatoError {
+    if (sqlState(error) === 'MC001')
+      return new MercatoError('QUOTA_EXCEEDED', 'The call took longer than its lease, and the quota is used up.');
+    if (isCheckViolation(error)) return new MercatoError('INSUFFICIENT_CREDIT');
+    log.error({ err: error }, 'a prediction could not be settled');
+    return new MercatoError('INTERNAL');
+  }
+
+  /** The answer of the database was lost: the records tell, where it can be asked. */
+  async function findOut(group: readonly Item[], cause: unknown): Promise<void> {
+    log.warn({ err: cause }, 'the outcome of a settlement is unknown');
+    const amounts = await asSystem(
+      db,
+      (tx) => tx.$queryRaw<{ id: string; amountNanos: bigint }[]>`
+      select id, amount_nanos "amountNanos" from usage_record
+       where period = any(${[...new Set(group.map((item) => item.admission.period))]}::text[])
+         and id = any(${group.map((item) => item.metered.id)}::uuid[])`,
+    ).then(
+      (rows) => new Map(rows.map((row) => [row.id, row.amountNanos])),
+      () => new Map<string, bigint>(),
+    );
+    for (const item of group) {
+      const amountNanos = amounts.get(item.metered.id);
+      // Its units stay with the lease, which ends with the truth: settled, or swept.
+      item.admission.settled();
+      if (amountNanos !== undefined) item.resolve({ amountNanos, stored: null });
+      else item.reject(new MercatoError('OUTCOME_UNKNOWN', undefined, { predictionId: item.metered.id }));
+    }
+  }
+
+  return {
+    settle,
+    async idle() {
+      while (writing) await writing;
+    },
+  };
+}
+
+/** How many of the queue's first items go into one statement. */
+function groupSize(queue: readonly Item[]): number {
+  let bytes = 0;
+  let size = 0;
+  for (const { keyed } of queue) {
+    bytes += keyed?.answer?.length ?? 0;
+    if (size > 0 && (size === GROUP_MAX || bytes > GROUP_BYTES_MAX)) break;
+    size++;
+  }
+  return size;
+}
+
+/**
+ * The group for `mercato_settle`, as one parameter: Prisma and the driver take their time for each, and for each byte. So what calls share,
+ * usually all of them, is said once.
+ */
+function callsOf(group: readonly Item[]): string {
+  const charges = new Map<string, string>();
+  const shared = new Map<string, { calls: object[] }>();
+  for (const { admission, metered, keyed } of group) {
+    const name = [admission.leaseId, metered.subscriptionId, metered.modelVersionId, metered.apiKeyId, metered.userId].join();
+    let common = shared.get(name);
+    if (!common) {
+      const charge = `${metered.subscriptionId}:${admission.period}`;
+      const chargeId = charges.get(charge) ?? newId();
+      charges.set(charge, chargeId);
+      common = { ...commonOf(admission, metered, chargeId), calls: [] };
+      shared.set(name, common);
+    }
+    common.calls.push({
+      id: metered.id,
+      units: metered.units,
+      rows: metered.rows,
+      runs: metered.runs,
+      compute_micros: Number(metered.computeMicros),
+      bytes_in: metered.bytesIn,
+      bytes_out: metered.bytesOut,
+      key: keyed?.key,
+      digest: keyed?.digest.toString('hex'),
+      answer: keyed?.answer?.toString('base64'),
+      store_key: keyed?.storeKey ?? undefined,
+    });
+  }
+  return JSON.stringify([...shared.values()]);
+}
+
+function commonOf({ leaseId, period, accounts }: Admission, metered: Metered, chargeId: string) {
+  return {
+    lease_id: leaseId,
+    period,
+    consumer_tenant_id: metered.consumerTenantId,
+    publisher_tenant_id: metered.publisherTenantId,
+    listing_id: metered.listingId,
+    model_id: metered.modelId,
+    model_version_id: metered.modelVersionId,
+    subscription_id: metered.subscriptionId,
+    plan_version_id: metered.planVersionId,
+    api_key_id: metered.apiKeyId,
+    user_id: metered.userId,
+    charge_id: chargeId,
+    wallet_id: accounts?.walletId,
+    payable_id: accounts?.payableId,
+    revenue_id: accounts?.revenueId,
+  };
+}

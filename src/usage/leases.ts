@@ -1,0 +1,108 @@
+import type { Tx } from '../base/database.ts';
+import { LIMITS } from '../base/limits.ts';
+import { type CounterChange, type CounterKey, lockCounters } from './counters.ts';
+
+export type GrantRequest = {
+  leaseId: string;
+  processId: string;
+  planVersionId: string | null;
+  quotaUnits: bigint | null;
+  units: bigint;
+};
+
+/** Writes a lease of `units` on a counter that the caller has locked and found to have room. It lives `LIMITS.leaseMs` unless renewed. */
+export async function grantLease(tx: Tx, counter: CounterKey, grant: GrantRequest): Promise<void> {
+  await tx.$executeRaw`
+    with counter as (
+      update usage_counter
+         set leased_units = leased_units + ${grant.units}, plan_version_id = ${grant.planVersionId}::uuid, quota_units = ${grant.quotaUnits}
+       where consumer_tenant_id = ${counter.consumerTenantId}::uuid and listing_id = ${counter.listingId}::uuid and period = ${counter.period}
+    )
+    insert into lease (id, process_id, consumer_tenant_id, listing_id, period, units, expires_at)
+    values (${grant.leaseId}::uuid, ${grant.processId}::uuid, ${counter.consumerTenantId}::uuid, ${counter.listingId}::uuid,
+            ${counter.period}, ${grant.units}, mercato_now() + make_interval(secs => ${LIMITS.leaseMs / 1000}))`;
+}
+
+export type ReturnedUnits = { leaseId: string; units: bigint };
+
+/**
+ * Puts unused units of leases back to their counters; what a sweep has taken already is skipped. With `drain`, what the leases still hold
+ * is marked as in flight. Returns each counter before and after, for the caller to release what was held for the units.
+ */
+export async function returnUnits(tx: Tx, returned: readonly ReturnedUnits[], drain = false): Promise<CounterChange[]> {
+  const leases = await tx.$queryRaw<(CounterKey & { id: string })[]>`
+    select id, consumer_tenant_id "consumerTenantId", listing_id "listingId", period
+      from lease where id = any(${returned.map((r) => r.leaseId)}::uuid[]) order by id for update`;
+  const unitsOf = new Map(returned.map((r) => [r.leaseId, r.units]));
+  const present = leases.map((lease) => ({ ...lease, units: unitsOf.get(lease.id) ?? 0n }));
+  await tx.$executeRaw`
+    update lease l set units = l.units - r.units, draining = l.draining or ${drain}
+      from unnest(${present.map((l) => l.id)}::uuid[], ${present.map((l) => l.units)}::bigint[]) r (id, units)
+     where l.id = r.id`;
+  return lessLeased(tx, present);
+}
+
+/** Ends leases past their expiry, whose process is dead or late, and puts their units back. At most 500 at once. */
+export async function sweepLeases(tx: Tx): Promise<CounterChange[]> {
+  const dead = await tx.$queryRaw<(CounterKey & { units: bigint })[]>`
+    with expired as (select id from lease where expires_at < mercato_now() order by id limit 500 for update skip locked)
+    delete from lease l using expired e where l.id = e.id
+    returning l.consumer_tenant_id "consumerTenantId", l.listing_id "listingId", l.period, l.units`;
+  return lessLeased(tx, dead);
+}
+
+async function lessLeased(tx: Tx, returned: readonly (CounterKey & { units: bigint })[]): Promise<CounterChange[]> {
+  const total = new Map<string, bigint>();
+  for (const r of returned) if (r.units > 0n) total.set(keyOf(r), (total.get(keyOf(r)) ?? 0n) + r.units);
+  if (total.size === 0) return [];
+  const counters = await lockCounters(
+    tx,
+    returned.filter((r) => total.has(keyOf(r))),
+  );
+  const changes = counters.map((before) => ({
+    before,
+    after: { ...before, leasedUnits: before.leasedUnits - (total.get(keyOf(before)) ?? 0n) },
+  }));
+  await tx.$executeRaw`
+    update usage_counter c set leased_units = k.leased
+      from unnest(${changes.map((c) => c.after.consumerTenantId)}::uuid[], ${changes.map((c) => c.after.listingId)}::uuid[],
+                  ${changes.map((c) => c.after.period)}::text[], ${changes.map((c) => c.after.leasedUnits)}::bigint[])
+           k (consumer, listing, period, leased)
+     where c.consumer_tenant_id = k.consumer and c.listing_id = k.listing and c.period = k.period`;
+  return changes;
+}
+
+/** A consumer's leases of one listing, or of all. */
+export type LeaseScope = { consumerTenantId: string; listingId: string | null };
+
+/** Asks every process for the units of this scope that are not in flight there; their listeners hear `mercato_recall`. */
+export async function recallLeases(tx: Tx, scope: LeaseScope): Promise<void> {
+  await tx.$executeRaw`select pg_notify('mercato_recall', ${`${scope.consumerTenantId}:${scope.listingId ?? ''}`})`;
+}
+
+/** Whether another process may still hold units of this scope that are not in flight. */
+export async function hasForeignLeases(tx: Tx, scope: LeaseScope, processId: string): Promise<boolean> {
+  const [row] = await tx.$queryRaw<{ found: boolean }[]>`
+    select exists (
+      select from lease
+       where consumer_tenant_id = ${scope.consumerTenantId}::uuid
+         and (${scope.listingId}::uuid is null or listing_id = ${scope.listingId}::uuid)
+         and process_id <> ${processId}::uuid and not draining and units > 0) found`;
+  return row?.found ?? false;
+}
+
+/** Lets leases with calls in flight live `LIMITS.leaseMs` from now; an expired one that no sweep has taken lives again. */
+export async function renewLeases(tx: Tx, leaseIds: readonly string[]): Promise<void> {
+  await tx.$executeRaw`
+    with mine as (select id from lease where id = any(${leaseIds}::uuid[]) order by id for update)
+    update lease l set expires_at = mercato_now() + make_interval(secs => ${LIMITS.leaseMs / 1000}) from mine where l.id = mine.id`;
+}
+
+/** Deletes leases that hold nothing any more. */
+export async function dropLeases(tx: Tx, leaseIds: readonly string[]): Promise<void> {
+  await tx.$executeRaw`
+    with mine as (select id from lease where id = any(${leaseIds}::uuid[]) and units = 0 order by id for update)
+    delete from lease l using mine where l.id = mine.id`;
+}
+
+const keyOf = (key: CounterKey) => `${key.consumerTenantId}:${key.listingId}:${key.period}`;

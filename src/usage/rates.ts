@@ -1,0 +1,39 @@
+import type { Tx } from '../base/database.ts';
+
+/** The rate of a plan: `requestsPerMinute` on average, at most `burst` at once. */
+export type Rate = { requestsPerMinute: number; burst: number };
+type Key = { consumerTenantId: string; listingId: string };
+
+/**
+ * Takes up to `wanted` requests from the generic cell rate algorithm (ITU-T I.371, virtual scheduling): with T = 60 s / rate, a request at t
+ * conforms while max(arrival, t) + T ≤ t + burst × T, and moves the theoretical arrival time by T. Returns how many conform now, and, where
+ * none does, after how many milliseconds one will.
+ */
+export async function takeRequests(tx: Tx, key: Key, rate: Rate, wanted: number): Promise<{ granted: number; retryAfterMs: number }> {
+  const secs = 60 / rate.requestsPerMinute;
+  await tx.$executeRaw`
+    insert into rate_limit (consumer_tenant_id, listing_id, arrival_at)
+    values (${key.consumerTenantId}::uuid, ${key.listingId}::uuid, mercato_now()) on conflict do nothing`;
+  const [row] = await tx.$queryRaw<{ ahead: number }[]>`
+    select greatest(0, extract(epoch from arrival_at - mercato_now()))::float8 ahead from rate_limit
+     where consumer_tenant_id = ${key.consumerTenantId}::uuid and listing_id = ${key.listingId}::uuid for update`;
+  const ahead = row?.ahead ?? 0;
+  // Microsecond timestamps: without the millionth of a cell, the last request of a full burst would be lost to rounding.
+  const granted = Math.min(wanted, Math.max(0, Math.floor(rate.burst - ahead / secs + 1e-6)));
+  if (granted === 0) return { granted, retryAfterMs: Math.max(1, Math.ceil((ahead - (rate.burst - 1) * secs) * 1000)) };
+  await moveArrival(tx, key, granted * secs);
+  return { granted, retryAfterMs: 0 };
+}
+
+/** Puts requests back that were taken and not made. */
+export async function returnRequests(tx: Tx, key: Key, rate: Rate, requests: number): Promise<void> {
+  await tx.$executeRaw`
+    update rate_limit set arrival_at = arrival_at - make_interval(secs => ${(requests * 60) / rate.requestsPerMinute}::float8)
+     where consumer_tenant_id = ${key.consumerTenantId}::uuid and listing_id = ${key.listingId}::uuid`;
+}
+
+async function moveArrival(tx: Tx, key: Key, secs: number): Promise<void> {
+  await tx.$executeRaw`
+    update rate_limit set arrival_at = greatest(arrival_at, mercato_now()) + make_interval(secs => ${secs}::float8)
+     where consumer_tenant_id = ${key.consumerTenantId}::uuid and listing_id = ${key.listingId}::uuid`;
+}

@@ -1,0 +1,101 @@
+import { afterAll, beforeAll, expect, test } from 'vitest';
+import { Client, type GraphQLAnswer, predictDigit } from '../support/client.ts';
+import { billOf, consumer, createKey, offerDigits, signIn } from '../support/people.ts';
+import { type Demo, type Market, openMarket } from '../support/server.ts';
+
+let market: Market;
+let client: Client;
+let demo: Demo;
+beforeAll(async () => {
+  market = await openMarket();
+  client = new Client((await market.start()).url);
+  demo = await market.demo();
+}, 60_000);
+afterAll(async () => {
+  client[Symbol.dispose]();
+  expect(await market.audit()).toContain('invariants hold');
+  await market[Symbol.asyncDispose]();
+});
+
+const IMAGE = Buffer.alloc(784).toString('base64');
+const inputOf = (tensor: object, more: object = {}) => ({
+  model: 'mercato/digits',
+  inputs: [{ name: 'image', datatype: 'UINT8', ...tensor }],
+  ...more,
+});
+const PREDICT = 'mutation ($input: PredictInput!) { predict(input: $input) { prediction { usage { units } outputs { name shape } } } }';
+const refusal = (answer: GraphQLAnswer) => answer.errors?.[0];
+
+test('a key that predicts and revokes itself in one request gets its answer, and is revoked in another', async () => {
+  const token = await signIn(client, demo.demo);
+  const created = await client.ask<{ createApiKey: { secret: string; apiKey: { id: string } } }>(
+    'mutation { createApiKey(input: { name: "self", scopes: ["model:predict", "key:write"] }) { secret apiKey { id } } }',
+    {},
+    token,
+  );
+  const { secret, apiKey } = created.createApiKey;
+  const both = `mutation ($input: PredictInput!, $id: ID!) {
+    predict(input: $input) { prediction { usage { units } } } revokeApiKey(input: { id: $id }) { apiKey { id } } }`;
+  const variables = { input: inputOf({ shape: [1, 28, 28], data: IMAGE }), id: apiKey.id };
+  expect(refusal(await client.send(both, variables, secret))).toMatchObject({ path: ['revokeApiKey'], extensions: { code: 'CONFLICT' } });
+  const alone = 'mutation ($id: ID!) { revokeApiKey(input: { id: $id }) { apiKey { revokedAt } } }';
+  expect((await client.send(alone, { id: apiKey.id }, secret)).errors).toBeUndefined();
+  expect(await predictDigit(client, secret)).toBe('UNAUTHENTICATED');
+});
+
+test.each([
+  ['another datatype', { datatype: 'FP32', shape: [1, 28, 28], data: IMAGE }],
+  ['another size', { shape: [1, 28, 29], data: IMAGE }],
+  ['another rank', { data: [1, 2, 3] }],
+  ['no number', { data: [['x']] }],
+])('a tensor of %s is refused with the name of the input and what the model wants', async (_, tensor) => {
+  const error = refusal(await client.send(PREDICT, { input: inputOf(tensor) }, demo.apiKey));
+  expect(error?.extensions).toMatchObject({ code: 'BAD_USER_INPUT', expected: 'UINT8 [N,28,28]' });
+  expect(error?.message).toContain('"image"');
+});
+
+test('a call larger than what is left of the quota is told how much is left, and one that fits is answered', async () => {
+  const plans = await offerDigits(client, demo, [{ name: 'ten', unitPriceNanos: '0', quotaUnitsPerMonth: '10' }]);
+  const { key } = await consumer(client, demo, 'ten', plans.get('ten') ?? '');
+  const rows = (count: number) => inputOf({ shape: [count, 28, 28], data: Buffer.alloc(784 * count).toString('base64') });
+  const error = refusal(await client.send(PREDICT, { input: rows(11) }, key.secret));
+  expect(error?.extensions).toMatchObject({ code: 'QUOTA_EXCEEDED', given: '11 units', expected: 'at most 10', used: '0', limit: '10' });
+  expect((await client.send(PREDICT, { input: rows(10) }, key.secret)).errors).toBeUndefined();
+});
+
+test('rows beyond the batch limit run in slices and are billed as one call', async () => {
+  const token = await signIn(client, demo.demo);
+  const { secret } = await createKey(client, token);
+  const before = await billOf(client, token);
+  const input = inputOf({ shape: [200, 28, 28], data: Buffer.alloc(784 * 200).toString('base64') });
+  const { predict } = await client.ask<{ predict: { prediction: object } }>(PREDICT, { input }, secret);
+  expect(predict.prediction).toEqual({
+    usage: { units: 200 },
+    outputs: [
+      { name: 'probabilities', shape: [200, 10] },
+      { name: 'label', shape: [200] },
+    ],
+  });
+  const after = await billOf(client, token);
+  expect(after.predictions - before.predictions).toBe(1n);
+  expect(after.units - before.units).toBe(200n);
+});
+
+test('a deadline that passes is DEADLINE_EXCEEDED, and nothing is billed', async () => {
+  const before = await billOf(client, demo.apiKey);
+  const rows = 4_000;
+  const input = inputOf({ shape: [rows, 28, 28], data: Buffer.alloc(784 * rows).toString('base64') }, { deadlineMs: 1 });
+  expect(refusal(await client.send(PREDICT, { input }, demo.apiKey))?.extensions).toMatchObject({
+    code: 'DEADLINE_EXCEEDED',
+    retryable: true,
+  });
+  expect(await billOf(client, demo.apiKey)).toMatchObject({ predictions: before.predictions, balanceNanos: before.balanceNanos });
+});
+
+test('ten calls with one key at once are one prediction, and another input under it is a conflict', async () => {
+  const answers = await Promise.all(Array.from({ length: 10 }, () => predictDigit(client, demo.apiKey, { idempotencyKey: 'ten at once' })));
+  const ids = new Set(answers.map((answer) => (typeof answer === 'string' ? answer : answer.id)));
+  expect(ids.size).toBe(1);
+  expect(answers.filter((answer) => typeof answer !== 'string' && !answer.replayed)).toHaveLength(1);
+  expect(await predictDigit(client, demo.apiKey, { idempotencyKey: 'ten at once', outputs: null })).toBe('IDEMPOTENCY_CONFLICT');
+});

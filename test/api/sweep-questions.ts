@@ -1,0 +1,139 @@
+import type { Scope } from '../../src/access/access.ts';
+import { globalId } from '../../src/base/ids.ts';
+import { cursor, global, type Ids, type Kind, TABLES } from './sweep-ids.ts';
+
+/** The asking tenant's own things, where a foreign one is put beside them. */
+export type Own = { modelId: string; uploadId: string; email: string; password: string; counter: () => number };
+
+export type Question = {
+  field: string;
+  /** Who may ask: a scope, or everybody, whoever has credentials, a signed-in person, the operator; `credentials`: what is sent decides. */
+  scope: Scope | 'everybody' | 'anybody' | 'person' | 'operator' | 'credentials';
+  /** Sets of variables with ids in them. The same function makes the questions about nothing, in the same order. */
+  variables(ids: Ids, own: Own): Record<string, unknown>[];
+  /** What the answer tells on purpose: names are unique on the marketplace, and who may ask makes something new. */
+  differs?: true;
+};
+
+const plain = () => [{}];
+const inputs = (list: Record<string, unknown>[]) => list.map((input) => ({ input }));
+const pages =
+  (...kinds: Kind[]) =>
+  (ids: Ids) => [{ first: 100 }, ...kinds.flatMap((kind) => ids[kind].map((id) => ({ first: 100, after: cursor(id) })))];
+const PLANS = [{ name: 'basic', unitPriceNanos: '1' }];
+const TENSORS = [{ name: 'x', datatype: 'FP32', shape: [1, 3], data: [1, 2, 3] }];
+const KINDS = Object.keys(TABLES) as Kind[];
+const day = (offset: number) => new Date(Date.now() + offset * 86_400_000).toISOString();
+
+/** Every field of Query and Mutation, and what can be asked of it with foreign ids. */
+export const QUESTIONS: Question[] = [
+  { field: 'node', scope: 'everybody', variables: (ids) => KINDS.flatMap((kind) => global(kind, ids).map((id) => ({ id }))) },
+  { field: 'viewer', scope: 'anybody', variables: plain },
+  { field: 'apiKeys', scope: 'key:read', variables: pages('ApiKey') },
+  {
+    field: 'models',
+    scope: 'everybody',
+    variables: (ids) => [
+      ...pages('Model')(ids),
+      ...[...ids.handle, ...ids.tenantName].map((name) => ({ first: 100, search: name.split('/').at(-1) })),
+    ],
+  },
+  {
+    field: 'model',
+    scope: 'everybody',
+    variables: (ids) => [...ids.handle, ...ids.tenantName.map((name) => `${name}/model`)].map((handle) => ({ handle })),
+  },
+  { field: 'ownModels', scope: 'model:read', variables: pages('Model') },
+  { field: 'subscriptions', scope: 'subscription:read', variables: pages('Subscription') },
+  {
+    field: 'usage',
+    scope: 'usage:read',
+    variables: () => ['DAY', 'MODEL', 'API_KEY'].map((groupBy) => ({ from: day(-2), to: day(2), groupBy })),
+  },
+  { field: 'wallet', scope: 'billing:read', variables: plain },
+  { field: 'transfers', scope: 'billing:read', variables: pages('Transfer') },
+
+  {
+    field: 'signUp',
+    scope: 'credentials',
+    differs: true,
+    variables: ({ email, tenantName }, { password, counter }) =>
+      inputs([
+        ...email.map((taken) => ({ email: taken, password, tenantName: `new-${counter()}` })),
+        ...tenantName.map((taken) => ({ email: `new-${counter()}@example.com`, password, tenantName: taken })),
+      ]),
+  },
+  {
+    field: 'signIn',
+    scope: 'credentials',
+    variables: ({ email, tenantName }, own) =>
+      inputs([
+        ...email.map((other) => ({ email: other, password: 'not the password' })),
+        ...tenantName.map((other) => ({ email: own.email, password: own.password, tenantName: other })),
+      ]),
+  },
+  { field: 'refreshSession', scope: 'credentials', variables: () => inputs([{ refreshToken: `mr_${'A'.repeat(43)}` }]) },
+  { field: 'signOut', scope: 'credentials', variables: () => inputs([{ refreshToken: `mr_${'A'.repeat(43)}` }]) },
+  { field: 'createTenant', scope: 'person', differs: true, variables: ({ tenantName }) => inputs(tenantName.map((name) => ({ name }))) },
+  { field: 'switchTenant', scope: 'person', variables: (ids) => inputs(global('Tenant', ids).map((tenantId) => ({ tenantId }))) },
+  { field: 'createApiKey', scope: 'key:write', differs: true, variables: () => inputs([{ name: 'swept', scopes: ['key:write'] }]) },
+  { field: 'revokeApiKey', scope: 'key:write', variables: (ids) => inputs(global('ApiKey', ids).map((id) => ({ id }))) },
+
+  {
+    field: 'createModel',
+    scope: 'model:write',
+    differs: true,
+    variables: (_, { counter }) => inputs([{ name: `model-${counter()}` }]),
+  },
+  { field: 'createUpload', scope: 'model:write', differs: true, variables: plain },
+  {
+    field: 'createModelVersion',
+    scope: 'model:write',
+    variables: (ids, own) =>
+      inputs([
+        ...global('Model', ids).map((modelId) => ({ modelId, uploadId: globalId('Upload', own.uploadId) })),
+        ...global('Upload', ids).map((uploadId) => ({ modelId: globalId('Model', own.modelId), uploadId })),
+      ]),
+  },
+  {
+    field: 'publishListing',
+    scope: 'listing:publish',
+    variables: (ids, own) =>
+      inputs([
+        ...global('Model', ids).map((modelId) => ({ modelId, plans: PLANS })),
+        ...global('ModelVersion', ids).map((modelVersionId) => ({ modelId: globalId('Model', own.modelId), modelVersionId, plans: PLANS })),
+      ]),
+  },
+  { field: 'subscribe', scope: 'subscription:write', variables: (ids) => inputs(global('Plan', ids).map((planId) => ({ planId }))) },
+  {
+    field: 'cancelSubscription',
+    scope: 'subscription:write',
+    variables: (ids) => inputs(global('Subscription', ids).map((id) => ({ id }))),
+  },
+
+  {
+    field: 'addCredit',
+    scope: 'operator',
+    variables: (ids) => {
+      const credit = { amountNanos: '1', idempotencyKey: 'sweep' };
+      return inputs([
+        ...global('Tenant', ids).map((tenantId) => ({ ...credit, tenantId })),
+        ...ids.tenantName.map((tenantName) => ({ ...credit, tenantName })),
+      ]);
+    },
+  },
+
+  {
+    field: 'predict',
+    scope: 'model:predict',
+    variables: ({ handle, version, key }) =>
+      inputs([
+        ...handle.flatMap((model) => [
+          { model, inputs: TENSORS },
+          { model: `${model}@1`, inputs: TENSORS },
+        ]),
+        ...version.map((model) => ({ model, inputs: TENSORS })),
+        ...key.map((idempotencyKey) => ({ model: 'corner-shop/sold', inputs: TENSORS, idempotencyKey })),
+      ]),
+  },
+];

@@ -1,0 +1,166 @@
+import { afterAll, beforeAll, describe, expect, it } from 'vitest';
+import { asSystem, asTenant } from '../../src/base/database.ts';
+import { globalId, newId } from '../../src/base/ids.ts';
+import { createUsage, returnRequests, takeRequests, type UsageGroup } from '../../src/usage/usage.ts';
+import { asAdmin } from '../support/admin.ts';
+import { broken, type Core, CURRENCY, finished, openCore, type Process, type Right } from '../support/core.ts';
+
+let core: Core;
+let server: Process;
+beforeAll(async () => {
+  core = await openCore();
+  server = await core.process();
+});
+afterAll(async () => {
+  // The clock of the last test may stand past a lease's expiry: one sweep is what an invariant grants.
+  await server.leases.maintain();
+  expect(await broken(core.db)).toEqual([]);
+  await core[Symbol.asyncDispose]();
+});
+
+describe('usage', () => {
+  const usage = createUsage({ currency: CURRENCY });
+  const DAYS = { from: new Date('2026-11-10T00:00:00Z'), to: new Date('2026-11-20T00:00:00Z') };
+
+  async function callAt(right: Right, instant: string, units: number, apiKeyId: string | null = null): Promise<void> {
+    await core.setClock(instant);
+    const admission = await server.leases.admit(right, units, 1_000);
+    await server.settlement.settle(finished(right, admission, { apiKeyId }));
+  }
+
+  const report = (tenantId: string, groupBy: UsageGroup, more: { from?: Date; to?: Date } = {}) =>
+    asTenant(core.db, tenantId, (tx) => usage.report(tx, { tenantId, ...DAYS, ...more, groupBy }));
+  const shown = async (tenantId: string, groupBy: UsageGroup, more: { from?: Date; to?: Date } = {}) =>
+    (await report(tenantId, groupBy, more)).rows.map(({ key, predictions, units, amount }) => [key, predictions, units, amount.nanos]);
+
+  it('sums by day, model and key, and the total is the sum of each', async () => {
+    const right = await core.consumer({ unitPriceNanos: 10n }, 10_000n);
+    const { offer, terms } = await core.offer({ unitPriceNanos: 1n });
+    const second = await core.subscribe(right.consumerTenantId, offer, terms);
+    const key = newId();
+    const data = { id: key, tenantId: right.consumerTenantId, name: 'key', hash: Buffer.alloc(32, 1), prefix: 'mk_x', scopes: [] };
+    await asAdmin(core.db, (tx) => tx.apiKey.create({ data }));
+    await callAt(right, '2026-11-15T23:59:59.999Z', 1, key);
+    await callAt(right, '2026-11-16T00:00:00Z', 2, key);
+    await callAt(second, '2026-11-16T12:00:00Z', 4);
+
+    const tenantId = right.consumerTenantId;
+    expect(await shown(tenantId, 'DAY')).toEqual([
+      ['2026-11-15', 1n, 1n, 10n],
+      ['2026-11-16', 2n, 6n, 24n],
+    ]);
+    expect(Object.fromEntries((await shown(tenantId, 'MODEL')).map(([name, ...sums]) => [name, sums]))).toEqual({
+      [right.handle]: [2n, 3n, 30n],
+      [second.handle]: [1n, 4n, 4n],
+    });
+    expect(Object.fromEntries((await shown(tenantId, 'API_KEY')).map(([name, ...sums]) => [name, sums]))).toEqual({
+      [globalId('ApiKey', key)]: [2n, 3n, 30n],
+      user: [1n, 4n, 4n],
+    });
+    for (const groupBy of ['DAY', 'MODEL', 'API_KEY'] as const) {
+      const { total } = await report(tenantId, groupBy);
+      expect([total.predictions, total.units, total.amount]).toEqual([3n, 7n, { nanos: 34n, currency: CURRENCY }]);
+    }
+  });
+
+  it('takes its first instant in and leaves its last out', async () => {
+    const right = await core.consumer({});
+    await callAt(right, '2026-11-15T12:00:00Z', 1);
+    const [at, after] = [new Date('2026-11-15T12:00:00Z'), new Date('2026-11-15T12:00:00.001Z')];
+    expect(await shown(right.consumerTenantId, 'DAY', { from: at, to: after })).toHaveLength(1);
+    expect(await shown(right.consumerTenantId, 'DAY', { to: at })).toEqual([]);
+    expect(await shown(right.consumerTenantId, 'DAY', { from: after })).toEqual([]);
+  });
+
+  it('finds what was settled just after the month that it counts to', async () => {
+    const right = await core.consumer({});
+    await core.setClock('2026-11-30T23:59:59Z');
+    const admission = await server.leases.admit(right, 3, 1_000);
+    await core.setClock('2026-12-01T00:00:01Z');
+    await server.settlement.settle(finished(right, admission));
+    const december = { from: new Date('2026-12-01T00:00:00Z'), to: new Date('2026-12-02T00:00:00Z') };
+    expect(await shown(right.consumerTenantId, 'DAY', december)).toEqual([['2026-12-01', 1n, 3n, 0n]]);
+  });
+
+  it("shows nobody another's calls, the publisher of the model included", async () => {
+    const right = await core.consumer({});
+    await callAt(right, '2026-11-15T12:00:00Z', 1);
+    for (const tenantId of [right.publisherTenantId, (await core.tenant()).id]) expect(await shown(tenantId, 'MODEL')).toEqual([]);
+  });
+
+  it('refuses a range that is empty, turned around or longer than a year', async () => {
+    const { id } = await core.tenant();
+    const refused = { code: 'BAD_USER_INPUT', data: { field: 'to' } };
+    await expect(report(id, 'DAY', { to: DAYS.from })).rejects.toMatchObject(refused);
+    await expect(report(id, 'DAY', { from: DAYS.to, to: DAYS.from })).rejects.toMatchObject(refused);
+    await expect(report(id, 'DAY', { from: new Date('2025-01-01T00:00:00Z'), to: new Date('2026-01-03T00:00:00Z') })).rejects.toMatchObject(
+      refused,
+    );
+  });
+});
+
+describe('takeRequests', () => {
+  const later = (ms: number) => new Date(Date.parse('2026-11-15T12:00:00Z') + ms).toISOString();
+
+  async function bucket(requestsPerMinute: number, burst: number) {
+    const [consumer, listing] = [await core.tenant(), newId()];
+    const key = { consumerTenantId: consumer.id, listingId: listing };
+    const rate = { requestsPerMinute, burst };
+    await core.setClock(later(0));
+    return {
+      take: (wanted: number) => asSystem(core.db, (tx) => takeRequests(tx, key, rate, wanted)),
+      giveBack: (requests: number) => asSystem(core.db, (tx) => returnRequests(tx, key, rate, requests)),
+    };
+  }
+
+  it.each([
+    [60, 10],
+    [7, 3],
+    [6_000, 1],
+    [1, 1],
+    [100_000, 5_000],
+  ])('gives at %i per minute a burst of %i at once, and the next at the very millisecond that it promises', async (perMinute, burst) => {
+    const { take } = await bucket(perMinute, burst);
+    expect(await take(burst + 5)).toEqual({ granted: burst, retryAfterMs: 0 });
+    const { granted, retryAfterMs } = await take(1);
+    expect(granted).toBe(0);
+    expect(retryAfterMs).toBe(Math.ceil(60_000 / perMinute));
+    if (retryAfterMs > 1) {
+      await core.setClock(later(retryAfterMs - 1));
+      expect(await take(1)).toEqual({ granted: 0, retryAfterMs: 1 });
+    }
+    await core.setClock(later(retryAfterMs));
+    expect((await take(1)).granted).toBe(1);
+  });
+
+  it('fills up while nobody calls, and to the burst only', async () => {
+    const { take } = await bucket(60, 10);
+    await take(10);
+    await core.setClock(later(3_000));
+    expect((await take(10)).granted).toBe(3);
+    await core.setClock(later(3_600_000));
+    expect((await take(100)).granted).toBe(10);
+  });
+
+  it('takes back requests that were not made', async () => {
+    const { take, giveBack } = await bucket(60, 10);
+    await take(10);
+    await giveBack(4);
+    expect((await take(10)).granted).toBe(4);
+  });
+
+  it('keeps a refused caller no longer away for having asked', async () => {
+    const { take } = await bucket(60, 1);
+    await take(1);
+    for (let i = 0; i < 5; i++) expect((await take(1)).retryAfterMs).toBe(1_000);
+  });
+});
+
+describe('partitions', () => {
+  it("exist for this month and the next before anybody needs them, also over the year's end", async () => {
+    await core.setClock('2027-12-31T23:59:59Z');
+    const names = await asAdmin(core.db, (tx) => tx.$queryRaw<{ name: string }[]>`select inhrelid::regclass::text "name" from pg_inherits`);
+    expect(names.map(({ name }) => name)).toEqual(expect.arrayContaining(['usage_record_2027_12', 'usage_record_2028_01']));
+    await core.setClock('2026-11-15T12:00:00Z');
+  });
+});

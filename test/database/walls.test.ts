@@ -1,0 +1,178 @@
+import { afterAll, beforeAll, describe, expect, it } from 'vitest';
+import type { Database, Tx } from '../../src/base/database.ts';
+import { asAdmin, undone } from '../support/admin.ts';
+import { openTestDatabase } from '../support/database.ts';
+
+let db: Database;
+beforeAll(async () => {
+  db = await openTestDatabase();
+  await asAdmin(db, (tx) => tx.$executeRaw`select mercato_ensure_partitions(2)`);
+});
+afterAll(() => db[Symbol.asyncDispose]());
+
+const TENANT = 'mercato_tenant';
+const SYSTEM = 'mercato_system';
+const ROLES = ['mercato_owner', SYSTEM, TENANT];
+
+/** What each role may do with each table; a table without a line is one that no role but the owner may touch. */
+const GRANTS: Record<string, { tenant?: string; system?: string }> = {
+  server_process: { system: 'SELECT INSERT UPDATE DELETE' },
+  invalidation: { system: 'SELECT INSERT UPDATE DELETE' },
+  tenant: { tenant: 'SELECT', system: 'SELECT INSERT UPDATE' },
+  app_user: { tenant: 'SELECT', system: 'SELECT INSERT UPDATE' },
+  member: { tenant: 'SELECT', system: 'SELECT INSERT UPDATE' },
+  session: { system: 'SELECT INSERT UPDATE DELETE' },
+  refresh_token: { system: 'SELECT INSERT UPDATE DELETE' },
+  api_key: { tenant: 'SELECT INSERT UPDATE', system: 'SELECT INSERT UPDATE' },
+  api_key_use: { tenant: 'SELECT', system: 'SELECT INSERT UPDATE DELETE' },
+  upload: { tenant: 'SELECT INSERT UPDATE', system: 'SELECT INSERT UPDATE' },
+  model: { tenant: 'SELECT INSERT' },
+  model_version: { tenant: 'SELECT INSERT UPDATE', system: 'SELECT' },
+  listing: { tenant: 'SELECT INSERT UPDATE', system: 'SELECT' },
+  plan: { tenant: 'SELECT INSERT UPDATE' },
+  plan_version: { tenant: 'SELECT INSERT', system: 'SELECT' },
+  subscription: { tenant: 'SELECT INSERT UPDATE', system: 'SELECT' },
+  usage_counter: { tenant: 'SELECT', system: 'SELECT INSERT UPDATE' },
+  lease: { system: 'SELECT INSERT UPDATE DELETE' },
+  rate_limit: { system: 'SELECT INSERT UPDATE DELETE' },
+  usage_record: { tenant: 'SELECT', system: 'SELECT INSERT' },
+  account: { tenant: 'SELECT', system: 'SELECT INSERT UPDATE' },
+  transfer: { tenant: 'SELECT', system: 'SELECT INSERT' },
+  subscription_charge: { tenant: 'SELECT', system: 'SELECT INSERT UPDATE' },
+  idempotency_key: { system: 'SELECT INSERT' },
+  replay: { system: 'SELECT INSERT UPDATE DELETE' },
+};
+
+type Table = { name: string; isTenants: boolean; isPartition: boolean; enabled: boolean; forced: boolean; policies: number };
+
+/** Every table of schema public but Prisma's own; `isTenants`: it has a column that names a tenant, or is the tenants' own. */
+function tables(tx: Tx): Promise<Table[]> {
+  return tx.$queryRaw<Table[]>`
+    select c.relname::text "name", c.relispartition "isPartition", c.relrowsecurity enabled, c.relforcerowsecurity forced,
+           (select count(*)::int from pg_policy p where p.polrelid = c.oid) policies,
+           c.relname = 'tenant' or exists (select from pg_attribute a where a.attrelid = c.oid and not a.attisdropped
+                                              and a.attname ~ '(^|_)tenant_id$') "isTenants"
+      from pg_class c
+     where c.relnamespace = 'public'::regnamespace and c.relkind in ('r', 'p', 'v', 'm', 'f') and c.relname <> '_prisma_migrations'
+     order by 1`;
+}
+
+/** Tables without a wall: row-level security that is not enabled, not forced, or has no policy though somebody reads the table by its name. */
+async function gaps(tx: Tx): Promise<string[]> {
+  return (await tables(tx)).filter((t) => !t.enabled || !t.forced || (t.policies === 0 && !t.isPartition)).map((t) => t.name);
+}
+
+/** `table: PRIVILEGE …` of what a role may do, through PUBLIC and other roles too; of columns as well as whole tables. */
+async function grants(tx: Tx, role: string): Promise<Record<string, string>> {
+  const rows = await tx.$queryRaw<{ name: string; privileges: string }[]>`
+    select c.relname::text "name", string_agg(p, ' ' order by n) privileges
+      from pg_class c, unnest(array['SELECT', 'INSERT', 'UPDATE', 'DELETE', 'TRUNCATE', 'REFERENCES', 'TRIGGER']) with ordinality x (p, n)
+     where c.relnamespace = 'public'::regnamespace and c.relkind in ('r', 'p', 'v', 'm', 'f')
+       and (has_table_privilege(${role}, c.oid, p) or (p in ('SELECT', 'INSERT', 'UPDATE', 'REFERENCES') and has_any_column_privilege(${role}, c.oid, p)))
+     group by 1`;
+  return Object.fromEntries(rows.map((row) => [row.name, row.privileges]));
+}
+
+const expected = (who: 'tenant' | 'system') =>
+  Object.fromEntries(Object.entries(GRANTS).flatMap(([name, grant]) => (grant[who] === undefined ? [] : [[name, grant[who]]])));
+
+describe('row-level security', () => {
+  it('is enabled and forced on every table, with a policy; on partitions without one, so that their names open nothing', async () => {
+    const all = await asAdmin(db, tables);
+    expect(await asAdmin(db, gaps)).toEqual([]);
+    expect(all.filter((t) => !t.isPartition).map((t) => t.name)).toEqual(Object.keys(GRANTS).sort());
+    expect(all.filter((t) => t.isTenants && !t.isPartition).length).toBeGreaterThan(15);
+    const partitions = all.filter((t) => t.isPartition);
+    expect(partitions).toHaveLength(3);
+    expect(partitions.filter((t) => t.policies > 0)).toEqual([]);
+  });
+
+  it.each([
+    ['is no longer forced', 'alter table plan no force row level security'],
+    ['is disabled', 'alter table plan disable row level security'],
+    ['has lost its policies', 'drop policy own on plan; drop policy public on plan'],
+    ['is new and has none', 'create table plan_secret (tenant_id uuid)'],
+  ])('is missed where it %s', async (_, sql) => {
+    const found = await undone(db, async (tx) => {
+      for (const statement of sql.split('; ')) await tx.$executeRawUnsafe(statement);
+      return gaps(tx);
+    });
+    expect(found).toEqual([sql.startsWith('create') ? 'plan_secret' : 'plan']);
+  });
+
+  it('asks in each policy of the tenant role for the acting tenant, but for those of the public catalogue', async () => {
+    for (const { name } of (await asAdmin(db, tables)).filter((t) => t.isTenants && !t.isPartition)) {
+      const policies = await asAdmin(db, (tx) =>
+        tx.$queryRawUnsafe<{ policy: string; using: string }[]>(
+          `select polname::text policy, pg_get_expr(polqual, polrelid) using from pg_policy
+            where polrelid = '${name}'::regclass and '${TENANT}'::regrole = any (polroles)`,
+        ),
+      );
+      for (const { policy, using } of policies) {
+        expect(`${name}.${policy}: ${using}`).toMatch(policy === 'public' ? /EXISTS|PUBLISHED/ : /mercato_tenant_id\(\)/);
+      }
+    }
+  });
+});
+
+describe('the roles', () => {
+  it('are no superusers, do not bypass row-level security, cannot log in, and make neither roles nor databases', async () => {
+    const rows = await asAdmin(
+      db,
+      (tx) => tx.$queryRaw`
+        select rolname::text "name", rolsuper or rolbypassrls or rolcanlogin or rolcreaterole or rolcreatedb or rolreplication may
+          from pg_roles where rolname like 'mercato\\_%' and rolname = any (${ROLES}) order by 1`,
+    );
+    expect(rows).toEqual(ROLES.map((name) => ({ name, may: false })));
+  });
+
+  it('are members of no other role', async () => {
+    const rows = await asAdmin(
+      db,
+      (tx) => tx.$queryRaw`
+        select m.rolname::text member, r.rolname::text of from pg_auth_members a
+          join pg_roles m on m.oid = a.member join pg_roles r on r.oid = a.roleid where m.rolname = any (${ROLES})`,
+    );
+    expect(rows).toEqual([]);
+  });
+
+  it.each([
+    ['tenant', TENANT],
+    ['system', SYSTEM],
+  ] as const)('grant mercato_%s what the table says, no more and no less, and nothing on partitions', async (who, role) => {
+    expect(await asAdmin(db, (tx) => grants(tx, role))).toEqual(expected(who));
+  });
+
+  it('grant a new table to nobody', async () => {
+    const found = await undone(db, async (tx) => {
+      await tx.$executeRaw`set local role mercato_owner`;
+      await tx.$executeRaw`create table surprise (tenant_id uuid)`;
+      return [await grants(tx, TENANT), await grants(tx, SYSTEM)].map((granted) => granted.surprise);
+    });
+    expect(found).toEqual([undefined, undefined]);
+  });
+
+  it('let a tenant run none of the functions that do what it may not, but for telling processes to forget', async () => {
+    const rows = await asAdmin(
+      db,
+      (tx) => tx.$queryRaw<{ name: string; tenant: boolean; system: boolean; path: string | null }[]>`
+        select proname::text "name", has_function_privilege(${TENANT}, oid, 'EXECUTE') tenant, has_function_privilege(${SYSTEM}, oid, 'EXECUTE') system,
+               proconfig::text path
+          from pg_proc where pronamespace = 'public'::regnamespace and prosecdef order by 1`,
+    );
+    expect(rows).toEqual([
+      { name: 'mercato_ensure_partitions', tenant: false, system: true, path: '{"search_path=public, pg_temp"}' },
+      { name: 'mercato_invalidate', tenant: true, system: true, path: '{"search_path=public, pg_temp"}' },
+    ]);
+  });
+
+  it("keep a tenant out of the jobs' schema, and from making tables", async () => {
+    const [row] = await asAdmin(
+      db,
+      (tx) => tx.$queryRaw<object[]>`
+        select has_schema_privilege(${TENANT}, 'pgboss', 'USAGE') jobs, has_schema_privilege(${TENANT}, 'public', 'CREATE') tables,
+               has_schema_privilege(${SYSTEM}, 'public', 'CREATE') "systemTables"`,
+    );
+    expect(row).toEqual({ jobs: false, tables: false, systemTables: false });
+  });
+});

@@ -1,0 +1,166 @@
+import { afterEach, beforeEach, describe, expect, test, vi } from 'vitest';
+import { joinKey } from '../../src/inference/batch.ts';
+import { type Call, Dispatcher, type DispatchSettings } from '../../src/inference/dispatcher.ts';
+import type { Tensor } from '../../src/inference/tensor.ts';
+import { floats, numbersOf } from './setup.ts';
+
+const SETTINGS: DispatchSettings = { joinable: true, shared: false, maxBatchRows: 4, runLimitMs: 1_000 };
+
+/** A dispatcher over a session thread that the test plays itself. */
+function stage(changes: Partial<DispatchSettings> = {}) {
+  const settings = { ...SETTINGS, ...changes };
+  const runs: { batch: number; inputs: readonly Tensor[]; rows: number[] }[] = [];
+  const log: string[] = [];
+  const dispatcher = new Dispatcher(settings, {
+    run: (batch, inputs) => runs.push({ batch, inputs, rows: numbersOf(inputs[0]) }),
+    die: () => log.push('died'),
+  });
+  const calls = new Map<string, Call>();
+  function add(name: string, values: readonly number[], given: Partial<Call> = {}): void {
+    const shape = [values.length, 1];
+    const body = { rows: values.length, inputs: [floats(shape, values)], outputs: null, ...given };
+    const call: Call = {
+      tenantKey: name.slice(0, 1),
+      priority: 0,
+      bytes: 4,
+      joinKey: settings.joinable ? joinKey(body) : null,
+      arrivedMs: performance.now(),
+      expiresMs: Number.POSITIVE_INFINITY,
+      begin: () => log.push(`${name} begins`),
+      answer: (outputs, { batchRows }) => log.push(`${name}: ${numbersOf(outputs[0])} of ${batchRows}`),
+      refuse: ({ code, message, fatal }) => log.push(`${name}: ${code} ${message}${fatal === true ? ' fatal' : ''}`),
+      ...body,
+    };
+    calls.set(name, call);
+    dispatcher.accept(call);
+  }
+  const cancel = (name: string) => {
+    const call = calls.get(name);
+    if (call !== undefined) dispatcher.cancel(call);
+  };
+  /** The current run gives back its inputs. */
+  const echo = () => {
+    const run = runs.at(-1);
+    dispatcher.ran(run?.batch ?? 0, run?.inputs ?? [], 1);
+  };
+  return { dispatcher, runs, log, add, cancel, echo };
+}
+
+describe('the dispatcher of a runner', () => {
+  beforeEach(() => void vi.useFakeTimers({ toFake: ['setTimeout', 'clearTimeout'] }));
+  afterEach(() => void vi.useRealTimers());
+
+  test('starts a call at once when idle and joins what came while it was busy, each caller getting its rows', () => {
+    const { dispatcher, runs, log, add, echo } = stage();
+    add('a1', [1]);
+    dispatcher.dispatch();
+    add('a2', [2, 3]);
+    add('a3', [4]);
+    dispatcher.dispatch();
+    expect(runs.map(({ rows }) => rows)).toEqual([[1]]);
+    echo();
+    expect(runs.at(-1)?.rows).toEqual([2, 3, 4]);
+    echo();
+    expect(log).toEqual(['a1 begins', 'a2 begins', 'a3 begins', 'a1: 1 of 1', 'a2: 2,3 of 3', 'a3: 4 of 3']);
+  });
+
+  test('keeps within the batch limit', () => {
+    const { dispatcher, runs, add, echo } = stage();
+    add('a1', [1, 2, 3]);
+    add('a2', [4, 5]);
+    add('a3', [6]);
+    dispatcher.dispatch();
+    echo();
+    expect(runs.map(({ rows }) => rows)).toEqual([
+      [1, 2, 3],
+      [4, 5, 6],
+    ]);
+  });
+
+  test('keeps the rows of tenants apart unless the version is shared', () => {
+    for (const shared of [false, true]) {
+      const { dispatcher, runs, add } = stage({ shared });
+      add('a1', [1]);
+      add('b1', [2]);
+      add('a2', [3]);
+      dispatcher.dispatch();
+      expect(runs[0]?.rows).toEqual(shared ? [1, 2, 3] : [1, 3]);
+    }
+  });
+
+  test('joins nothing unless the version is joinable', () => {
+    const { dispatcher, runs, add } = stage({ joinable: false });
+    add('a1', [1]);
+    add('a2', [2]);
+    dispatcher.dispatch();
+    expect(runs[0]?.rows).toEqual([1]);
+  });
+
+  test('joins only equal names, datatypes, trailing shapes and outputs', () => {
+    const others: Partial<Call>[] = [
+      { inputs: [floats([1, 1], [9], 'z')] },
+      { inputs: [{ ...floats([1, 1], [9]), datatype: 'INT32' }] },
+      { inputs: [floats([1, 2], [9, 9])] },
+      { outputs: ['y'] },
+    ];
+    for (const other of others) {
+      const { dispatcher, runs, add } = stage();
+      add('a1', [1]);
+      add('a2', [9], other);
+      dispatcher.dispatch();
+      expect(runs[0]?.rows).toEqual([1]);
+    }
+  });
+
+  test('repeats a failed joined run call by call, so that only the bad input fails', () => {
+    const { dispatcher, runs, log, add, echo } = stage();
+    add('a1', [1]);
+    add('a2', [2]);
+    dispatcher.dispatch();
+    dispatcher.failed(1, 'bad row');
+    expect(runs.at(-1)?.rows).toEqual([1]);
+    echo();
+    expect(runs.at(-1)?.rows).toEqual([2]);
+    dispatcher.failed(3, 'bad row');
+    expect(log.slice(2)).toEqual(['a1 begins', 'a2 begins', 'a1: 1 of 1', 'a2: MODEL_FAILED bad row']);
+  });
+
+  test('repeats a joined run whose outputs do not have the rows of its inputs', () => {
+    const { dispatcher, runs, log, add, echo } = stage();
+    add('a1', [1]);
+    add('a2', [2]);
+    dispatcher.dispatch();
+    dispatcher.ran(1, [floats([1, 1], [7])], 1);
+    echo();
+    echo();
+    expect(runs.map(({ rows }) => rows)).toEqual([[1, 2], [1], [2]]);
+    expect(log.slice(-2)).toEqual(['a1: 1 of 1', 'a2: 2 of 1']);
+  });
+
+  test('drops the cancelled and refuses the late without running them', () => {
+    const { dispatcher, runs, log, add, cancel, echo } = stage();
+    add('a1', [1]);
+    dispatcher.dispatch();
+    add('a2', [2]);
+    add('a3', [3], { expiresMs: performance.now() });
+    add('a4', [4]);
+    cancel('a2');
+    cancel('a1');
+    echo();
+    expect(runs.map(({ rows }) => rows)).toEqual([[1], [4]]);
+    expect(log).toContain('a1: 1 of 1');
+    expect(log).toContain('a3: DEADLINE_EXCEEDED The deadline passed while the call waited.');
+  });
+
+  test('ends the process when a run passes its limit, after telling the calls in it and no others', () => {
+    const { dispatcher, runs, log, add } = stage();
+    add('a1', [1]);
+    dispatcher.dispatch();
+    add('a2', [2]);
+    vi.advanceTimersByTime(SETTINGS.runLimitMs);
+    dispatcher.ran(1, [floats([1, 1], [1])], 1);
+    dispatcher.dispatch();
+    expect(runs).toHaveLength(1);
+    expect(log).toEqual(['a1 begins', 'a1: MODEL_FAILED The model exceeded its run limit of 1000 ms. fatal', 'died']);
+  });
+});

@@ -1,0 +1,21 @@
+import { createLog } from '../../src/base/log.ts';
+import { createInference, type RunnableVersion } from '../../src/inference/inference.ts';
+import { identityModel } from './tiny-models.ts';
+
+/** A process with a loaded model in the data directory of its argument; it prints the ids of its runners and waits to be killed. */
+const inference = createInference({ dataDir: process.argv[2] ?? '', spares: 0, maxLoaded: 1, devices: '' }, createLog('error'));
+const model = identityModel('FP32', ['N']);
+const { signature } = await inference.inspect(model, 10_000);
+const version: RunnableVersion = {
+  id: 'version',
+  readModel: async () => model,
+  signature,
+  joinable: true,
+  shared: false,
+  maxBatchRows: 1,
+  runLimitMs: 10_000,
+  threads: 1,
+};
+const x = { name: 'x', datatype: 'FP32', shape: [1], data: new Uint8Array(4) } as const;
+await inference.run({ version, tenantKey: '', priority: 0, inputs: [x], outputs: null, deadlineMs: 10_000 });
+process.stdout.write(JSON.stringify(inference.status().loaded.map(({ pid }) => pid)));

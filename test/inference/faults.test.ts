@@ -1,0 +1,94 @@
+import { spawn } from 'node:child_process';
+import { once } from 'node:events';
+import { mkdtemp, readdir, readFile, rm } from 'node:fs/promises';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { fileURLToPath } from 'node:url';
+import { describe, expect, onTestFinished, test, vi } from 'vitest';
+import type { Inference } from '../../src/inference/inference.ts';
+import { isAlive, longs, numbersOf, request, testInference, versionOf } from './setup.ts';
+import { identityModel, loopModel } from './tiny-models.ts';
+
+const ENDLESS = 2 ** 52;
+const WAIT = { timeout: 20_000 };
+
+/** The pid of the version's runner, once it has begun every call that it got. */
+async function busyRunner(inference: Inference): Promise<number> {
+  return await vi.waitFor(() => {
+    const [loaded] = inference.status().loaded;
+    expect(loaded?.queued).toBe(0);
+    return loaded?.pid ?? 0;
+  }, WAIT);
+}
+
+describe('a runner', () => {
+  test('is killed by the run limit of its version, and only the calls in that run pay for it', async () => {
+    const inference = await testInference();
+    const version = versionOf(loopModel(), { runLimitMs: 1_000 });
+    const endless = inference.run(request(version, [longs([ENDLESS])])).catch((error: unknown) => error);
+    const pid = await busyRunner(inference);
+    const waiting = [1, 2, 3].map((value) => inference.run(request(version, [longs([value])])));
+    expect(await endless).toMatchObject({ code: 'MODEL_FAILED', message: 'The model exceeded its run limit of 1000 ms.' });
+    expect((await Promise.all(waiting)).map(({ outputs }) => numbersOf(outputs[0]))).toEqual([[1], [2], [3]]);
+    await vi.waitFor(() => expect(isAlive(pid)).toBe(false), WAIT);
+  });
+
+  test('that crashes costs only the calls in the run', async () => {
+    const inference = await testInference();
+    const version = versionOf(loopModel());
+    const running = inference.run(request(version, [longs([ENDLESS])])).catch((error: unknown) => error);
+    const pid = await busyRunner(inference);
+    const waiting = [1, 2, 3].map((value) => inference.run(request(version, [longs([value])])));
+    process.kill(pid, 'SIGKILL');
+    expect(await running).toMatchObject({ code: 'MODEL_FAILED' });
+    expect((await Promise.all(waiting)).map(({ outputs }) => numbersOf(outputs[0]))).toEqual([[1], [2], [3]]);
+    expect(inference.status().loaded[0]?.pid).not.toBe(pid);
+  });
+
+  test('goes on after the deadline of its only caller, and serves the next one', async () => {
+    const inference = await testInference();
+    const version = versionOf(loopModel());
+    await inference.run(request(version, [longs([0])]));
+    const [before] = inference.status().loaded;
+    const late = inference.run(request(version, [longs([300_000])], { deadlineMs: 50 }));
+    await expect(late).rejects.toMatchObject({ code: 'DEADLINE_EXCEEDED' });
+    expect(numbersOf((await inference.run(request(version, [longs([4])]))).outputs[0])).toEqual([4]);
+    expect(inference.status().loaded[0]?.pid).toBe(before?.pid);
+  });
+
+  test('that is a spare and dies is never handed out', async () => {
+    const inference = await testInference({ spares: 1 });
+    await vi.waitFor(() => expect(inference.status().spares).toBe(1), WAIT);
+    const version = versionOf(identityModel('INT64', ['N']));
+    const [spare] = await runnersOf(process.pid);
+    process.kill(spare ?? 0, 'SIGKILL');
+    await vi.waitFor(() => expect(inference.status().spares).toBe(0), WAIT);
+    expect(numbersOf((await inference.run(request(version, [longs([1])]))).outputs[0])).toEqual([1]);
+  });
+
+  test('ends when its supervisor is killed, and the next one clears what it left', async () => {
+    const dataDir = await mkdtemp(join(tmpdir(), 'mercato-test-'));
+    onTestFinished(() => rm(dataDir, { recursive: true, force: true }));
+    const server = spawn(process.execPath, [fileURLToPath(new URL('./doomed-server.ts', import.meta.url)), dataDir]);
+    const pids = await new Promise<number[]>((resolve, reject) => {
+      server.stdout.once('data', (text) => resolve(JSON.parse(String(text))));
+      server.once('exit', () => reject(new Error('the server did not start')));
+    });
+    expect(pids.map(isAlive)).toEqual([true]);
+    const gone = once(server, 'exit');
+    server.kill('SIGKILL');
+    await gone;
+    await vi.waitFor(() => expect(pids.map(isAlive)).toEqual([false]), WAIT);
+    expect(await readdir(join(dataDir, 'run'))).toHaveLength(1);
+    const inference = await testInference({ dataDir });
+    expect(await readdir(join(dataDir, 'run'))).toHaveLength(1);
+    await inference[Symbol.asyncDispose]();
+    expect(await readdir(join(dataDir, 'run'))).toEqual([]);
+  });
+});
+
+/** Ids of the processes that this one started. */
+async function runnersOf(pid: number): Promise<number[]> {
+  const text = await readFile(`/proc/${pid}/task/${pid}/children`, 'utf8');
+  return text.trim().split(' ').filter(Boolean).map(Number);
+}

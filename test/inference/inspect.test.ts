@@ -1,0 +1,66 @@
+import { describe, expect, test } from 'vitest';
+import { node } from '../../src/inference/onnx/onnx.ts';
+import { testInference } from './setup.ts';
+import { identityModel, loopModel, mixingModel, tableModel, tinyModel } from './tiny-models.ts';
+
+const LIMIT_MS = 5_000;
+
+describe('an inspection', () => {
+  test('reads the signature with its symbolic dimensions', async () => {
+    const inference = await testInference();
+    const { signature, warmupMs } = await inference.inspect(identityModel('FP16', ['N', 2, 'len']), LIMIT_MS);
+    const x = { name: 'x', datatype: 'FP16', shape: [-1, 2, -1], dimensions: ['N', null, 'len'] };
+    expect(signature).toEqual({ inputs: [x], outputs: [{ ...x, name: 'y' }], batchDimension: 'N' });
+    expect(warmupMs).toBeGreaterThan(0);
+  });
+
+  test('finds rows joinable that keep their outputs in any company', async () => {
+    const inference = await testInference();
+    for (const model of [identityModel('FP32'), identityModel('BYTES'), tableModel()]) {
+      expect(await inference.inspect(model, LIMIT_MS)).toMatchObject({ joinable: true });
+    }
+  });
+
+  test('finds rows not joinable that change with the rows beside them', async () => {
+    const inference = await testInference();
+    const finding = { joinable: false, batchFinding: 'Output "y" of a row changes with the rows beside it.' };
+    expect(await inference.inspect(mixingModel(), LIMIT_MS)).toMatchObject(finding);
+  });
+
+  test('finds rows not joinable without a symbolic dimension in front of all', async () => {
+    const inference = await testInference();
+    const joined = tinyModel([['x', 'FP32', ['N', 2]]], [['y', 'FP32', [2, 'N']]], [node('Transpose', ['x'], ['y'])]);
+    for (const model of [identityModel('FP32', [2, 2]), identityModel('FP32', []), joined]) {
+      expect(await inference.inspect(model, LIMIT_MS)).toMatchObject({ joinable: false, signature: { batchDimension: null } });
+    }
+  });
+
+  test('accepts a model that no random input suits, unjoinable', async () => {
+    const inference = await testInference();
+    const nodes = [node('Gather', ['x', 'i'], ['y'])];
+    const fixed = tinyModel(
+      [
+        ['x', 'FP32', ['N', 2]],
+        ['i', 'INT64', ['N', 9, 9]],
+      ],
+      [['y', 'FP32', ['N', 9, 9, 2]]],
+      nodes,
+    );
+    expect(await inference.inspect(fixed, LIMIT_MS)).toMatchObject({ joinable: false });
+  });
+
+  test('is not held up by a model that never ends', async () => {
+    const inference = await testInference();
+    const never = { joinable: false, batchFinding: 'The model crashed or exceeded its run limit on random inputs.' };
+    expect(await inference.inspect(loopModel(2 ** 52), 200)).toMatchObject(never);
+    expect(inference.status().loaded).toEqual([]);
+  });
+
+  test('rejects what is no model, and one that the runtime cannot load', async () => {
+    const inference = await testInference();
+    const unknown = tinyModel([['x', 'FP32', ['N']]], [['y', 'FP32', ['N']]], [node('NoSuchOperator', ['x'], ['y'])]);
+    for (const model of [Buffer.from('hello'), new Uint8Array(), unknown]) {
+      await expect(inference.inspect(model, LIMIT_MS)).rejects.toMatchObject({ code: 'MODEL_REJECTED' });
+    }
+  });
+});

@@ -1,0 +1,54 @@
+import { describe, expect, test } from 'vitest';
+import { CallQueue, QUEUE_BYTES_MAX, QUEUE_CALLS_MAX } from '../../src/inference/queue.ts';
+
+const call = (name: string, priority = 0, bytes = 1) => ({ name, tenantKey: name.slice(0, 1), priority, bytes });
+
+function drain(names: { name: string; tenantKey: string; priority: number; bytes: number }[]): string[] {
+  const queue = new CallQueue<ReturnType<typeof call>>();
+  for (const one of names) expect(queue.add(one)).toBe(true);
+  const order: string[] = [];
+  for (let next = queue.take(); next !== null; next = queue.take()) order.push(next.name);
+  expect(queue.size).toBe(0);
+  return order;
+}
+
+describe('the queue of a runner', () => {
+  test('gives the tenants of one priority their turns, whoever asked most', () => {
+    expect(drain([call('a1'), call('a2'), call('a3'), call('b1'), call('c1'), call('b2')])).toEqual(['a1', 'b1', 'c1', 'a2', 'b2', 'a3']);
+  });
+
+  test('takes a higher priority first', () => {
+    expect(drain([call('a1', 0), call('b1', 5), call('a2', 5), call('c1', -1)])).toEqual(['b1', 'a2', 'a1', 'c1']);
+  });
+
+  test('leaves half of its places and bytes to other tenants', () => {
+    const queue = new CallQueue<ReturnType<typeof call>>();
+    for (let index = 0; index < QUEUE_CALLS_MAX / 2; index++) expect(queue.add(call(`a${index}`))).toBe(true);
+    expect(queue.add(call('a'))).toBe(false);
+    expect(queue.add(call('b', 0, QUEUE_BYTES_MAX / 2))).toBe(true);
+    expect(queue.add(call('b'))).toBe(false);
+    expect(queue.add(call('c', 0, QUEUE_BYTES_MAX))).toBe(false);
+    expect(queue.add(call('c'))).toBe(true);
+  });
+
+  test('takes a call of any size while it is empty', () => {
+    expect(new CallQueue<ReturnType<typeof call>>().add(call('a', 0, 2 * QUEUE_BYTES_MAX))).toBe(true);
+  });
+
+  test('forgets a removed call and gives its place back', () => {
+    const queue = new CallQueue<ReturnType<typeof call>>();
+    const [first, second] = [call('a1'), call('a2')];
+    queue.add(first);
+    queue.add(second);
+    expect([queue.remove(first), queue.remove(first), queue.size]).toEqual([true, false, 1]);
+    expect(queue.take()).toBe(second);
+  });
+
+  test('passes over a tenant whose next call does not fit, and keeps its turn', () => {
+    const queue = new CallQueue<ReturnType<typeof call>>();
+    for (const name of ['a1', 'b1', 'a2', 'b2']) queue.add(call(name));
+    const taken = queue.takeWhile(({ tenantKey }) => (tenantKey === 'a' ? 'skip' : 'take'));
+    expect(taken.map(({ name }) => name)).toEqual(['b1', 'b2']);
+    expect(queue.take()?.name).toBe('a1');
+  });
+});

@@ -1,0 +1,42 @@
+import { mkdtemp, rm } from 'node:fs/promises';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { expect, onTestFinished, test, vi } from 'vitest';
+import { createLog } from '../../src/base/log.ts';
+import { connectRunner } from '../../src/inference/connection.ts';
+import { loadInto } from '../../src/inference/hosts.ts';
+import { createRunFolder } from '../../src/inference/run-folder.ts';
+import { startRunner } from '../../src/inference/runner-process.ts';
+import { longs, numbersOf } from './setup.ts';
+import { loopModel } from './tiny-models.ts';
+
+test('server processes share the batches of one runner, and one that leaves takes only its own calls with it', async () => {
+  const dataDir = await mkdtemp(join(tmpdir(), 'mercato-test-'));
+  const folder = createRunFolder(dataDir);
+  const path = folder.nextSocket();
+  const runner = await startRunner({ ...folder, nextSocket: () => path }, createLog('error'));
+  onTestFinished(async () => {
+    runner.kill();
+    await runner.ended;
+    await rm(dataDir, { recursive: true, force: true });
+  });
+  const options = { device: 'cpu', threads: 1, joinable: true, shared: false, maxBatchRows: 8, runLimitMs: 30_000 };
+  await loadInto(runner, options, loopModel());
+  const [second, third] = [await connectRunner(path, () => {}), await connectRunner(path, () => {})];
+  onTestFinished(() => second.close());
+
+  const patience = { expiresMs: performance.now() + 60_000, signal: undefined };
+  const request = (value: number) => ({ tenantKey: 'a', priority: 0, rows: 1, outputs: null, inputs: [longs([value])] });
+  const busy = runner.connection.call(request(1_000_000), patience);
+  await vi.waitFor(() => expect(runner.connection.queued).toBe(0), { timeout: 20_000 });
+  const leaves = third.call(request(3), patience).catch((error: unknown) => error);
+  const calls = [runner.connection.call(request(1), patience), second.call(request(2), patience)];
+  third.close();
+  expect(await leaves).toMatchObject({ name: 'RunnerLost', begun: false });
+  const results = await Promise.all(calls);
+  expect(results.map(({ outputs, batchRows }) => [numbersOf(outputs[0]), batchRows])).toEqual([
+    [[1], 2],
+    [[2], 2],
+  ]);
+  expect(numbersOf((await busy).outputs[0])).toEqual([1_000_000]);
+});

@@ -1,0 +1,74 @@
+import { type Datatype, encodeModel, graph, model, node, tensor, value } from '../../src/inference/onnx/onnx.ts';
+
+type Dimensions = readonly (number | string)[];
+type Node = ReturnType<typeof node>;
+type Constant = ReturnType<typeof tensor>;
+type Value = readonly [name: string, datatype: Datatype, dimensions: Dimensions];
+
+const values = (given: readonly Value[]) => given.map(([name, datatype, dimensions]) => value(name, datatype, dimensions));
+
+/** A whole model of a few nodes. */
+export function tinyModel(
+  inputs: readonly Value[],
+  outputs: readonly Value[],
+  nodes: readonly Node[],
+  initializers: readonly Constant[] = [],
+) {
+  return encodeModel(model(graph({ name: 'tiny', nodes, inputs: values(inputs), outputs: values(outputs), initializers })));
+}
+
+/** `y = x`. */
+export function identityModel(datatype: Datatype = 'FP32', dimensions: Dimensions = ['N', 2]): Uint8Array {
+  return tinyModel([['x', datatype, dimensions]], [['y', datatype, dimensions]], [node('Identity', ['x'], ['y'])]);
+}
+
+/**
+ * `y = x` after as many turns of an empty loop as the largest element of `x` says, or always `turns`; a turn takes about a microsecond.
+ */
+export function loopModel(turns?: number): Uint8Array {
+  const body = graph({
+    name: 'turn',
+    nodes: [node('Identity', ['on'], ['still']), node('Identity', ['carried'], ['carry'])],
+    inputs: values([
+      ['turn', 'INT64', []],
+      ['on', 'BOOL', []],
+      ['carried', 'INT64', ['N']],
+    ]),
+    outputs: values([
+      ['still', 'BOOL', []],
+      ['carry', 'INT64', ['N']],
+    ]),
+  });
+  const most = node('ReduceMax', ['x'], ['most'], { keepdims: 0 });
+  const loop = node('Loop', [turns === undefined ? 'most' : 'fixed', 'on', 'x'], ['y'], { body });
+  const fixed = tensor('fixed', 'INT64', [], BigInt64Array.of(BigInt(turns ?? 0)));
+  return tinyModel([['x', 'INT64', ['N']]], [['y', 'INT64', ['N']]], turns === undefined ? [most, loop] : [loop], [
+    tensor('on', 'BOOL', [], Uint8Array.of(1)),
+    fixed,
+  ]);
+}
+
+/** `y = table[x]`, a table of four: another index fails the whole run. */
+export function tableModel(): Uint8Array {
+  const table = tensor('table', 'FP32', [4], Float32Array.of(10, 11, 12, 13));
+  return tinyModel([['x', 'INT64', ['N']]], [['y', 'FP32', ['N']]], [node('Gather', ['table', 'x'], ['y'])], [table]);
+}
+
+/** `y` = as many zeros as `x` says. */
+export function bombModel(): Uint8Array {
+  return tinyModel([['x', 'INT64', [1]]], [['y', 'FP32', ['M']]], [node('ConstantOfShape', ['x'], ['y'])]);
+}
+
+/** `y` = the part of each row in the sum over all rows: rows of a run touch. */
+export function mixingModel(): Uint8Array {
+  return tinyModel([['x', 'FP32', ['N', 2]]], [['y', 'FP32', ['N', 2]]], [node('Softmax', ['x'], ['y'], { axis: 0 })]);
+}
+
+/** `double = x + x` and `square = x · x`. */
+export function twoOutputsModel(): Uint8Array {
+  const outputs: Value[] = [
+    ['double', 'FP32', ['N', 2]],
+    ['square', 'FP32', ['N', 2]],
+  ];
+  return tinyModel([['x', 'FP32', ['N', 2]]], outputs, [node('Add', ['x', 'x'], ['double']), node('Mul', ['x', 'x'], ['square'])]);
+}

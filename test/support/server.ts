@@ -1,0 +1,93 @@
+import { type ChildProcess, spawn } from 'node:child_process';
+import { once } from 'node:events';
+import { mkdtemp, readFile, rm } from 'node:fs/promises';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { createTestDatabase } from './database.ts';
+
+const ROOT = new URL('../..', import.meta.url).pathname;
+
+export type Demo = { operator: { email: string; password: string }; demo: { email: string; password: string }; apiKey: string };
+
+/** A marketplace of its own: a database and a data directory, and the server processes started on them. */
+export type Market = AsyncDisposable & {
+  dataDir: string;
+  start(env?: Record<string, string>): Promise<Server>;
+  demo(): Promise<Demo>;
+  /** `npm run audit`: its output; rejects where an invariant is broken. */
+  audit(): Promise<string>;
+};
+
+export type Server = { url: string; pid: number; kill(signal: NodeJS.Signals): Promise<number | null> };
+
+export async function openMarket(): Promise<Market> {
+  const database = await createTestDatabase();
+  const dataDir = await mkdtemp(join(tmpdir(), 'mercato-'));
+  const children = new Set<ChildProcess>();
+  const env = {
+    PATH: process.env.PATH ?? '',
+    MERCATO_DATA: dataDir,
+    MERCATO_PORT: '0',
+    MERCATO_SEED: '1',
+    MERCATO_LOG_LEVEL: 'error',
+    ...(database.url === null ? {} : { DATABASE_URL: database.url }),
+  };
+  const run = (file: string, more: Record<string, string> = {}) => {
+    const child = spawn(process.execPath, ['--disable-warning=ExperimentalWarning', file], {
+      cwd: ROOT,
+      env: { ...env, ...more },
+      stdio: ['ignore', 'pipe', 'inherit'],
+    });
+    children.add(child);
+    child.on('exit', () => children.delete(child));
+    return child;
+  };
+
+  return {
+    dataDir,
+    async start(more) {
+      const child = run('src/main.ts', more);
+      const url = await new Promise<string>((resolve, reject) => {
+        let out = '';
+        child.stdout.on('data', (part: Buffer) => {
+          out += part.toString('utf8');
+          const found = /Mercato is at (http:\/\/\S+)\/graphql/.exec(out);
+          if (found?.[1]) resolve(found[1]);
+        });
+        child.on('exit', (code) => reject(new Error(`the server exited with ${code}: ${out}`)));
+      });
+      return {
+        url,
+        pid: child.pid ?? 0,
+        async kill(signal) {
+          const ended = once(child, 'exit');
+          child.kill(signal);
+          const [code] = await ended;
+          return typeof code === 'number' ? code : null;
+        },
+      };
+    },
+    demo: async () => JSON.parse(await readFile(join(dataDir, 'demo.json'), 'utf8')) as Demo,
+    async audit() {
+      const child = run('src/commands/audit.ts');
+      let out = '';
+      child.stdout.on('data', (part: Buffer) => {
+        out += part.toString('utf8');
+      });
+      const [code] = await once(child, 'close');
+      if (code !== 0) throw new Error(`the audit exited with ${code}:\n${out}`);
+      return out;
+    },
+    async [Symbol.asyncDispose]() {
+      await Promise.all(
+        [...children].map(async (child) => {
+          const ended = once(child, 'exit');
+          child.kill('SIGKILL');
+          await ended;
+        }),
+      );
+      await database.drop();
+      await rm(dataDir, { recursive: true, force: true });
+    },
+  };
+}
