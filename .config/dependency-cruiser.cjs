@@ -10,6 +10,8 @@ const DOORS = {
   prediction: ['access', 'catalog', 'usage', 'billing', 'inference'],
   training: ['catalog', 'inference'],
 };
+/** Parts of training/ that load ONNX Runtime. */
+const RUNTIME = ['^src/training/(net/net|data/data|optimise/optimise|performances)\\.ts$'];
 const door = (name) => `^src/${name}/${name}\\.ts$`;
 
 const contextRules = CONTEXTS.map((name) => ({
@@ -47,7 +49,7 @@ module.exports = {
       from: { path: '^src/(graphql|http|app\\.ts|main\\.ts|config\\.ts|commands)' },
       to: {
         path: `^src/(${CONTEXTS.join('|')})/`,
-        pathNot: [...CONTEXTS.map(door), '^src/[^/]+/resolvers\\.ts$', '^src/inference/onnx/onnx\\.ts$'],
+        pathNot: [...CONTEXTS.map(door), '^src/[^/]+/resolvers\\.ts$', '^src/inference/onnx/onnx\\.ts$', ...RUNTIME],
       },
     },
     {
@@ -70,10 +72,20 @@ module.exports = {
     },
     {
       name: 'training-apart',
-      comment: 'the trainer loads ONNX Runtime: never in a server',
+      comment: 'what loads ONNX Runtime is for worker processes and commands: the server knows its types alone',
       severity: 'error',
-      from: { path: '^src/(?!training/|commands/train)' },
-      to: { path: '^src/training/' },
+      from: {
+        path: '^src/',
+        pathNot: ['^src/training/(net|data|optimise)/', '^src/training/(performances|worker)\\.ts$', '^src/commands/'],
+      },
+      to: { path: RUNTIME, dependencyTypesNot: ['type-only'] },
+    },
+    {
+      name: 'training-parts',
+      comment: 'net, data and optimise are reached by their doors, and know nothing of datasets, runs and jobs',
+      severity: 'error',
+      from: { path: '^src/training/(net|data|optimise)/' },
+      to: { path: '^src/training/', pathNot: ['^src/training/$1/', '^src/training/net/net\\.ts$'] },
     },
     {
       name: 'onnxruntime-in-runners',

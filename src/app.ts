@@ -15,6 +15,7 @@ import { createGraphQL, type Services } from './graphql/graphql.ts';
 import { createHttp } from './http/server.ts';
 import { createInference } from './inference/inference.ts';
 import { createJobs, createPredictions, runAudit } from './prediction/prediction.ts';
+import { createTraining } from './training/training.ts';
 import { createUsage, ensurePartitions } from './usage/usage.ts';
 
 /** A running server. Disposing stops it whatever it does; `drain` first lets it finish. */
@@ -64,11 +65,13 @@ export async function createApp(config: Config, overrides: Overrides = {}): Prom
   const predictions = stack.use(
     await createPredictions({ db, access, catalog, billing, inference, store, replayHours: config.replayHours, log }),
   );
-  const services: Services = { db, access, catalog, usage, billing, predictions };
+  const training = stack.use(await createTraining({ db, store, catalog, jobs, processId: access.processId, dataDir, log }));
+  const services: Services = { db, access, catalog, usage, billing, predictions, training };
   const graphql = await createGraphQL(services, log);
   stack.defer(() => graphql.stop());
 
   await catalog.start();
+  await training.start();
   const demo = config.seed ? await seed(dataDir, { db, access, catalog, billing }) : null;
   const adminToken = randomBytes(24).toString('base64url');
   const http = await createHttp({

@@ -42,6 +42,11 @@ export const NODE_TYPES = [
   'Upload',
   'Prediction',
   'Transfer',
+  'Dataset',
+  'TrainingRun',
+  'Optimization',
+  'DeploymentRule',
+  'Deployment',
 ] as const;
 export type NodeType = (typeof NODE_TYPES)[number];
 

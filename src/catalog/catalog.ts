@@ -4,25 +4,30 @@ import type { Database, Tx } from '../base/database.ts';
 import type { Connection, PageRequest } from '../base/ids.ts';
 import type { Log } from '../base/log.ts';
 import type { Inference } from '../inference/inference.ts';
+import { aliasTarget, createAliases, type Mover } from './aliases.ts';
 import { createChecks } from './checks.ts';
 import { createEntitlements, type Entitlement } from './entitlements.ts';
 import { importShipped } from './imports.ts';
 import type { Jobs } from './jobs.ts';
 import * as listings from './listings.ts';
 import * as models from './models.ts';
-import type { ModelStore } from './store.ts';
+import type { ModelStore, Stored } from './store.ts';
 import * as subscriptions from './subscriptions.ts';
 import { createUploads } from './uploads.ts';
-import { createVersion, type VersionInput } from './versions.ts';
+import { addVersion, createVersion, takeUpload, type VersionInput } from './versions.ts';
 import type { ModelVersionView, ModelView, PlanView, SubscriptionView, UploadView } from './views.ts';
 
+export { aliasesByModel } from './aliases.ts';
 export type { Entitlement } from './entitlements.ts';
 export type { PlanInput } from './input.ts';
-export type { CheckVersion, Jobs } from './jobs.ts';
+export { parseAlias } from './input.ts';
+export type { CheckVersion, JobData, Jobs, Queue } from './jobs.ts';
 export { versionsByModel } from './models.ts';
 export { createDirectoryStore, type ModelStore } from './store.ts';
 export type { VersionInput } from './versions.ts';
 export type { ModelVersionView, ModelView, PlanTerms, PlanView, SubscriptionView, UploadView } from './views.ts';
+
+type NewFile = { modelId: string; file: Stored; like?: Pick<ModelVersionView, 'maxBatchRows' | 'runLimitMs' | 'deadlineMs'> };
 
 export type CatalogOptions = {
   db: Database;
@@ -76,7 +81,28 @@ export type Catalog = AsyncDisposable & {
    */
   createModelVersion(tenantId: string, input: VersionInput): Promise<ModelVersionView>;
   /** Returns when every server process knows. BAD_USER_INPUT, NOT_FOUND (model, version), CONFLICT (the version is not READY). */
-  publishListing(tenantId: string, input: listings.PublishInput): Promise<ModelView>;
+  publishListing(tenantId: string, input: listings.PublishInput, by?: Mover): Promise<ModelView>;
+  /**
+   * Moves an alias of the model to one of its READY versions, which is loaded first; it returns when every server process knows, and calls in flight on the
+   * version before it are answered by that. BAD_USER_INPUT (`alias`), NOT_FOUND, CONFLICT (not READY).
+   */
+  promoteVersion(tenantId: string, input: { versionId: string; alias: string }, by: Mover): Promise<ModelView>;
+  /**
+   * Moves an alias back to what it pointed to before the newest promotion that was not undone yet; once more goes further back. BAD_USER_INPUT
+   * (`alias`), NOT_FOUND (model), CONFLICT (nothing was there before).
+   */
+  rollbackVersion(tenantId: string, input: { modelId: string; alias: string }, by: Mover): Promise<ModelView>;
+  /** BAD_USER_INPUT (`alias`: a name that cannot be one, or `live`), NOT_FOUND (model, alias), CONFLICT (a plan on offer sells it). */
+  deleteAlias(tenantId: string, input: { modelId: string; alias: string }, by: Mover): Promise<ModelView>;
+  /** The version that an alias of an own model points to; null: there is no such alias. */
+  aliasTarget(tx: Tx, tenantId: string, modelId: string, alias: string): Promise<string | null>;
+  /** The file of an upload, used up; `taken` false: it was used before, as a retry may find it. NOT_FOUND, CONFLICT (no file yet). */
+  takeUpload(tx: Tx, tenantId: string, uploadId: string): Promise<{ file: Stored; taken: boolean }>;
+  /**
+   * A version of a file that is in the store, bounded like another where one is given, through the same gate as an upload. The same bytes give the version
+   * that there is. NOT_FOUND (model).
+   */
+  addVersion(tenantId: string, input: NewFile): Promise<ModelVersionView>;
   /** Under a plan version's id. NOT_FOUND, CONFLICT (own model, retired or superseded plan, subscribed already). */
   subscribe(tenantId: string, planVersionId: string): Promise<SubscriptionView>;
   /** Returns when no server process accepts calls under it. Cancelling twice is the same. NOT_FOUND. */
@@ -100,6 +126,7 @@ export function createCatalog(options: CatalogOptions): Catalog {
   const uploads = createUploads(options);
   const checks = createChecks(options);
   const entitlements = createEntitlements(options);
+  const aliases = createAliases(options);
   return {
     start: checks.start,
     models: models.listModels,
@@ -115,7 +142,13 @@ export function createCatalog(options: CatalogOptions): Catalog {
     createUpload: uploads.create,
     receiveUpload: uploads.receive,
     createModelVersion: (tenantId, input) => createVersion(db, checks, tenantId, input),
-    publishListing: (tenantId, input) => listings.publishListing(options, tenantId, input),
+    publishListing: (tenantId, input, by = {}) => listings.publishListing(options, tenantId, input, by),
+    promoteVersion: aliases.promote,
+    rollbackVersion: aliases.rollback,
+    deleteAlias: aliases.remove,
+    aliasTarget,
+    takeUpload,
+    addVersion: (tenantId, input) => addVersion(db, checks, tenantId, input),
     subscribe: (tenantId, planVersionId) => subscriptions.subscribe(db, invalidations, tenantId, planVersionId),
     cancelSubscription: (tenantId, id) => subscriptions.cancelSubscription(db, invalidations, tenantId, id),
     entitlement: entitlements.of,

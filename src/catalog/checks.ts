@@ -13,6 +13,8 @@ type Options = { db: Database; store: ModelStore; inference: Inference; invalida
 
 const SWEEP_MS = 60_000;
 const SWEEP_MAX = 100;
+/** One slow check leaves room for another; each has a whole model in memory. */
+const CONCURRENCY = 2;
 /** How long a caller waits for the gate, and how often it looks where another process works. */
 const PATIENCE_MS = 30_000;
 const LOOK_MS = { first: 50, last: 2_000 };
@@ -69,7 +71,7 @@ export function createChecks({ db, store, inference, invalidations, jobs, log }:
   }
 
   async function request(data: CheckVersion): Promise<void> {
-    await asSystem(db, (tx) => jobs.enqueue(tx, 'check-version', data));
+    await asSystem(db, (tx) => jobs.enqueue(tx, 'check-version', data, data.versionId));
     jobs.wake('check-version');
   }
 
@@ -108,7 +110,7 @@ export function createChecks({ db, store, inference, invalidations, jobs, log }:
       const lost = await tx.$queryRaw<CheckVersion[]>`
         select id as "versionId", tenant_id as "tenantId" from model_version
         where state in ('DRAFT', 'CHECKED') and created_at < mercato_now() - interval '1 minute' order by id limit ${SWEEP_MAX}`;
-      for (const data of lost) await jobs.enqueue(tx, 'check-version', data);
+      for (const data of lost) await jobs.enqueue(tx, 'check-version', data, data.versionId);
       return lost.length;
     });
     if (count > 0) jobs.wake('check-version');
@@ -116,7 +118,7 @@ export function createChecks({ db, store, inference, invalidations, jobs, log }:
 
   return {
     async start() {
-      await jobs.work('check-version', check);
+      await jobs.work('check-version', check, CONCURRENCY);
       await sweep();
       if (sweeping) clearInterval(sweeping);
       sweeping = setInterval(() => {

@@ -6,8 +6,9 @@ import type { RunnableVersion, Signature } from '../inference/inference.ts';
 import { createMemory } from './entitlement-memory.ts';
 import { parseHandle } from './input.ts';
 import { found } from './models.ts';
+import { runnable } from './runnable.ts';
 import type { ModelStore } from './store.ts';
-import { type ModelVersionView, type PlanTerms, planView, toVersionView, visibleListing } from './views.ts';
+import { LIVE, type ModelVersionView, type PlanTerms, planView, toVersionView, visibleListing } from './views.ts';
 
 /** What one tenant's calls of one model may rely on. `subscriptionId` and `terms` are null for a publisher's own calls, which are free. */
 export type Entitlement = {
@@ -50,14 +51,15 @@ async function readEntitlement(db: Database, store: ModelStore, tenantId: string
   if (named === null) {
     throw badInput('model', 'model must be a handle.', {
       given: model.slice(0, 120).toWellFormed(),
-      expected: 'tenant/name or tenant/name@version',
+      expected: 'tenant/name, tenant/name@version or tenant/name@alias',
     });
   }
   return asTenant(db, tenantId, async (tx) => {
     const listing = found(await tx.listing.findFirst({ where: { handle: named.handle, ...visibleListing(tenantId) } }));
     const isOwn = listing.publisherTenantId === tenantId;
-    const version = isOwn ? await ownVersion(tx, listing, named.number) : await publishedVersion(tx, listing, named.number);
+    const asked = await askedVersion(tx, listing, isOwn ? tenantId : null, named);
     const right = isOwn ? { subscriptionId: null, terms: null } : await subscribed(tx, tenantId, listing);
+    const version = await soldVersion(tx, listing, asked, right.terms?.alias ?? null, named);
     const view = toVersionView(version, listing.handle);
     if (view.signature === null) throw new Error(`version ${view.id} is READY without a signature`);
     return {
@@ -75,18 +77,27 @@ async function readEntitlement(db: Database, store: ModelStore, tenantId: string
   });
 }
 
-/** Any READY version; without a number what others call, or before that is chosen the newest. */
-async function ownVersion(tx: Tx, listing: Listing, number: number | null): Promise<ModelVersion> {
-  const { modelId, publisherTenantId: tenantId, liveVersionId } = listing;
-  const which = number !== null ? { number } : liveVersionId !== null ? { id: liveVersionId } : {};
-  const version = await tx.modelVersion.findFirst({ where: { modelId, tenantId, state: 'READY', ...which }, orderBy: { number: 'desc' } });
-  if (version === null && number === null) throw new MercatoError('NOT_FOUND', 'The model has no READY version yet.');
-  return found(version);
+type Named = { number: number | null; alias: string | null };
+
+/** A READY version; to others than the owner a published one. With neither number nor alias what `live` points to, or before that the owner's newest. */
+async function askedVersion(tx: Tx, listing: Listing, ownerId: string | null, { number, alias }: Named): Promise<ModelVersion> {
+  const { modelId } = listing;
+  const visible = { modelId, state: 'READY', ...(ownerId === null ? { publishedAt: { not: null } } : { tenantId: ownerId }) } as const;
+  if (number !== null) return found(await tx.modelVersion.findFirst({ where: { ...visible, number } }));
+  const aliased = await tx.modelVersion.findFirst({ where: { ...visible, aliases: { some: { name: alias ?? LIVE } } } });
+  if (aliased !== null || alias !== null || ownerId === null) return found(aliased);
+  const newest = await tx.modelVersion.findFirst({ where: visible, orderBy: { number: 'desc' } });
+  if (newest === null) throw new MercatoError('NOT_FOUND', 'The model has no READY version yet.');
+  return newest;
 }
 
-async function publishedVersion(tx: Tx, { modelId, liveVersionId }: Listing, number: number | null): Promise<ModelVersion> {
-  const which = number !== null ? { number } : { id: found(liveVersionId) };
-  return found(await tx.modelVersion.findFirst({ where: { modelId, state: 'READY', publishedAt: { not: null }, ...which } }));
+/** A plan that sells an alias sells what that points to, and nothing else of the model. */
+async function soldVersion(tx: Tx, { modelId }: Listing, asked: ModelVersion, sold: string | null, named: Named): Promise<ModelVersion> {
+  if (sold === null) return asked;
+  const where = { modelId, state: 'READY', publishedAt: { not: null }, aliases: { some: { name: sold } } } as const;
+  const version = found(await tx.modelVersion.findFirst({ where }));
+  if (version.id === asked.id || (named.number === null && named.alias === null)) return version;
+  throw new MercatoError('NOT_SUBSCRIBED', `Your plan sells the alias ${sold} of this model alone.`);
 }
 
 async function subscribed(
@@ -100,9 +111,4 @@ async function subscribed(
   });
   if (subscription) return { subscriptionId: subscription.id, terms: planView(subscription.planVersion).terms };
   throw new MercatoError('NOT_SUBSCRIBED', `Subscribe to ${handle} before calling it.`);
-}
-
-function runnable(store: ModelStore, version: ModelVersionView, signature: Signature): RunnableVersion {
-  const { id, sha256, joinable, trusted, maxBatchRows, runLimitMs, threads } = version;
-  return { id, readModel: () => store.read(sha256), signature, joinable, shared: trusted, maxBatchRows, runLimitMs, threads };
 }

@@ -10,6 +10,7 @@ export type PlanInput = {
   requestsPerMinute?: number | null | undefined;
   burst?: number | null | undefined;
   priority?: number;
+  alias?: string | null | undefined;
 };
 
 /** A plan as it is stored, without the id that its version will have. */
@@ -17,6 +18,7 @@ export type ParsedPlan = { name: string; terms: Omit<PlanTerms, 'planVersionId'>
 
 const MODEL_NAME = /^[a-z0-9](?:[-._]?[a-z0-9]){0,62}$/;
 const TENANT_NAME = /^[a-z0-9](?:-?[a-z0-9]){1,38}$/;
+const ALIAS = /^(?![0-9]+$)[a-z0-9](?:-?[a-z0-9])*$/;
 const CONTROL = /\p{Cc}/u;
 const REQUESTS_PER_MINUTE_MAX = 1_000_000;
 const BURST_MAX = 100_000;
@@ -27,16 +29,24 @@ export function parseModelName(name: string): string {
   throw wrong('name', name, '1–63 characters: lower-case letters, digits, and single -, . or _ inside');
 }
 
-/** The parts of `tenant/name` or `tenant/name@number`; null where the text is neither. */
-export function parseHandle(text: string): { handle: string; number: number | null } | null {
-  if (text.length > 120) return null;
+/** @throws BAD_USER_INPUT `field` */
+export function parseAlias(field: string, alias: string): string {
+  if (ALIAS.test(alias) && alias.length <= 39) return alias;
+  throw wrong(field, shorten(alias), '1–39 characters: lower-case letters, digits and single hyphens inside, not digits alone');
+}
+
+/** What a call names: `tenant/name`, with `@` and a version's number or an alias; null where the text is neither. */
+export function parseHandle(text: string): { handle: string; number: number | null; alias: string | null } | null {
+  if (text.length > 150) return null;
   const [tenant, rest, ...more] = text.split('/');
   if (tenant === undefined || rest === undefined || more.length > 0) return null;
-  const [name, number, ...others] = rest.split('@');
+  const [name, which, ...others] = rest.split('@');
   if (name === undefined || others.length > 0) return null;
   if (!TENANT_NAME.test(tenant) || tenant.length > 39 || !MODEL_NAME.test(name) || name.length > 63) return null;
-  if (number !== undefined && !/^[1-9][0-9]{0,8}$/.test(number)) return null;
-  return { handle: `${tenant}/${name}`, number: number === undefined ? null : Number(number) };
+  const handle = `${tenant}/${name}`;
+  if (which === undefined) return { handle, number: null, alias: null };
+  if (/^[1-9][0-9]{0,8}$/.test(which)) return { handle, number: Number(which), alias: null };
+  return ALIAS.test(which) && which.length <= 39 ? { handle, number: null, alias: which } : null;
 }
 
 /** @throws BAD_USER_INPUT `summary` */
@@ -85,6 +95,7 @@ function parseTerms(at: string, plan: PlanInput, currency: string): ParsedPlan['
   const requestsPerMinute = parseCount(`${at}.requestsPerMinute`, plan.requestsPerMinute, [1, REQUESTS_PER_MINUTE_MAX]);
   const burst = parseCount(`${at}.burst`, plan.burst, [1, BURST_MAX]);
   if (burst !== null && requestsPerMinute === null) throw wrong(`${at}.burst`, String(burst), 'none without requestsPerMinute');
+  const alias = plan.alias === null || plan.alias === undefined ? null : parseAlias(`${at}.alias`, plan.alias);
   const priority = parseCount(`${at}.priority`, plan.priority, [0, 9]) ?? 0;
   return {
     currency,
@@ -94,6 +105,7 @@ function parseTerms(at: string, plan: PlanInput, currency: string): ParsedPlan['
     requestsPerMinute,
     burst: requestsPerMinute === null ? null : (burst ?? Math.max(1, Math.floor(requestsPerMinute / 60))),
     priority,
+    alias,
   };
 }
 

@@ -1,15 +1,18 @@
 import type { Tx } from '../base/database.ts';
 
 export type CheckVersion = { tenantId: string; versionId: string };
+export type WorkJob = { tenantId: string; id: string };
 
-/** The background work that the catalogue needs done: at least once, by any server process. */
+/** What a job of each queue says. The queues are made by migrations. */
+export type JobData = { 'check-version': CheckVersion; profile: WorkJob; train: WorkJob; optimize: WorkJob; deploy: WorkJob };
+export type Queue = keyof JobData;
+
+/** Background work by any server process, at least once. */
 export type Jobs = {
-  /**
-   * Adds a job to a transaction of the system role. A version that got one in the last minutes gets no second: the sweep may ask again and again.
-   */
-  enqueue(tx: Tx, queue: 'check-version', data: CheckVersion): Promise<void>;
+  /** Adds a job to a transaction of the system role. A key that got one in the last minutes gets no second: a sweep may ask again and again. */
+  enqueue<Q extends Queue>(tx: Tx, queue: Q, data: JobData[Q], key: string): Promise<void>;
   /** Looks for work now, in this process. */
-  wake(queue: 'check-version'): void;
-  /** Does the queue's jobs in this process from now on; a handler that throws is tried again, a few times. */
-  work(queue: 'check-version', handler: (data: CheckVersion) => Promise<void>): Promise<void>;
+  wake(queue: Queue): void;
+  /** Does the queue's jobs in this process from now on, `concurrency` at once; a handler that throws is tried again as the queue says. */
+  work<Q extends Queue>(queue: Q, handler: (data: JobData[Q]) => Promise<void>, concurrency: number): Promise<void>;
 };

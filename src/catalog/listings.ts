@@ -2,10 +2,11 @@ import type { Invalidations } from '../access/access.ts';
 import { asTenant, type Database, type Tx } from '../base/database.ts';
 import { MercatoError } from '../base/errors.ts';
 import { newId } from '../base/ids.ts';
+import { aliasTarget, type Mover, moveAlias, offerAliased } from './aliases.ts';
 import { type ParsedPlan, type PlanInput, parsePlans, parseSummary, parseTags } from './input.ts';
 import { findModel, found } from './models.ts';
 import { words } from './search.ts';
-import type { ModelView } from './views.ts';
+import { LIVE, type ModelView } from './views.ts';
 
 export type PublishInput = {
   modelId: string;
@@ -24,6 +25,7 @@ export async function publishListing(
   { db, invalidations, currency }: { db: Database; invalidations: Invalidations; currency: string },
   tenantId: string,
   input: PublishInput,
+  by: Mover,
 ): Promise<ModelView> {
   const plans = parsePlans(input.plans, currency);
   const summary = input.summary === null ? null : parseSummary(input.summary);
@@ -31,8 +33,11 @@ export async function publishListing(
   const { model, seq } = await asTenant(db, tenantId, async (tx) => {
     const listing = await lockListing(tx, tenantId, input.modelId);
     const versionId = await readyVersion(tx, tenantId, input);
-    await offer(tx, { ...listing, summary: summary ?? listing.summary, tags: tags ?? listing.tags }, versionId);
-    for (const plan of plans) await offerPlan(tx, tenantId, listing.id, plan);
+    await offer(tx, { ...listing, summary: summary ?? listing.summary, tags: tags ?? listing.tags });
+    await moveAlias(tx, { tenantId, modelId: input.modelId, alias: LIVE, versionId, by });
+    await offerAliased(tx, input.modelId);
+    for (const [index, plan] of plans.entries())
+      await offerPlan(tx, tenantId, { listingId: listing.id, modelId: input.modelId }, plan, index);
     const names = plans.map((plan) => plan.name);
     await tx.plan.updateMany({
       where: { listingId: listing.id, publisherTenantId: tenantId, name: { notIn: names } },
@@ -55,8 +60,8 @@ async function lockListing(tx: Tx, tenantId: string, modelId: string): Promise<O
 
 async function readyVersion(tx: Tx, tenantId: string, { modelId, modelVersionId }: PublishInput): Promise<string> {
   if (modelVersionId === null) {
-    const { liveVersionId } = found(await tx.listing.findFirst({ where: { modelId, publisherTenantId: tenantId } }));
-    if (liveVersionId !== null) return liveVersionId;
+    const live = await aliasTarget(tx, tenantId, modelId, LIVE);
+    if (live !== null) return live;
     const newest = await tx.modelVersion.findFirst({ where: { tenantId, modelId, state: 'READY' }, orderBy: { number: 'desc' } });
     if (newest) return newest.id;
     throw new MercatoError('CONFLICT', 'The model has no READY version.', { field: 'modelVersionId' });
@@ -66,20 +71,27 @@ async function readyVersion(tx: Tx, tenantId: string, { modelId, modelVersionId 
   throw new MercatoError('CONFLICT', 'Only a READY version can be published.', { field: 'modelVersionId', given: version.state });
 }
 
-async function offer(tx: Tx, { id, handle, summary, tags }: Offer, versionId: string): Promise<void> {
+async function offer(tx: Tx, { id, handle, summary, tags }: Offer): Promise<void> {
   const [name, marks, text] = [handle, tags.join(' '), summary].map((part) => words(part).join(' '));
   await tx.$executeRaw`
-    update listing set state = 'PUBLISHED', live_version_id = ${versionId}::uuid, summary = ${summary}, tags = ${tags}::text[],
+    update listing set state = 'PUBLISHED', summary = ${summary}, tags = ${tags}::text[],
       published_at = coalesce(published_at, mercato_now()),
       search = setweight(to_tsvector('simple', ${name}), 'A') || setweight(to_tsvector('simple', ${marks}), 'B')
         || setweight(to_tsvector('simple', ${text}), 'C')
     where id = ${id}::uuid`;
-  await tx.$executeRaw`
-    update model_version set published_at = mercato_now() where id = ${versionId}::uuid and published_at is null`;
 }
 
 /** Known by its name; a version more only where the terms differ from the newest. */
-async function offerPlan(tx: Tx, tenantId: string, listingId: string, { name, terms }: ParsedPlan): Promise<void> {
+async function offerPlan(
+  tx: Tx,
+  tenantId: string,
+  { listingId, modelId }: { listingId: string; modelId: string },
+  { name, terms }: ParsedPlan,
+  index: number,
+): Promise<void> {
+  if (terms.alias !== null && (await aliasTarget(tx, tenantId, modelId, terms.alias)) === null) {
+    throw new MercatoError('CONFLICT', `The model has no alias ${terms.alias}.`, { field: `plans[${index}].alias`, given: terms.alias });
+  }
   const [plan] = await tx.$queryRaw<{ id: string }[]>`
     insert into plan (id, publisher_tenant_id, listing_id, name) values (${newId()}::uuid, ${tenantId}::uuid, ${listingId}::uuid, ${name})
     on conflict (listing_id, name) do update set retired = false returning id`;
@@ -87,14 +99,14 @@ async function offerPlan(tx: Tx, tenantId: string, listingId: string, { name, te
   await tx.$executeRaw`
     with offered as (select ${terms.currency}::text as currency, ${terms.unitPriceNanos}::bigint as unit_price_nanos,
       ${terms.freeUnits}::bigint as free_units, ${terms.quotaUnits}::bigint as quota_units,
-      ${terms.requestsPerMinute}::int as requests_per_minute, ${terms.burst}::int as burst, ${terms.priority}::int as priority),
-    newest as (select number, currency, unit_price_nanos, free_units, quota_units, requests_per_minute, burst, priority
+      ${terms.requestsPerMinute}::int as requests_per_minute, ${terms.burst}::int as burst, ${terms.priority}::int as priority, ${terms.alias}::text as alias),
+    newest as (select number, currency, unit_price_nanos, free_units, quota_units, requests_per_minute, burst, priority, alias
       from plan_version where plan_id = ${planId}::uuid order by number desc limit 1)
     insert into plan_version (id, publisher_tenant_id, plan_id, number, currency, unit_price_nanos, free_units, quota_units,
-      requests_per_minute, burst, priority)
+      requests_per_minute, burst, priority, alias)
     select ${newId()}::uuid, ${tenantId}::uuid, ${planId}::uuid, coalesce(n.number, 0) + 1, o.currency, o.unit_price_nanos, o.free_units,
-      o.quota_units, o.requests_per_minute, o.burst, o.priority
+      o.quota_units, o.requests_per_minute, o.burst, o.priority, o.alias
     from offered o left join newest n on true
-    where (o.currency, o.unit_price_nanos, o.free_units, o.quota_units, o.requests_per_minute, o.burst, o.priority) is distinct from
-      (n.currency, n.unit_price_nanos, n.free_units, n.quota_units, n.requests_per_minute, n.burst, n.priority)`;
+    where (o.currency, o.unit_price_nanos, o.free_units, o.quota_units, o.requests_per_minute, o.burst, o.priority, o.alias) is distinct from
+      (n.currency, n.unit_price_nanos, n.free_units, n.quota_units, n.requests_per_minute, n.burst, n.priority, n.alias)`;
 }

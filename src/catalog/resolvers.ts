@@ -2,12 +2,15 @@ import { authorize, type Principal, type Scope } from '../access/access.ts';
 import { MercatoError } from '../base/errors.ts';
 import { globalId, type NodeType, pageRequest, parseGlobalId } from '../base/ids.ts';
 import type { Resolvers } from '../generated/schema.ts';
-import { versionsByModel } from './catalog.ts';
+import { aliasesByModel, versionsByModel } from './catalog.ts';
 
 type Caller = { principal: Principal | null };
 
 const viewerOf = ({ principal }: Caller) => principal?.tenantId ?? null;
 const tenantOf = ({ principal }: Caller, scope: Scope) => authorize(principal, scope).tenantId;
+
+/** Who moves an alias. */
+const moverOf = ({ principal }: Caller) => ({ userId: principal?.userId ?? null, apiKeyId: principal?.apiKeyId ?? null });
 
 /** What is no id of this type names no object of it. */
 function idOf(type: NodeType, text: string): string {
@@ -50,7 +53,22 @@ export const resolvers = {
       const modelId = idOf('Model', input.modelId);
       const { modelVersionId: version = null, plans, summary = null, tags = null } = input;
       const modelVersionId = version === null ? null : idOf('ModelVersion', version);
-      return { model: await ctx.catalog.publishListing(tenantId, { modelId, modelVersionId, plans, summary, tags }) };
+      return { model: await ctx.catalog.publishListing(tenantId, { modelId, modelVersionId, plans, summary, tags }, moverOf(ctx)) };
+    },
+    promoteVersion: async (_, { input }, ctx) => {
+      const tenantId = tenantOf(ctx, 'listing:publish');
+      const versionId = idOf('ModelVersion', input.versionId);
+      return { model: await ctx.catalog.promoteVersion(tenantId, { versionId, alias: input.alias }, moverOf(ctx)) };
+    },
+    rollbackVersion: async (_, { input }, ctx) => {
+      const tenantId = tenantOf(ctx, 'listing:publish');
+      const modelId = idOf('Model', input.modelId);
+      return { model: await ctx.catalog.rollbackVersion(tenantId, { modelId, alias: input.alias }, moverOf(ctx)) };
+    },
+    deleteAlias: async (_, { input }, ctx) => {
+      const tenantId = tenantOf(ctx, 'listing:publish');
+      const modelId = idOf('Model', input.modelId);
+      return { model: await ctx.catalog.deleteAlias(tenantId, { modelId, alias: input.alias }, moverOf(ctx)) };
     },
     subscribe: async (_, { input }, ctx) => {
       const tenantId = tenantOf(ctx, 'subscription:write');
@@ -65,6 +83,14 @@ export const resolvers = {
     id: (model) => globalId('Model', model.id),
     signature: (model) => model.version?.signature ?? null,
     versions: async (model, _, ctx) => (await ctx.loaders.load(versionsByModel, model.id)) ?? [],
+    aliases: async (model, _, ctx) => (await ctx.loaders.load(aliasesByModel, model.id)) ?? [],
+  },
+  ModelAlias: {
+    version: async ({ versionId }, _, ctx) => {
+      const version = await ctx.read((tx) => ctx.catalog.findModelVersion(tx, viewerOf(ctx), versionId));
+      if (version === null) throw new Error('an alias without its version');
+      return version;
+    },
   },
   ModelVersion: {
     id: (version) => globalId('ModelVersion', version.id),
@@ -79,6 +105,7 @@ export const resolvers = {
     requestsPerMinute: ({ terms }) => terms.requestsPerMinute,
     burst: ({ terms }) => terms.burst,
     priority: ({ terms }) => terms.priority,
+    alias: ({ terms }) => terms.alias,
   },
   Subscription: { id: (subscription) => globalId('Subscription', subscription.id) },
   Upload: {

@@ -1,4 +1,5 @@
 import { createHash, randomUUID } from 'node:crypto';
+import { createReadStream } from 'node:fs';
 import { type FileHandle, mkdir, open, readdir, rename, rm, stat } from 'node:fs/promises';
 import { dirname, join } from 'node:path';
 import type { Readable } from 'node:stream';
@@ -18,6 +19,8 @@ export type ModelStore = {
   put(stream: Readable, maxBytes: number): Promise<Stored>;
   /** A model file. Throws where there is none, or where its bytes are not those of the digest. */
   read(sha256: string): Promise<Uint8Array>;
+  /** Copies a file of the store to `path`, for a process that must not reach the store. Throws as `read` does. */
+  copyTo(sha256: string, path: string): Promise<void>;
   putBytes(key: string, bytes: Uint8Array): Promise<void>;
   /** Null where there is no such key. */
   readBytes(key: string): Promise<Uint8Array | null>;
@@ -62,6 +65,11 @@ export async function createDirectoryStore(dir: string): Promise<ModelStore> {
       if (bytes === null) throw new Error(`model file ${sha256} is missing from the store`);
       if (bytes.sha256 !== sha256) throw new Error(`model file ${sha256} is damaged: its digest is ${bytes.sha256}`);
       return bytes.data;
+    },
+    async copyTo(sha256, path) {
+      const source = createReadStream(join(dir, pathOf(sha256)), { highWaterMark: PIECE_BYTES });
+      const copied = await writeStream(path, source, Number.POSITIVE_INFINITY);
+      if (copied.sha256 !== sha256) throw new Error(`file ${sha256} of the store is damaged: its digest is ${copied.sha256}`);
     },
     async putBytes(key, bytes) {
       const path = join(staging, randomUUID());

@@ -30,7 +30,7 @@ export async function createVersion(db: Database, checks: Checks, tenantId: stri
     runLimitMs: parseCount('runLimitMs', input.runLimitMs, [1, 60_000]) ?? DEFAULT_BOUNDS.runLimitMs,
     deadlineMs: parseCount('deadlineMs', input.deadlineMs, [1, LIMITS.deadlineMsMax]) ?? DEFAULT_BOUNDS.deadlineMs,
   };
-  const version = await asTenant(db, tenantId, async (tx) => {
+  return checked(db, checks, tenantId, async (tx) => {
     const { id: modelId } = found(await tx.model.findFirst({ where: { id: input.modelId, tenantId } }));
     const { file, taken } = await takeUpload(tx, tenantId, input.uploadId);
     if (taken) return insertVersion(tx, { tenantId, modelId, ...file, ...bounds, trusted: false });
@@ -38,13 +38,37 @@ export async function createVersion(db: Database, checks: Checks, tenantId: stri
     if (existing) return { id: existing.id, created: false };
     throw new MercatoError('CONFLICT', 'The upload was used for a version of another model.', { field: 'uploadId' });
   });
+}
+
+/** As `Catalog.addVersion`. */
+export function addVersion(
+  db: Database,
+  checks: Checks,
+  tenantId: string,
+  { modelId, file, like = DEFAULT_BOUNDS }: { modelId: string; file: Stored; like?: Bounds },
+): Promise<ModelVersionView> {
+  const { maxBatchRows, runLimitMs, deadlineMs } = like;
+  return checked(db, checks, tenantId, async (tx) => {
+    found(await tx.model.findFirst({ where: { id: modelId, tenantId } }));
+    return insertVersion(tx, { tenantId, modelId, ...file, maxBatchRows, runLimitMs, deadlineMs, trusted: false });
+  });
+}
+
+/** Puts what `insert` made through the gate. */
+async function checked(
+  db: Database,
+  checks: Checks,
+  tenantId: string,
+  insert: (tx: Tx) => Promise<{ id: string; created: boolean }>,
+): Promise<ModelVersionView> {
+  const version = await asTenant(db, tenantId, insert);
   const data = { tenantId, versionId: version.id };
   if (version.created) await checks.request(data);
   return checks.settled(data);
 }
 
-/** The file of an upload; `taken` false: it was used before, as a retry may find it. */
-async function takeUpload(tx: Tx, tenantId: string, id: string): Promise<{ file: Stored; taken: boolean }> {
+/** As `Catalog.takeUpload`. */
+export async function takeUpload(tx: Tx, tenantId: string, id: string): Promise<{ file: Stored; taken: boolean }> {
   const { count } = await tx.upload.updateMany({ where: { id, tenantId, state: 'COMPLETE' }, data: { state: 'USED' } });
   const { sha256, sizeBytes } = found(await tx.upload.findFirst({ where: { id, tenantId } }));
   if (sha256 === null || sizeBytes === null)

@@ -49,6 +49,8 @@ export type PlanTerms = {
   requestsPerMinute: number | null;
   burst: number | null;
   priority: number;
+  /** What of the model it sells; null: what `live` points to. */
+  alias: string | null;
 };
 
 /** One version of a plan. `id` is the plan version's: what was subscribed to and what is on offer now are two objects. */
@@ -86,7 +88,13 @@ export function visibleListing(tenantId: string | null): Prisma.ListingWhereInpu
   return { OR: [{ publisherTenantId: tenantId }, published, { subscriptions }] };
 }
 
-export const listingInclude = { model: { include: { tenant: true } }, liveVersion: true } as const;
+/** The alias that `tenant/name` calls. */
+export const LIVE = 'live';
+
+/** With what that alias points to. */
+export const listingInclude = {
+  model: { include: { tenant: true, aliases: { where: { name: LIVE }, include: { version: true } } } },
+} as const;
 export const versionInclude = { model: { select: { listing: { select: { handle: true } } } } } as const;
 
 type ListingRow = Prisma.ListingGetPayload<{ include: typeof listingInclude }>;
@@ -106,8 +114,8 @@ export function versionView({ model, ...row }: Prisma.ModelVersionGetPayload<{ i
 }
 
 export function planView(row: PlanVersion & { plan: Pick<Plan, 'name' | 'listingId'> }): PlanView {
-  const { id, planId, number, currency, unitPriceNanos, freeUnits, quotaUnits, requestsPerMinute, burst, priority } = row;
-  const terms = { planVersionId: id, currency, unitPriceNanos, freeUnits, quotaUnits, requestsPerMinute, burst, priority };
+  const { id, planId, number, currency, unitPriceNanos, freeUnits, quotaUnits, requestsPerMinute, burst, priority, alias } = row;
+  const terms = { planVersionId: id, currency, unitPriceNanos, freeUnits, quotaUnits, requestsPerMinute, burst, priority, alias };
   return { id, planId, listingId: row.plan.listingId, name: row.plan.name, number, terms };
 }
 
@@ -117,7 +125,7 @@ export async function modelViews(tx: Tx, rows: readonly ListingRow[]): Promise<M
     tx,
     rows.map((row) => row.id),
   );
-  return rows.map(({ model: { tenant, ...model }, liveVersion, ...listing }) => ({
+  return rows.map(({ model: { tenant, aliases, ...model }, ...listing }) => ({
     id: model.id,
     listingId: listing.id,
     tenantId: model.tenantId,
@@ -127,7 +135,7 @@ export async function modelViews(tx: Tx, rows: readonly ListingRow[]): Promise<M
     summary: listing.summary,
     tags: listing.tags,
     published: listing.state === 'PUBLISHED',
-    version: liveVersion === null ? null : toVersionView(liveVersion, listing.handle),
+    version: aliases[0] === undefined ? null : toVersionView(aliases[0].version, listing.handle),
     plans: plans.get(listing.id) ?? [],
     createdAt: model.createdAt,
   }));

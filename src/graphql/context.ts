@@ -4,13 +4,22 @@ import type { Log } from '../base/log.ts';
 import type { Billing } from '../billing/billing.ts';
 import type { Catalog } from '../catalog/catalog.ts';
 import type { Predictions } from '../prediction/prediction.ts';
+import type { Training } from '../training/training.ts';
 import type { Usage } from '../usage/usage.ts';
 import type { Call } from './call.ts';
 import type { Loaders } from './loaders.ts';
 import type { Reader } from './reader.ts';
 
 /** The stateful parts that resolvers call; made once by `createApp`. */
-export type Services = { db: Database; access: Access; catalog: Catalog; usage: Usage; billing: Billing; predictions: Predictions };
+export type Services = {
+  db: Database;
+  access: Access;
+  catalog: Catalog;
+  usage: Usage;
+  billing: Billing;
+  predictions: Predictions;
+  training: Training;
+};
 
 /** What one request's resolvers get. */
 export type GraphQLContext = Services & RequestParts;

@@ -6,6 +6,7 @@ import { resolvers as billing } from '../billing/resolvers.ts';
 import { resolvers as catalog } from '../catalog/resolvers.ts';
 import { resolvers as prediction } from '../prediction/resolvers.ts';
 import { resolvers as tenancy } from '../tenancy/resolvers.ts';
+import { resolvers as training } from '../training/resolvers.ts';
 import { resolvers as usage } from '../usage/resolvers.ts';
 import type { GraphQLContext, Services } from './context.ts';
 import { resolvers as node } from './node.ts';
@@ -20,7 +21,7 @@ const SCHEMA = new URL('../../schema.graphql', import.meta.url);
 
 /** The marketplace's API: schema.graphql with every context's resolvers. `services` stay the caller's to dispose, after `stop`. */
 export function createGraphQL(services: Services, log: Log): Promise<GraphQLServer> {
-  const resolvers = afterNoPrediction(merge([scalars, node, tenancy, access, catalog, usage, billing, prediction]));
+  const resolvers = afterNoPrediction(merge([scalars, node, tenancy, access, catalog, usage, billing, prediction, training]));
   return serveGraphQL(services, { typeDefs: readFileSync(SCHEMA, 'utf8'), resolvers }, log);
 }
 

@@ -26,6 +26,11 @@ const PRIVATE: Partial<Record<NodeType, { scope: Scope; find: FindPrivate }>> = 
   Upload: { scope: 'model:read', find: ({ catalog }, tx, id, caller) => catalog.findUpload(tx, caller.tenantId, id) },
   Subscription: { scope: 'subscription:read', find: ({ catalog }, tx, id, caller) => catalog.findSubscription(tx, caller.tenantId, id) },
   Transfer: { scope: 'billing:read', find: ({ billing }, tx, id, caller) => billing.findTransfer(tx, caller.tenantId, id) },
+  Dataset: { scope: 'model:read', find: ({ training }, tx, id, caller) => training.findDataset(tx, caller.tenantId, id) },
+  TrainingRun: { scope: 'model:read', find: ({ training }, tx, id, caller) => training.findTrainingRun(tx, caller.tenantId, id) },
+  Optimization: { scope: 'model:read', find: ({ training }, tx, id, caller) => training.findOptimization(tx, caller.tenantId, id) },
+  DeploymentRule: { scope: 'model:read', find: ({ training }, tx, id, caller) => training.findDeploymentRule(tx, caller.tenantId, id) },
+  Deployment: { scope: 'model:read', find: ({ training }, tx, id, caller) => training.findDeployment(tx, caller.tenantId, id) },
 };
 
 /** Rows do not say what they are; `node` knows which finder found them. */

@@ -1,9 +1,9 @@
-import { asTenant, type Database, type Tx } from '../base/database.ts';
+import { asReader, asTenant, type Database, type Tx } from '../base/database.ts';
 
 /** The reading side of a request. What has not begun when it is closed never does: it rejects. */
 export type Reader = {
   /**
-   * Reads as the caller's tenant. In a query all reads share one transaction, opened by the first and closed before the answer is sent; in a
+   * Reads as the caller's tenant. In a query all reads share one transaction, opened by the first and closed before the answer is sent, and see one moment; in a
    * mutation each is its own, so that none is open while the next root field writes. Calls run one after the other.
    */
   read<T>(fn: (tx: Tx) => Promise<T>): Promise<T>;
@@ -67,7 +67,7 @@ type Held = { tx: Promise<Tx>; release(): void; done: Promise<unknown> };
 function hold(db: Database, tenantId: string | null): Held {
   const opened = Promise.withResolvers<Tx>();
   const released = Promise.withResolvers<void>();
-  const done = asTenant(db, tenantId, (tx) => {
+  const done = asReader(db, tenantId, (tx) => {
     opened.resolve(tx);
     return released.promise;
   }).catch(opened.reject);

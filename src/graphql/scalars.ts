@@ -66,4 +66,7 @@ const tensorData = new GraphQLScalarType<unknown, unknown>({
   parseLiteral: (node) => parseTensorData(literalElement(node, 0)),
 });
 
-export const scalars = { DateTime: dateTime, TensorData: tensorData };
+/** Only answered, never asked. */
+const json = new GraphQLScalarType<unknown, unknown>({ name: 'JSON', serialize: (value) => value });
+
+export const scalars = { DateTime: dateTime, TensorData: tensorData, JSON: json };

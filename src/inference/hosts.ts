@@ -48,6 +48,16 @@ export class Hosts {
     host.users--;
   }
 
+  /** Loads a version, or waits until it is. */
+  async load(version: RunnableVersion): Promise<void> {
+    const host = this.enter(version);
+    try {
+      await host.runner;
+    } finally {
+      this.leave(host);
+    }
+  }
+
   /** Ends the version's process; whoever waits for it comes back as if it had crashed. */
   async unload(versionId: string): Promise<void> {
     const host = this.#hosts.get(versionId);

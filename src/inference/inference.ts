@@ -1,12 +1,13 @@
 import type { Log } from '../base/log.ts';
 import { type RunRequest, type RunResult, runRequest } from './calls.ts';
 import { chooseDevices } from './devices.ts';
-import { type Host, Hosts } from './hosts.ts';
+import { type Host, Hosts, type RunnableVersion } from './hosts.ts';
 import { type Inspection, inspectModel } from './inspect.ts';
 import { createRunFolder } from './run-folder.ts';
 import { Supervisor } from './supervisor.ts';
 
 export type { RunRequest, RunResult } from './calls.ts';
+export { confined } from './confinement.ts';
 export type { RunnableVersion } from './hosts.ts';
 export type { Inspection } from './inspect.ts';
 export {
@@ -35,6 +36,8 @@ export type Inference = AsyncDisposable & {
    * DEADLINE_EXCEEDED (also when `signal` is aborted; a run that others share goes on), MODEL_FAILED.
    */
   run(request: RunRequest): Promise<RunResult>;
+  /** Loads a version before anybody calls it; one that is loaded stays so. OVERLOADED, MODEL_FAILED. */
+  load(version: RunnableVersion): Promise<void>;
   /** Ends the version's process, if it has one. A call in it fails; one that waits loads the version again. */
   unload(versionId: string): Promise<void>;
   status(): InferenceStatus;
@@ -56,6 +59,7 @@ export function createInference(config: { dataDir: string; spares: number; maxLo
   return {
     inspect: (model, runLimitMs) => inspectModel(model, runLimitMs, device, supervisor),
     run: (request) => runRequest(hosts, request),
+    load: (version) => hosts.load(version),
     unload: (versionId) => hosts.unload(versionId),
     status: () => ({ loaded: [...hosts.all()].flatMap((host) => loadedStatus(host, device)), spares: supervisor.spares }),
     async [Symbol.asyncDispose]() {

@@ -1,9 +1,9 @@
 import { type ChildProcessByStdio, spawn } from 'node:child_process';
-import { existsSync } from 'node:fs';
 import { totalmem } from 'node:os';
 import type { Readable, Writable } from 'node:stream';
 import { fileURLToPath } from 'node:url';
 import type { Log } from '../base/log.ts';
+import { confined } from './confinement.ts';
 import { connectRunner, type RunnerConnection } from './connection.ts';
 import type { RunFolder } from './run-folder.ts';
 
@@ -13,9 +13,7 @@ const PING_INTERVAL_MS = 5_000;
 /** One unanswered ping is no proof: after a pause of this process the answer may lie unread. */
 const PINGS_LOST_MAX = 2;
 const STDERR_CHARS_MAX = 1_000;
-/** Writable memory that Node with ONNX Runtime reserves, before it loads a model; 1.1 GiB measured on 2 cores, Nov 2026. */
-const BASE_BYTES = 2 * 1024 ** 3;
-/** What a model may take at least, beyond that; more is a quarter of the memory. */
+/** What a model may take at least; more is a quarter of the memory. */
 const MODEL_BYTES_MIN = 2 * 1024 ** 3;
 
 /** A live runner process. `ended` resolves when the process is gone; `onLost` listeners are called when it takes no further call. */
@@ -35,7 +33,7 @@ type Child = ChildProcessByStdio<Writable, Readable, Readable>;
  */
 export async function startRunner(folder: RunFolder, log: Log): Promise<Runner> {
   const socketPath = folder.nextSocket();
-  const [command, ...args] = confined([process.execPath, RUNNER, socketPath]);
+  const [command, ...args] = confined([process.execPath, RUNNER, socketPath], modelBytes());
   const child = spawn(command, args, { cwd: folder.workingDirectory, env: {}, stdio: ['pipe', 'pipe', 'pipe'] });
   const ended = new Promise<void>((resolve) => {
     child.once('close', resolve);
@@ -65,13 +63,9 @@ export async function startRunner(folder: RunFolder, log: Log): Promise<Runner> 
   }
 }
 
-function confined(command: readonly [string, ...string[]]): readonly [string, ...string[]] {
-  let result = command;
+function modelBytes(): number {
   const memoryBytes = Math.min(totalmem(), process.constrainedMemory() || Number.POSITIVE_INFINITY);
-  const bytes = BASE_BYTES + Math.max(MODEL_BYTES_MIN, Math.floor(memoryBytes / 4));
-  if (existsSync('/usr/bin/setpriv')) result = ['/usr/bin/setpriv', '--pdeathsig', 'KILL', ...result];
-  if (existsSync('/usr/bin/prlimit')) result = ['/usr/bin/prlimit', `--data=${bytes}`, '--core=0', ...result];
-  return result;
+  return Math.max(MODEL_BYTES_MIN, Math.floor(memoryBytes / 4));
 }
 
 async function listening(child: Child, ended: Promise<void>): Promise<void> {

@@ -1,13 +1,11 @@
 import { PgBoss } from 'pg-boss';
 import { asSystem, type Database, type Tx } from '../base/database.ts';
 import type { Log } from '../base/log.ts';
-import type { CheckVersion, Jobs } from '../catalog/catalog.ts';
+import type { JobData, Jobs, Queue } from '../catalog/catalog.ts';
 
 const MAINTENANCE_MS = 60_000;
-/** At most one job of a version in each such stretch of time, the failed and the done included. */
+/** At most one job of a key in each such stretch of time, the failed and the done included. */
 const ONCE_PER_SECONDS = 600;
-/** One slow check leaves room for another; each has a whole model in memory. */
-const CONCURRENCY = 2;
 const STOP_LIMIT_MS = 5_000;
 
 /**
@@ -35,21 +33,21 @@ export async function createJobs(db: Database, log: Log): Promise<Jobs & AsyncDi
   const workers = new Map<string, string[]>();
 
   return {
-    async enqueue(tx, queue, data) {
-      const options = { singletonKey: data.versionId, singletonSeconds: ONCE_PER_SECONDS };
+    async enqueue(tx, queue, data, key) {
+      const options = { singletonKey: key, singletonSeconds: ONCE_PER_SECONDS };
       await boss.send(queue, data, { ...options, db: { executeSql: (sql, values) => execute(tx, sql, values) } });
     },
     wake(queue) {
       for (const id of workers.get(queue) ?? []) boss.notifyWorker(id);
     },
-    async work(queue, handler) {
+    async work<Q extends Queue>(queue: Q, handler: (data: JobData[Q]) => Promise<void>, concurrency: number) {
       // Embedded, this process is the only one and is woken by itself: polling finds retries alone.
       const pollingIntervalSeconds = db.kind === 'embedded' ? 10 : 2;
       const work = () =>
-        boss.work<CheckVersion>(queue, { pollingIntervalSeconds }, async (jobs) => {
+        boss.work<JobData[Q]>(queue, { pollingIntervalSeconds }, async (jobs) => {
           for (const job of jobs) await handler(job.data);
         });
-      workers.set(queue, await Promise.all(Array.from({ length: CONCURRENCY }, work)));
+      workers.set(queue, await Promise.all(Array.from({ length: concurrency }, work)));
     },
     async [Symbol.asyncDispose]() {
       clearInterval(timer);

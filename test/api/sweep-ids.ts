@@ -15,6 +15,11 @@ export const TABLES = {
   Subscription: 'subscription',
   Upload: 'upload',
   Transfer: 'transfer',
+  Dataset: 'dataset',
+  TrainingRun: 'training_run',
+  Optimization: 'optimization',
+  DeploymentRule: 'deployment_rule',
+  Deployment: 'deployment',
 } as const satisfies Partial<Record<NodeType, string>>;
 export type Kind = keyof typeof TABLES;
 
@@ -49,8 +54,8 @@ export async function foreignOf(world: World): Promise<Foreign> {
   const mapped = (map: (text: string) => string, of: Record<string, string[]>) =>
     Object.fromEntries(Object.entries(of).map(([kind, list]) => [kind, list.map(map)]));
   return {
-    there: { ...uuids, ...names, version: ['corner-shop/sold@2'] },
-    nowhere: { ...mapped(beside, uuids), ...mapped(letters, names), version: ['corner-shop/sold@9'] } as Ids,
+    there: { ...uuids, ...names, version: ['corner-shop/sold@2', 'corner-shop/sold@next'] },
+    nowhere: { ...mapped(beside, uuids), ...mapped(letters, names), version: ['corner-shop/sold@9', 'corner-shop/sold@none'] } as Ids,
     needles: needlesOf(secret),
     rows: async () => {
       const rows = await asAdmin(world.db, (tx) => rowsOf(tx, owners));
@@ -70,6 +75,7 @@ function publicOf({ shop, publicModelId }: World, all: Rows): Record<string, unk
     ...pick('model', (row) => row.id === publicModelId),
     ...listings,
     ...pick('model_version', (row) => row.model_id === publicModelId && row.published_at !== null),
+    ...pick('model_alias', (row) => row.model_id === publicModelId && row.name === 'live'),
     ...plans,
     ...pick('plan_version', (row) => plans.some((plan) => plan.id === row.plan_id)),
   ];

@@ -3,7 +3,7 @@ import { globalId } from '../../src/base/ids.ts';
 import { cursor, global, type Ids, type Kind, TABLES } from './sweep-ids.ts';
 
 /** The asking tenant's own things, where a foreign one is put beside them. */
-export type Own = { modelId: string; uploadId: string; email: string; password: string; counter: () => number };
+export type Own = { modelId: string; uploadId: string; datasetId: string; email: string; password: string; counter: () => number };
 
 export type Question = {
   field: string;
@@ -22,6 +22,7 @@ const pages =
   (ids: Ids) => [{ first: 100 }, ...kinds.flatMap((kind) => ids[kind].map((id) => ({ first: 100, after: cursor(id) })))];
 const PLANS = [{ name: 'basic', unitPriceNanos: '1' }];
 const TENSORS = [{ name: 'x', datatype: 'FP32', shape: [1, 3], data: [1, 2, 3] }];
+const TRAINING = { targets: ['y'], layers: [{ dense: { units: 2, activation: 'SOFTMAX' } }], loss: 'SPARSE_CROSS_ENTROPY', epochs: 1 };
 const KINDS = Object.keys(TABLES) as Kind[];
 const day = (offset: number) => new Date(Date.now() + offset * 86_400_000).toISOString();
 
@@ -52,6 +53,14 @@ export const QUESTIONS: Question[] = [
   },
   { field: 'wallet', scope: 'billing:read', variables: plain },
   { field: 'transfers', scope: 'billing:read', variables: pages('Transfer') },
+  { field: 'datasets', scope: 'model:read', variables: pages('Dataset') },
+  {
+    field: 'trainingRuns',
+    scope: 'model:read',
+    variables: (ids) => [...pages('TrainingRun')(ids), ...global('Model', ids).map((modelId) => ({ first: 100, modelId }))],
+  },
+  { field: 'deploymentRules', scope: 'model:read', variables: (ids) => global('Model', ids).map((modelId) => ({ modelId })) },
+  { field: 'workUsage', scope: 'usage:read', variables: () => [{ from: day(-2), to: day(2) }] },
 
   {
     field: 'signUp',
@@ -104,11 +113,59 @@ export const QUESTIONS: Question[] = [
         ...global('ModelVersion', ids).map((modelVersionId) => ({ modelId: globalId('Model', own.modelId), modelVersionId, plans: PLANS })),
       ]),
   },
+  {
+    field: 'promoteVersion',
+    scope: 'listing:publish',
+    variables: (ids) => inputs(global('ModelVersion', ids).map((versionId) => ({ versionId }))),
+  },
+  { field: 'rollbackVersion', scope: 'listing:publish', variables: (ids) => inputs(global('Model', ids).map((modelId) => ({ modelId }))) },
+  {
+    field: 'deleteAlias',
+    scope: 'listing:publish',
+    variables: (ids) => inputs(global('Model', ids).map((modelId) => ({ modelId, alias: 'next' }))),
+  },
   { field: 'subscribe', scope: 'subscription:write', variables: (ids) => inputs(global('Plan', ids).map((planId) => ({ planId }))) },
   {
     field: 'cancelSubscription',
     scope: 'subscription:write',
     variables: (ids) => inputs(global('Subscription', ids).map((id) => ({ id }))),
+  },
+
+  {
+    field: 'createDataset',
+    scope: 'model:write',
+    variables: (ids) => inputs(global('Upload', ids).map((uploadId) => ({ name: 'swept', format: 'CSV', uploadId }))),
+  },
+  {
+    field: 'createTrainingRun',
+    scope: 'model:write',
+    variables: (ids, own) =>
+      inputs([
+        ...global('Model', ids).map((modelId) => ({ ...TRAINING, modelId, datasetId: globalId('Dataset', own.datasetId) })),
+        ...global('Dataset', ids).map((datasetId) => ({ ...TRAINING, modelId: globalId('Model', own.modelId), datasetId })),
+        ...global('Dataset', ids).map((testDatasetId) => ({
+          ...TRAINING,
+          modelId: globalId('Model', own.modelId),
+          datasetId: globalId('Dataset', own.datasetId),
+          testDatasetId,
+        })),
+      ]),
+  },
+  { field: 'cancelTrainingRun', scope: 'model:write', variables: (ids) => inputs(global('TrainingRun', ids).map((id) => ({ id }))) },
+  {
+    field: 'optimizeVersion',
+    scope: 'model:write',
+    variables: (ids) => inputs(global('ModelVersion', ids).map((versionId) => ({ versionId, kind: 'FP16' }))),
+  },
+  {
+    field: 'createDeploymentRule',
+    scope: 'listing:publish',
+    variables: (ids) => inputs(global('Model', ids).map((modelId) => ({ modelId }))),
+  },
+  {
+    field: 'deleteDeploymentRule',
+    scope: 'listing:publish',
+    variables: (ids) => inputs(global('DeploymentRule', ids).map((id) => ({ id }))),
   },
 
   {

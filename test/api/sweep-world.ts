@@ -2,6 +2,7 @@ import { mkdtemp, rm } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { Readable } from 'node:stream';
+import { expect, vi } from 'vitest';
 import type { Principal } from '../../src/access/access.ts';
 import { SCOPES, type Scope, scopesOf } from '../../src/access/principal.ts';
 import { type App, createApp } from '../../src/app.ts';
@@ -53,7 +54,7 @@ export async function openWorld(): Promise<World> {
   const stranger = await signUp(app, 'stranger', 'stranger@example.com');
   const publicModelId = await stockShop(app, shop);
   await fillHidden(app, db, hidden, shop);
-  await fillStranger(app, stranger);
+  await fillStranger(app, db, stranger);
   const callers = await callersOf(app, db, stranger, operator);
   const parts = stack.move();
   return { app, db, hidden, shop, stranger, operator, callers, publicModelId, [Symbol.asyncDispose]: () => parts.disposeAsync() };
@@ -113,6 +114,54 @@ async function stockShop(app: App, shop: Person): Promise<string> {
   return sold;
 }
 
+const LEARNT = 'x,y\n1,a\n2,b\n3,a\n4,b\n5,a\n6,b\n';
+
+/** A dataset, and what a run of it leads to: a version with its evaluation, an optimisation of it, a rule and its deployment. */
+async function trainHidden(app: App, db: Database, hidden: Person): Promise<void> {
+  const { training, catalog } = app.services;
+  const { tenantId } = hidden.principal;
+  const datasetId = await addDataset(app, db, hidden, `${MARK} rows`);
+  const { id: modelId } = await catalog.createModel(tenantId, { name: `${MARK}-trained` });
+  const rule = { maxAccuracyDrop: 1, minSpeedup: 0 };
+  await training.createDeploymentRule(tenantId, { modelId, alias: 'live', optimizations: ['FP16'], rule });
+  await training.createTrainingRun(tenantId, {
+    datasetId,
+    modelId,
+    task: 'CLASSIFICATION',
+    targets: ['y'],
+    layers: [{ dense: { units: 80 } }, { dense: { units: 2, activation: 'SOFTMAX' } }],
+    loss: 'SPARSE_CROSS_ENTROPY',
+    optimizer: { adam: { learningRate: 0.01, beta1: 0.9, beta2: 0.999 } },
+    weightDecay: 0,
+    epochs: 2,
+    batchRows: 2,
+    seed: 1,
+    validationShare: 0.2,
+    testShare: 0.4,
+  });
+  await ended(db, tenantId, 4);
+}
+
+async function addDataset(app: App, db: Database, person: Person, name: string): Promise<string> {
+  const { tenantId } = person.principal;
+  const uploadId = await upload(app, person, Buffer.from(LEARNT));
+  const { id } = await app.services.training.createDataset(tenantId, { name, format: 'CSV', uploadId, badRowsMax: 0 });
+  await ended(db, tenantId, 1);
+  return id;
+}
+
+/** Waits until that many works have been made and all have succeeded. */
+async function ended(db: Database, tenantId: string, count: number): Promise<void> {
+  const succeeded = async () => {
+    const works = await asAdmin(db, (tx) => tx.work.findMany({ where: { tenantId } }));
+    expect(
+      works.map(({ kind, state, error }) => `${kind} ${state} ${JSON.stringify(error)}`).filter((one) => !one.includes('SUCCEEDED')),
+    ).toEqual([]);
+    expect(works.length).toBe(count);
+  };
+  await vi.waitFor(succeeded, { timeout: 60_000, interval: 100 });
+}
+
 /** Everything that a tenant can have. */
 async function fillHidden(app: App, db: Database, hidden: Person, shop: Person): Promise<void> {
   const { access, billing, catalog } = app.services;
@@ -120,6 +169,7 @@ async function fillHidden(app: App, db: Database, hidden: Person, shop: Person):
   await asSystem(db, (tx) => tx.tenant.update({ where: { id: tenantId }, data: { displayName: `${MARK} display name` } }));
   await addModel(app, hidden, `${MARK}-draft`, [identityModel('FP32', ['N', 7]), Buffer.from('no model')]);
   await upload(app, hidden, Buffer.from('waiting'));
+  await trainHidden(app, db, hidden);
   await catalog.createUpload(tenantId);
   const amount = { amountNanos: 7_777_123_456_789n, note: `${MARK} note`, idempotencyKey: `${MARK} credit` };
   await billing.addCredit({ id: tenantId }, amount);
@@ -133,11 +183,12 @@ async function fillHidden(app: App, db: Database, hidden: Person, shop: Person):
   await asAdmin(db, (tx) => tx.$executeRaw`update listing set state = 'WITHDRAWN' where handle = ${`corner-shop/${MARK}-withdrawn`}`);
 }
 
-async function fillStranger(app: App, stranger: Person): Promise<void> {
+async function fillStranger(app: App, db: Database, stranger: Person): Promise<void> {
   const { tenantId } = stranger.principal;
   await app.services.billing.addCredit({ id: tenantId }, { amountNanos: 10n ** 12n, note: 'hello', idempotencyKey: 'stranger' });
   await addModel(app, stranger, 'own', []);
   await upload(app, stranger, Buffer.from('some file'));
+  await addDataset(app, db, stranger, 'own rows');
 }
 
 const PREDICT = 'mutation ($input: PredictInput!) { predict(input: $input) { prediction { id } } }';

@@ -10,6 +10,9 @@ const CHANGES = {
   transfer: 'set amount_nanos = amount_nanos + 1',
   plan_version: 'set unit_price_nanos = 1',
   idempotency_key: "set digest = sha256('another')",
+  alias_move: "set alias = 'another'",
+  training_epoch: 'set loss = 0',
+  evaluation: "set figures = '{}'",
 };
 type Table = keyof typeof CHANGES;
 const TABLES = Object.keys(CHANGES) as Table[];
@@ -44,6 +47,23 @@ async function fill(tx: Tx): Promise<void> {
   await tx.$executeRaw`
     insert into transfer (id, batch_id, kind, debit_account_id, credit_account_id, amount_nanos, currency, period)
     values (${a}::uuid, ${a}::uuid, 'CREDIT', ${a}::uuid, ${b}::uuid, 1, 'EUR', '2026-11')`;
+  await tx.$executeRaw`
+    insert into model_version (id, tenant_id, model_id, number, sha256, size_bytes)
+    values (${a}::uuid, ${a}::uuid, ${a}::uuid, 1, ${'0'.repeat(64)}, 1)`;
+  await tx.$executeRaw`
+    insert into alias_move (id, tenant_id, model_id, alias, kind, to_version_id)
+    values (${a}::uuid, ${a}::uuid, ${a}::uuid, 'live', 'PROMOTE', ${a}::uuid)`;
+  await tx.$executeRaw`
+    insert into work (id, tenant_id, kind, time_limit_ms, memory_limit_mib) values (${a}::uuid, ${a}::uuid, 'TRAIN', 1, 1)`;
+  await tx.$executeRaw`
+    insert into dataset (id, tenant_id, name, format, sha256, size_bytes, bad_rows_max)
+    values (${a}::uuid, ${a}::uuid, 'rows', 'CSV', ${'0'.repeat(64)}, 1, 0)`;
+  await tx.$executeRaw`
+    insert into training_run (id, tenant_id, dataset_id, model_id, spec) values (${a}::uuid, ${a}::uuid, ${a}::uuid, ${a}::uuid, '{}')`;
+  await tx.$executeRaw`
+    insert into training_epoch (run_id, epoch, tenant_id, loss, learning_rate, elapsed_ms) values (${a}::uuid, 1, ${a}::uuid, 1, 1, 1)`;
+  await tx.$executeRaw`
+    insert into evaluation (id, tenant_id, version_id, data_key, figures) values (${a}::uuid, ${a}::uuid, ${a}::uuid, 'rows', '{}')`;
   await tx.$executeRaw`
     insert into idempotency_key (tenant_id, key, digest, record_id, period) values (${a}::uuid, 'key', sha256('digest'), ${a}::uuid, '2026-11')`;
 }

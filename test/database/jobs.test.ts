@@ -16,12 +16,13 @@ test('a job is done once, and one that failed is tried again', async () => {
   await using db = await openTestDatabase();
   await using jobs = await createJobs(db, log);
   const done: CheckVersion[] = [];
-  await jobs.work('check-version', async (data) => {
+  const work = async (data: CheckVersion) => {
     done.push(data);
     if (done.length === 1) throw new Error('try again');
-  });
+  };
+  await jobs.work('check-version', work, 1);
   const data = { tenantId: newId(), versionId: newId() };
-  await asSystem(db, (tx) => jobs.enqueue(tx, 'check-version', data));
+  await asSystem(db, (tx) => jobs.enqueue(tx, 'check-version', data, data.versionId));
   jobs.wake('check-version');
   await expect.poll(() => states(db), { timeout: 20_000 }).toEqual(['completed']);
   expect(done).toEqual([data, data]);
@@ -32,12 +33,12 @@ test('a job belongs to the transaction that adds it, and one version gets one at
   await using jobs = await createJobs(db, log);
   const data = { tenantId: newId(), versionId: newId() };
   const lost = asSystem(db, async (tx) => {
-    await jobs.enqueue(tx, 'check-version', data);
+    await jobs.enqueue(tx, 'check-version', data, data.versionId);
     throw new Error('rolled back');
   });
   await expect(lost).rejects.toThrow('rolled back');
   expect(await states(db)).toEqual([]);
-  for (let i = 0; i < 3; i++) await asSystem(db, (tx) => jobs.enqueue(tx, 'check-version', data));
+  for (let i = 0; i < 3; i++) await asSystem(db, (tx) => jobs.enqueue(tx, 'check-version', data, data.versionId));
   expect(await states(db)).toEqual(['created']);
 });
 
@@ -46,10 +47,10 @@ test('a job whose process died is given up, so that it can be asked for again', 
   const data = { tenantId: newId(), versionId: newId() };
   {
     await using jobs = await createJobs(db, log);
-    await asSystem(db, (tx) => jobs.enqueue(tx, 'check-version', data));
+    await asSystem(db, (tx) => jobs.enqueue(tx, 'check-version', data, data.versionId));
   }
   await asSystem(db, (tx) => tx.$executeRaw`update pgboss.job set state = 'active', started_on = now() - interval '1 hour'`);
   await using jobs = await createJobs(db, log);
-  await asSystem(db, (tx) => jobs.enqueue(tx, 'check-version', data));
+  await asSystem(db, (tx) => jobs.enqueue(tx, 'check-version', data, data.versionId));
   expect(await states(db)).toEqual(['created']);
 });

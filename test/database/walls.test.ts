@@ -41,6 +41,16 @@ const GRANTS: Record<string, { tenant?: string; system?: string }> = {
   subscription_charge: { tenant: 'SELECT', system: 'SELECT INSERT UPDATE' },
   idempotency_key: { system: 'SELECT INSERT' },
   replay: { system: 'SELECT INSERT UPDATE DELETE' },
+  model_alias: { tenant: 'SELECT INSERT UPDATE DELETE' },
+  alias_move: { tenant: 'SELECT INSERT' },
+  work: { tenant: 'SELECT INSERT UPDATE', system: 'SELECT UPDATE' },
+  dataset: { tenant: 'SELECT INSERT UPDATE' },
+  training_run: { tenant: 'SELECT INSERT UPDATE' },
+  training_epoch: { tenant: 'SELECT INSERT' },
+  evaluation: { tenant: 'SELECT INSERT' },
+  optimization: { tenant: 'SELECT INSERT UPDATE', system: 'SELECT' },
+  deployment_rule: { tenant: 'SELECT INSERT DELETE' },
+  deployment: { tenant: 'SELECT INSERT UPDATE' },
 };
 
 type Table = { name: string; isTenants: boolean; isPartition: boolean; enabled: boolean; forced: boolean; policies: number };

@@ -89,8 +89,9 @@ export async function openCore(instant = '2026-11-15T12:00:00Z'): Promise<Core> 
         data: { id: modelVersionId, tenantId: publisherTenantId, modelId, number: 1, sha256, sizeBytes: 1n },
       });
       await tx.listing.create({
-        data: { id: listingId, publisherTenantId, modelId, handle, state: 'PUBLISHED', liveVersionId: modelVersionId },
+        data: { id: listingId, publisherTenantId, modelId, handle, state: 'PUBLISHED' },
       });
+      await tx.modelAlias.create({ data: { modelId, name: 'live', tenantId: publisherTenantId, versionId: modelVersionId } });
       await tx.plan.create({ data: { id: planId, publisherTenantId, listingId, name: `plan${++plans}` } });
     });
     const made = { publisherTenantId, listingId, modelId, modelVersionId, handle, planId };
@@ -99,7 +100,7 @@ export async function openCore(instant = '2026-11-15T12:00:00Z'): Promise<Core> 
 
   async function version({ publisherTenantId, planId }: Offer, number: number, given: Terms): Promise<PlanTerms> {
     const id = newId();
-    const nothing = { quotaUnits: null, requestsPerMinute: null, burst: null };
+    const nothing = { quotaUnits: null, requestsPerMinute: null, burst: null, alias: null };
     const terms = { unitPriceNanos: 0n, freeUnits: 0n, ...nothing, ...given, currency: CURRENCY, priority: 0 };
     await asAdmin(db, (tx) => tx.planVersion.create({ data: { id, publisherTenantId, planId, number, ...terms } }));
     return { planVersionId: id, ...terms };

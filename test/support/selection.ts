@@ -10,8 +10,8 @@ import {
 } from 'graphql';
 
 /**
- * An operation that asks a root field for everything it can answer: every field of every type on the way, each type once on a path. Its
- * variables have the names of the field's arguments.
+ * An operation that asks a root field for everything it can answer: every field of every type on the way, each type once on a path and, with what it
+ * leads to, once in all. Its variables have the names of the field's arguments.
  */
 export function wholeQuestion(schema: GraphQLSchema, kind: 'query' | 'mutation', field: GraphQLField<unknown, unknown>): string {
   const type = getNamedType(field.type);
@@ -30,26 +30,34 @@ export function typesBelow(schema: GraphQLSchema, type: GraphQLNamedType, found 
   return found;
 }
 
+/** How often in one question a type is asked for the objects that it leads to, where it is not what was asked for; after that for its own values alone, else no question would be allowed. */
+const EXPANSIONS_MAX = 1;
+
 function selection(
   schema: GraphQLSchema,
   type: GraphQLNamedType,
   path: readonly string[],
+  expanded = new Map<string, number>(),
   aliased: ReadonlySet<string> = new Set(),
 ): string {
   if (isLeafType(type)) return '';
   if (isAbstractType(type)) {
     const types = schema.getPossibleTypes(type);
     const twofold = namesOfSeveralTypes(types);
-    return `{ __typename ${types.map((one) => `... on ${one.name} ${selection(schema, one, path, twofold)}`).join(' ')} }`;
+    return `{ __typename ${types.map((one) => `... on ${one.name} ${selection(schema, one, path, expanded, twofold)}`).join(' ')} }`;
   }
   if (!isObjectType(type)) throw new Error(`${type.name} cannot be asked for`);
+  const times = expanded.get(type.name) ?? 0;
+  expanded.set(type.name, times + 1);
+  const spent = path.length > 0 && times >= EXPANSIONS_MAX;
   const below = [...path, type.name];
   const fields = Object.values(type.getFields()).flatMap((field) => {
     const inner = getNamedType(field.type);
+    if (below.includes(inner.name) || (spent && !isLeafType(inner))) return [];
     const alias = aliased.has(field.name) ? `${type.name}_${field.name}: ` : '';
-    return below.includes(inner.name) ? [] : [`${alias}${field.name} ${selection(schema, inner, below)}`];
+    return `${alias}${field.name} ${selection(schema, inner, below, expanded)}`;
   });
-  return `{ ${fields.join(' ')} }`;
+  return fields.length === 0 ? '{ __typename }' : `{ ${fields.join(' ')} }`;
 }
 
 /** Fields of one name and different types may not meet in one selection. */

@@ -62,7 +62,7 @@ export async function startTinyServer(
   const db = await openTestDatabase();
   const log = options.log ?? createLog('silent');
   const resolvers = { ...scalars, ...schema.resolvers };
-  const typeDefs = `scalar DateTime scalar TensorData ${schema.typeDefs}`;
+  const typeDefs = `scalar DateTime scalar TensorData scalar JSON ${schema.typeDefs}`;
   const invalidations = options.invalidations ?? { isFresh: () => true, refresh: async () => {} };
   const graphql = await serveGraphQL({ db, access: { authenticate, invalidations } }, { typeDefs, resolvers }, log);
   const http = await createHttp({

@@ -21,9 +21,10 @@ test.each(['', '-a', 'a-', 'a--b', 'a/b', 'a@1', 'A', 'ä', 'a b', 'a\n', 'a'.re
   expect(thrown(() => parseModelName(name))).toEqual(wrong('name'));
 });
 
-test('a handle is tenant/name or tenant/name@number, and nothing like it', () => {
-  expect(parseHandle('acme/digits')).toEqual({ handle: 'acme/digits', number: null });
-  expect(parseHandle('acme/digits@12')).toEqual({ handle: 'acme/digits', number: 12 });
+test('a call names tenant/name, a number or an alias of it, and nothing like it', () => {
+  expect(parseHandle('acme/digits')).toEqual({ handle: 'acme/digits', number: null, alias: null });
+  expect(parseHandle('acme/digits@12')).toEqual({ handle: 'acme/digits', number: 12, alias: null });
+  expect(parseHandle('acme/digits@next-2')).toEqual({ handle: 'acme/digits', number: null, alias: 'next-2' });
   for (const text of [
     'acme',
     'acme/',
@@ -35,6 +36,9 @@ test('a handle is tenant/name or tenant/name@number, and nothing like it', () =>
     'acme/digits@1@2',
     'acme/a/b',
     'acme/digits@-1',
+    'acme/digits@Next',
+    'acme/digits@a--b',
+    `acme/digits@${'a'.repeat(40)}`,
     ' acme/digits',
     'acme/digits\n',
     'Acme/digits',

@@ -637,7 +637,8 @@ BEGIN
     child := 'usage_record_' || replace(month, '-', '_');
     IF to_regclass(child) IS NULL THEN
       PERFORM pg_advisory_xact_lock(hashtext('mercato.partitions'));
-      IF to_regclass(child) IS NULL THEN
+      -- By a query: to_regclass may still answer from before the lock.
+      IF NOT EXISTS (SELECT FROM pg_class WHERE relname = child AND relnamespace = 'public'::regnamespace) THEN
         EXECUTE format('CREATE TABLE %I PARTITION OF usage_record FOR VALUES IN (%L)', child, month);
         -- Nobody reads a partition by its own name: walls without a door.
         EXECUTE format('ALTER TABLE %I ENABLE ROW LEVEL SECURITY', child);

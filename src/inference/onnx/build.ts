@@ -2,12 +2,21 @@ import { DATATYPES, type Datatype } from './datatypes.ts';
 import type { OnnxAttribute, OnnxDimension, OnnxGraph, OnnxModel, OnnxNode, OnnxTensor, OnnxValue } from './schema.ts';
 
 /** Attribute values: a whole number is an INT, any other a FLOAT; `float()` makes a FLOAT of a whole number. */
-export type AttributeValue = number | bigint | string | Float | OnnxTensor | OnnxGraph | readonly number[] | readonly bigint[];
+export type AttributeValue =
+  | number
+  | bigint
+  | string
+  | Float
+  | OnnxTensor
+  | OnnxGraph
+  | readonly number[]
+  | readonly bigint[]
+  | readonly string[];
 type Float = { readonly float: number };
 type Attributes = Readonly<Record<string, AttributeValue>>;
 type Elements = ArrayBufferView | readonly string[];
 
-const ATTRIBUTE_TYPES = { float: 1, int: 2, string: 3, tensor: 4, graph: 5, floats: 6, ints: 7 } as const;
+const ATTRIBUTE_TYPES = { float: 1, int: 2, string: 3, tensor: 4, graph: 5, floats: 6, ints: 7, strings: 8 } as const;
 const encoder = new TextEncoder();
 
 export function float(value: number): Float {
@@ -88,13 +97,19 @@ export function graph({ name, nodes, inputs, outputs, initializers = [] }: Graph
 
 type ModelOptions = { opset?: number; irVersion?: number; producerName?: string };
 
-/** A model on ONNX's own operators. The defaults (opset 17, IR 8) are read by every runtime of the last four years. */
+const ML = { domain: 'ai.onnx.ml', version: 3n };
+
+/**
+ * A model on ONNX's own operators, and on those of ONNX-ML where a node names them. The defaults (opset 17, IR 8) are read by every runtime of the last
+ * four years.
+ */
 export function model(main: OnnxGraph, { opset = 17, irVersion = 8, producerName = 'mercato' }: ModelOptions = {}): OnnxModel {
+  const ml = main.node.some(({ domain }) => domain === ML.domain) ? [ML] : [];
   return {
     irVersion: BigInt(irVersion),
     producerName,
     graph: main,
-    opsetImport: [{ domain: '', version: BigInt(opset) }],
+    opsetImport: [{ domain: '', version: BigInt(opset) }, ...ml],
     metadataProps: [],
     trainingInfo: [],
     functions: [],
@@ -110,8 +125,13 @@ function attribute(name: string, given: AttributeValue): OnnxAttribute {
   if ('float' in given) return { ...empty, f: given.float, type: ATTRIBUTE_TYPES.float };
   if ('dims' in given) return { ...empty, t: given, type: ATTRIBUTE_TYPES.tensor };
   if ('node' in given) return { ...empty, g: given, type: ATTRIBUTE_TYPES.graph };
+  if (isTexts(given)) return { ...empty, strings: given.map((text) => encoder.encode(text)), type: ATTRIBUTE_TYPES.strings };
   if (given.every((one) => typeof one === 'bigint' || Number.isInteger(one))) {
     return { ...empty, ints: given.map((one) => BigInt(one)), type: ATTRIBUTE_TYPES.ints };
   }
   return { ...empty, floats: given.map(Number), type: ATTRIBUTE_TYPES.floats };
+}
+
+function isTexts(given: readonly (number | bigint | string)[]): given is readonly string[] {
+  return given.length > 0 && given.every((one) => typeof one === 'string');
 }
