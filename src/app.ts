@@ -7,6 +7,7 @@ import type { Database } from './base/database.ts';
 import { openEmbedded } from './base/database-embedded.ts';
 import { openPostgres } from './base/database-postgres.ts';
 import { createLog, type Log } from './base/log.ts';
+import { openSignals } from './base/signals.ts';
 import { createBilling } from './billing/billing.ts';
 import { createCatalog, createDirectoryStore } from './catalog/catalog.ts';
 import { type Demo, seed } from './commands/seed.ts';
@@ -66,7 +67,8 @@ export async function createApp(config: Config, overrides: Overrides = {}): Prom
     await createPredictions({ db, access, catalog, billing, inference, store, replayHours: config.replayHours, log }),
   );
   const training = stack.use(await createTraining({ db, store, catalog, jobs, processId: access.processId, dataDir, log }));
-  const services: Services = { db, access, catalog, usage, billing, predictions, training };
+  const signals = await openSignals(db);
+  const services: Services = { db, access, catalog, usage, billing, predictions, training, signals };
   const graphql = await createGraphQL(services, log);
   stack.defer(() => graphql.stop());
 
@@ -80,6 +82,7 @@ export async function createApp(config: Config, overrides: Overrides = {}): Prom
     adminToken,
     log,
     graphql,
+    live: graphql.live,
     isReady: () => invalidations.isFresh(),
     receiveUpload: catalog.receiveUpload,
     audit: () => runAudit(db),

@@ -28,7 +28,7 @@ export async function openPostgres(options: PostgresOptions, log: Log): Promise<
     tenantClient: tenant.prisma,
     systemClient: system.prisma,
     setRole: false,
-    listen: (channel, heard) => listener.listen(channel, heard),
+    listen: (channel, heard, restored) => listener.listen(channel, { heard, restored }),
     async [Symbol.asyncDispose]() {
       await listener.close();
       await Promise.all([tenant.close(), system.close()]);
@@ -110,10 +110,12 @@ export function postgresMigrations(connectionString: string): MigrationAdapterFa
   });
 }
 
-/** LISTEN on a connection of its own; after a loss it reconnects and listens again. What was missed meanwhile, heartbeats find. */
+type Hearing = { heard: (payload: string) => void; restored: (() => void) | undefined };
+
+/** LISTEN on a connection of its own; after a loss it reconnects, listens again and says so. */
 class Listener {
   private client: pg.Client | null = null;
-  private readonly channels = new Map<string, (payload: string) => void>();
+  private readonly channels = new Map<string, Hearing>();
   private retry: NodeJS.Timeout | null = null;
   private closed = false;
   private readonly connectionString: string;
@@ -124,8 +126,8 @@ class Listener {
     this.log = log;
   }
 
-  async listen(channel: string, heard: (payload: string) => void): Promise<void> {
-    this.channels.set(channel, heard);
+  async listen(channel: string, hearing: Hearing): Promise<void> {
+    this.channels.set(channel, hearing);
     if (this.client === null) await this.connect();
     else await this.client.query(`listen ${pg.escapeIdentifier(channel)}`);
   }
@@ -138,7 +140,7 @@ class Listener {
 
   private async connect(): Promise<void> {
     const client = new pg.Client({ connectionString: this.connectionString, keepAlive: true, application_name: 'mercato listener' });
-    client.on('notification', ({ channel, payload }) => this.channels.get(channel)?.(payload ?? ''));
+    client.on('notification', ({ channel, payload }) => this.channels.get(channel)?.heard(payload ?? ''));
     client.on('error', (error) => this.log.warn({ error: error.message }, 'the LISTEN connection was lost'));
     client.on('end', () => this.reconnect());
     await client.connect();
@@ -151,7 +153,11 @@ class Listener {
     if (this.closed || this.retry) return;
     this.retry = setTimeout(() => {
       this.retry = null;
-      this.connect().catch(() => this.reconnect());
+      this.connect()
+        .then(() => {
+          for (const { restored } of this.channels.values()) restored?.();
+        })
+        .catch(() => this.reconnect());
     }, 250);
   }
 }

@@ -13,8 +13,11 @@ export type Database = AsyncDisposable & {
   readonly tenantClient: PrismaClient;
   readonly systemClient: PrismaClient;
   readonly setRole: boolean;
-  /** Hears NOTIFYs of a channel on one dedicated connection, which reconnects by itself; `heard` gets the payload. */
-  listen(channel: string, heard: (payload: string) => void): Promise<void>;
+  /**
+   * Hears NOTIFYs of a channel on one dedicated connection, which reconnects by itself; `heard` gets the payload. `restored` is called when it listens again
+   * after a loss: what was said in between is lost.
+   */
+  listen(channel: string, heard: (payload: string) => void, restored?: () => void): Promise<void>;
 };
 
 const open = new AsyncLocalStorage<true>();

@@ -17,7 +17,7 @@ export class Call {
   status: number | null = null;
   private readonly db: Database;
   private readonly parentLog: Log;
-  private readonly response: ServerResponse;
+  private readonly client: ServerResponse | AbortSignal;
   private readonly answeredFns: (() => void)[] = [];
   private ownLog: Log | null = null;
   private controller: AbortController | null = null;
@@ -25,12 +25,13 @@ export class Call {
   private ownLoaders: Loaders | null = null;
   private closed = false;
 
-  constructor(db: Database, log: Log, requestId: string, principal: Principal | null, response: ServerResponse) {
+  /** `client`: its `close` before the answer, or its abort, is the client hanging up. */
+  constructor(db: Database, log: Log, requestId: string, principal: Principal | null, client: ServerResponse | AbortSignal) {
     this.db = db;
     this.parentLog = log;
     this.requestId = requestId;
     this.principal = principal;
-    this.response = response;
+    this.client = client;
   }
 
   get log(): Log {
@@ -39,7 +40,8 @@ export class Call {
   }
 
   get signal(): AbortSignal {
-    this.controller ??= abortedWith(this.response);
+    if (this.client instanceof AbortSignal) return this.client;
+    this.controller ??= abortedWith(this.client);
     return this.controller.signal;
   }
 

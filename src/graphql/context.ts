@@ -1,6 +1,7 @@
 import type { Access, Principal } from '../access/access.ts';
 import type { Database } from '../base/database.ts';
 import type { Log } from '../base/log.ts';
+import type { Signals } from '../base/signals.ts';
 import type { Billing } from '../billing/billing.ts';
 import type { Catalog } from '../catalog/catalog.ts';
 import type { Predictions } from '../prediction/prediction.ts';
@@ -19,6 +20,7 @@ export type Services = {
   billing: Billing;
   predictions: Predictions;
   training: Training;
+  signals: Signals;
 };
 
 /** What one request's resolvers get. */

@@ -6,23 +6,27 @@ import { resolvers as billing } from '../billing/resolvers.ts';
 import { resolvers as catalog } from '../catalog/resolvers.ts';
 import { resolvers as prediction } from '../prediction/resolvers.ts';
 import { resolvers as tenancy } from '../tenancy/resolvers.ts';
-import { resolvers as training } from '../training/resolvers.ts';
+import { resolvers as training, live as trainingLive } from '../training/resolvers.ts';
 import { resolvers as usage } from '../usage/resolvers.ts';
 import type { GraphQLContext, Services } from './context.ts';
+import { createLive, type Live } from './live.ts';
 import { resolvers as node } from './node.ts';
 import { scalars } from './scalars.ts';
-import type { ResolverMap } from './schema.ts';
+import { executableSchema, type ResolverMap } from './schema.ts';
 import { type GraphQLServer, serveGraphQL } from './server.ts';
 
 export type { Services } from './context.ts';
+export type { Live, LiveAnswer, LiveRequest } from './live.ts';
 export type { GraphQLServer } from './server.ts';
 
 const SCHEMA = new URL('../../schema.graphql', import.meta.url);
 
 /** The marketplace's API: schema.graphql with every context's resolvers. `services` stay the caller's to dispose, after `stop`. */
-export function createGraphQL(services: Services, log: Log): Promise<GraphQLServer> {
+export async function createGraphQL(services: Services, log: Log): Promise<GraphQLServer & { live: Live }> {
   const resolvers = afterNoPrediction(merge([scalars, node, tenancy, access, catalog, usage, billing, prediction, training]));
-  return serveGraphQL(services, { typeDefs: readFileSync(SCHEMA, 'utf8'), resolvers }, log);
+  const typeDefs = readFileSync(SCHEMA, 'utf8');
+  const live = createLive(services, executableSchema(typeDefs, resolvers), trainingLive, log);
+  return { ...(await serveGraphQL(services, { typeDefs, resolvers }, log)), live };
 }
 
 /**

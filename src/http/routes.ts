@@ -4,12 +4,13 @@ import type { FastifyInstance } from 'fastify';
 import { badInput, MercatoError } from '../base/errors.ts';
 import { LIMITS } from '../base/limits.ts';
 import type { GraphQLServer } from '../graphql/graphql.ts';
+import { EVENT_STREAM, type LiveTransports } from './live.ts';
 
 /** Takes the file of an upload. @throws MercatoError */
 export type ReceiveUpload = (token: string, body: Readable) => Promise<{ sha256: string | null; sizeBytes: bigint | number | null }>;
 
-/** POST /graphql, JSON only: a browser sends other types across origins without asking first. */
-export function addGraphql(fastify: FastifyInstance, graphql: GraphQLServer): void {
+/** POST /graphql, JSON only: a browser sends other types across origins without asking first. Who accepts events gets a stream of them. */
+export function addGraphql(fastify: FastifyInstance, graphql: GraphQLServer, live: LiveTransports | null): void {
   fastify.removeAllContentTypeParsers();
   fastify.addContentTypeParser<string>('application/json', { parseAs: 'string' }, (_, body, done) => {
     try {
@@ -19,6 +20,10 @@ export function addGraphql(fastify: FastifyInstance, graphql: GraphQLServer): vo
     }
   });
   fastify.post('/graphql', async (request, reply) => {
+    if (live !== null && request.headers.accept === EVENT_STREAM) {
+      reply.hijack();
+      return live.stream(request.id, request.headers, request.body, reply.raw);
+    }
     const answer = await graphql.handle({ requestId: request.id, headers: request.headers, body: request.body, response: reply.raw });
     try {
       // Hooks are synchronous: when `send` returns, the socket has the answer.

@@ -4,9 +4,10 @@ import Fastify, { type FastifyInstance, type FastifyReply, type FastifyRequest }
 import { newId } from '../base/ids.ts';
 import { LIMITS } from '../base/limits.ts';
 import type { Log } from '../base/log.ts';
-import type { GraphQLServer } from '../graphql/graphql.ts';
+import type { GraphQLServer, Live } from '../graphql/graphql.ts';
 import { addErrorAnswers, refuseBadUrl } from './errors.ts';
 import { addGraphiql } from './graphiql.ts';
+import { openLive } from './live.ts';
 import { addAudit, addGraphql, addHealth, addUploads, type ReceiveUpload } from './routes.ts';
 
 export type HttpOptions = {
@@ -21,6 +22,8 @@ export type HttpOptions = {
   adminToken: string | null;
   log: Log;
   graphql: GraphQLServer;
+  /** Answers subscription operations; null: there are none. */
+  live: Live | null;
   /** Whether new work can be done; draining counts by itself. */
   isReady(): boolean;
   /** Serves PUT /uploads/:token. */
@@ -67,7 +70,8 @@ export async function createHttp(options: HttpOptions): Promise<HttpServer> {
   const connections = trackConnections(fastify.server);
   addHeaders(fastify, () => draining);
   addErrorAnswers(fastify, options);
-  addGraphql(fastify, options.graphql);
+  const live = options.live === null ? null : openLive(fastify.server, options.live, options.log);
+  addGraphql(fastify, options.graphql, live);
   addHealth(fastify, () => !draining && options.isReady());
   addUploads(fastify, options.receiveUpload);
   if (options.adminToken !== null) addAudit(fastify, options.adminToken, options.audit);
@@ -83,6 +87,7 @@ export async function createHttp(options: HttpOptions): Promise<HttpServer> {
     async drain() {
       draining = true;
       const cut = setTimeout(connections.cut, DRAIN_MS_MAX);
+      await live?.end();
       connections.endIdle();
       await fastify.close().finally(() => clearTimeout(cut));
     },

@@ -7,8 +7,10 @@ import {
   deploymentsByRun,
   epochsByRun,
   evaluationsByVersion,
+  hasEnded,
   optimisationsByDeployment,
   optimisationsByVersion,
+  WORK,
   type WorkError,
   worksByIds,
 } from './training.ts';
@@ -20,6 +22,11 @@ function idOf(type: NodeType, text: string): string {
   const parsed = parseGlobalId(text);
   if (parsed?.type !== type) throw new MercatoError('NOT_FOUND');
   return parsed.id;
+}
+
+function found<T>(row: T | null): T {
+  if (row === null) throw new MercatoError('NOT_FOUND');
+  return row;
 }
 
 /** Row-level security has let the reader see what refers to it. */
@@ -78,6 +85,12 @@ export const resolvers = {
     deleteDeploymentRule: async (_, { input }, ctx) => {
       await ctx.training.deleteDeploymentRule(tenantOf(ctx, 'listing:publish'), idOf('DeploymentRule', input.id));
       return { deleted: true };
+    },
+  },
+  LiveQuery: {
+    trainingRun: (_, { id }, ctx) => {
+      const tenantId = tenantOf(ctx, 'model:read');
+      return ctx.read(async (tx) => found(await ctx.training.findTrainingRun(tx, tenantId, idOf('TrainingRun', id))));
     },
   },
   Work: {
@@ -153,3 +166,8 @@ export const resolvers = {
       versionId === null ? null : ctx.read((tx) => ctx.catalog.findModelVersion(tx, tenantId, versionId)),
   },
 } satisfies Resolvers;
+
+/** What the fields of LiveQuery are told by. */
+export const live = {
+  trainingRun: { topic: WORK, subject: ({ id }: { id: string }) => idOf('TrainingRun', id), hasEnded },
+};

@@ -20,7 +20,7 @@ export { type EvaluationView, evaluationsByVersion } from './evaluations.ts';
 export { type OptimizationView, optimisationsByDeployment, optimisationsByVersion } from './optimisations.ts';
 export type { Figures, RunData, TrainingSpec } from './orders.ts';
 export { epochsByRun, type TrainingRunView } from './runs.ts';
-export { type WorkError, worksByIds } from './work.ts';
+export { hasEnded, WORK, type WorkError, worksByIds } from './work.ts';
 export type { WorkUsage } from './work-usage.ts';
 
 export type TrainingOptions = {

@@ -2,6 +2,7 @@ import { asSystem, asTenant, type Database, type Tx } from '../base/database.ts'
 import { ERRORS, type ErrorCode, MercatoError } from '../base/errors.ts';
 import { newId } from '../base/ids.ts';
 import type { Log } from '../base/log.ts';
+import { publish } from '../base/signals.ts';
 import type { Jobs } from '../catalog/catalog.ts';
 import type { Work, WorkKind } from '../generated/prisma/client.ts';
 
@@ -34,6 +35,9 @@ export const QUEUES = { PROFILE: 'profile', TRAIN: 'train', OPTIMIZE: 'optimize'
   WorkKind,
   string
 >;
+
+/** The topic of signals about work. */
+export const WORK = 'work';
 
 const KINDS = Object.keys(QUEUES) as WorkKind[];
 const SWEEP_MS = 5_000;
@@ -148,6 +152,12 @@ export function createWorks({ db, jobs, processId, log }: { db: Database; jobs: 
   };
 }
 
+/** Whether nothing more happens to the work: also where the reader sees none. */
+export async function hasEnded(tx: Tx, id: string): Promise<boolean> {
+  const work = await tx.work.findUnique({ where: { id } });
+  return work === null || (work.state !== 'QUEUED' && work.state !== 'RUNNING');
+}
+
 /** For a loader; row-level security lets its owner alone see work. */
 export async function worksByIds(tx: Tx, ids: readonly string[]): Promise<Map<string, Work>> {
   const rows = await tx.work.findMany({ where: { id: { in: [...ids] } } });
@@ -167,6 +177,7 @@ export async function spend(tx: Tx, { id, attempt }: Claim, micros: number): Pro
     data: { computeMicros: { increment: BigInt(Math.round(micros)) } },
   });
   if (changed.count === 0) throw new Superseded();
+  await publish(tx, WORK, id);
 }
 
 /** Ends the work as SUCCEEDED in the transaction of its result. @throws Superseded: the transaction must not commit */
@@ -181,6 +192,7 @@ async function end(tx: Tx, { id, attempt }: Claim, outcome: { state: 'SUCCEEDED'
     update work set state = ${outcome.state}::work_state, error = ${error}::jsonb, process_id = null, ended_at = mercato_now()
     where id = ${id}::uuid and attempts = ${attempt}::int and state = 'RUNNING'`;
   if (changed === 0) throw new Superseded();
+  await publish(tx, WORK, id);
 }
 
 /** Ends work that has not ended; false: it had. Whoever holds it notices. */
@@ -188,6 +200,7 @@ export async function cancelWork(tx: Tx, id: string): Promise<boolean> {
   const changed = await tx.$executeRaw`
     update work set state = 'CANCELLED', process_id = null, ended_at = mercato_now()
     where id = ${id}::uuid and state in ('QUEUED', 'RUNNING')`;
+  await publish(tx, WORK, id);
   return changed > 0;
 }
 
@@ -200,6 +213,7 @@ async function claimWork(tx: Tx, id: string, processId: string, signal: AbortSig
       select from optimization o join work w on w.id = o.id where o.deployment_id = work.id and w.state in ('QUEUED', 'RUNNING'))
     returning tenant_id "tenantId", attempts, time_limit_ms "timeLimitMs", memory_limit_mib "memoryLimitMib", compute_micros "computeMicros"`;
   if (work === undefined) return null;
+  await publish(tx, WORK, id);
   const { tenantId, attempts: attempt, computeMicros, timeLimitMs, memoryLimitMib } = work;
   return { id, tenantId, attempt, limits: { timeLimitMs, memoryLimitMib }, computeMicros, signal };
 }

@@ -73,6 +73,7 @@ export async function startTinyServer(
     adminToken: null,
     log,
     graphql,
+    live: null,
     isReady: () => true,
     receiveUpload: async (_, body) => ({ sha256: 'none', sizeBytes: await discard(body) }),
     audit: async () => ({}),
