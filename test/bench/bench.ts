@@ -15,6 +15,7 @@ import { type Market, openMarket } from './market.ts';
 import { manyCallers, oneCaller } from './overhead.ts';
 import { pictures } from './pictures.ts';
 import type { Effort } from './sides.ts';
+import { training } from './training.ts';
 
 const { values, positionals } = parseArgs({
   allowPositionals: true,
@@ -34,9 +35,16 @@ const MEASUREMENTS: Record<string, () => Promise<Figure | NotRun>> = {
   P4: () => inMarket(joinedRows),
   P5: () => inMarket(pictures),
   P6: () => inMarket(oneCaller),
+  P10: () => training(effort, values.data ?? testData()),
   P11: () => firstAnswer(effort),
   P12: () => loopDelay(effort),
 };
+
+/** Where the suite has its data, MNIST is a folder of it. */
+function testData(): string | undefined {
+  const folder = process.env.MERCATO_TEST_DATA;
+  return folder && `${folder}/mnist`;
+}
 
 /** Each in a marketplace of its own: what one leaves behind is no load for the next. */
 async function inMarket(measure: (market: Market, effort: Effort) => Promise<Figure>): Promise<Figure> {
