@@ -184,7 +184,8 @@ export function frameReader(take: (frame: Frame) => void): (chunk: Uint8Array) =
       if (filled < target.length) return;
       filled = 0;
       if (body === null) {
-        body = new Uint8Array(bodySize(prefix));
+        // Not zeroed: the frame is taken when it is filled. Of no pool: a thread may take the buffer over.
+        body = new Uint8Array(Buffer.allocUnsafeSlow(bodySize(prefix)).buffer);
       } else {
         const frame = parse(prefix, body);
         body = null;

@@ -1,32 +1,5 @@
-/** The baseline: Apollo Server on Fastify whose one resolver returns a constant. Prints its address. */
-import { ApolloServer, HeaderMap } from '@apollo/server';
-import Fastify from 'fastify';
+/** The baseline of P1 and P6: its resolver returns a constant. */
+import { type PredictPayload, serve } from './apollo.ts';
 
-const typeDefs = `
-  scalar TensorData
-  type Tensor { name: String! data: TensorData! }
-  type Usage { units: Int! }
-  type Prediction { outputs: [Tensor!]! usage: Usage! }
-  type Payload { prediction: Prediction! }
-  input TensorInput { name: String! datatype: String! shape: [Int!] data: TensorData! }
-  input PredictInput { model: String! inputs: [TensorInput!]! outputs: [String!] idempotencyKey: String deadlineMs: Int }
-  type Query { ok: Boolean! }
-  type Mutation { predict(input: PredictInput!): Payload! }
-`;
-const answer = { prediction: { outputs: [{ name: 'label', data: ['7'] }], usage: { units: 1 } } };
-const apollo = new ApolloServer({ typeDefs, resolvers: { Mutation: { predict: () => answer } }, nodeEnv: 'production' });
-await apollo.start();
-
-const fastify = Fastify({ bodyLimit: 16 * 1024 * 1024 });
-fastify.post('/graphql', async (request, reply) => {
-  const headers = new HeaderMap();
-  for (const [name, value] of Object.entries(request.headers)) if (value !== undefined) headers.set(name, String(value));
-  const response = await apollo.executeHTTPGraphQLRequest({
-    httpGraphQLRequest: { method: 'POST', headers, search: '', body: request.body },
-    context: async () => ({}),
-  });
-  for (const [name, value] of response.headers) reply.header(name, value);
-  reply.status(response.status ?? 200);
-  return response.body.kind === 'complete' ? response.body.string : '';
-});
-console.log(await fastify.listen({ port: 0, host: '127.0.0.1' }));
+const answer: PredictPayload = { prediction: { outputs: [{ name: 'label', data: ['7'] }], usage: { units: 1 } } };
+await serve(() => answer);

@@ -1,65 +1,91 @@
-import { type ChildProcess, execFile, spawn } from 'node:child_process';
+import { type ChildProcess, type SpawnOptions, spawn } from 'node:child_process';
 import { once } from 'node:events';
-import { readFileSync } from 'node:fs';
-import { promisify } from 'node:util';
+import { readdirSync, readFileSync } from 'node:fs';
+import { text } from 'node:stream/consumers';
 
-const ROOT = new URL('../..', import.meta.url).pathname;
+export const ROOT = new URL('../..', import.meta.url).pathname;
+const QUIET = ['--disable-warning=ExperimentalWarning', '--disable-warning=DeprecationWarning'];
 /** Of the kernel's clock ticks, as on every Linux that Node supports. */
 const TICKS_PER_SECOND = 100;
 
-export type Started = { child: ChildProcess; pid: number; output: string };
+export type Started = AsyncDisposable & { pid: number; output: string };
+type Environment = Readonly<Record<string, string | undefined>>;
 
-/** Starts a program of this repository and waits until its output matches. */
-export function start(file: string, env: Record<string, string>, ready: RegExp): Promise<Started> {
-  const child = spawn(process.execPath, ['--disable-warning=ExperimentalWarning', '--disable-warning=DeprecationWarning', file], {
-    cwd: ROOT,
-    env: { ...process.env, ...env },
-    stdio: ['ignore', 'pipe', 'inherit'],
-  });
+/** Starts a program of this repository and waits until its output matches; `nodeOptions` stand before the file. Disposing ends it. */
+export function start(
+  file: string,
+  env: Environment,
+  ready: RegExp,
+  nodeOptions: readonly string[] = [],
+  args: readonly string[] = [],
+): Promise<Started> {
+  const options: SpawnOptions = { cwd: ROOT, env: { ...process.env, ...env }, stdio: ['ignore', 'pipe', 'inherit'] };
+  return whenReady(spawn(process.execPath, [...QUIET, ...nodeOptions, file, ...args], options), ready);
+}
+
+/** Waits for a process's standard output to match; ends its whole group where it leads one. */
+export function whenReady(child: ChildProcess, ready: RegExp, group = false): Promise<Started> {
+  const pid = child.pid ?? 0;
   return new Promise((resolve, reject) => {
     let output = '';
-    child.stdout.on('data', (part: Buffer) => {
+    const failed = (code: number | null) => reject(new Error(`a program exited with ${code}: ${output}`));
+    child.once('exit', failed);
+    child.once('error', reject);
+    child.stdout?.on('data', (part: Buffer) => {
       output += part.toString('utf8');
-      if (ready.test(output)) resolve({ child, pid: child.pid ?? 0, output });
+      if (!ready.test(output)) return;
+      child.off('exit', failed);
+      resolve({
+        pid,
+        output,
+        async [Symbol.asyncDispose]() {
+          if (child.exitCode !== null || child.signalCode !== null) return;
+          const ended = once(child, 'exit');
+          process.kill(group ? -pid : pid, 'SIGTERM');
+          await ended;
+        },
+      });
     });
-    child.on('exit', (code) => reject(new Error(`${file} exited with ${code}: ${output}`)));
   });
 }
 
-export async function stop({ child }: Started): Promise<void> {
-  child.removeAllListeners('exit');
+/** Runs a program of this repository to its end and reads its output as JSON. */
+export async function runJson<T>(file: string, args: readonly string[], input = '', env: Environment = {}): Promise<T> {
+  const child = spawn(process.execPath, [...QUIET, file, ...args], {
+    cwd: ROOT,
+    env: { ...process.env, ...env },
+    stdio: ['pipe', 'pipe', 'inherit'],
+  });
   const ended = once(child, 'exit');
-  child.kill('SIGTERM');
-  await ended;
+  child.stdin.end(input);
+  const output = await text(child.stdout);
+  const [code] = await ended;
+  if (code !== 0) throw new Error(`${file} exited with ${code}: ${output}`);
+  return JSON.parse(output) as T;
 }
 
-/** CPU seconds that a process and its ended children have used. */
-export function cpuSeconds(pid: number): number {
-  const fields = readFileSync(`/proc/${pid}/stat`, 'utf8').split(') ')[1]?.split(' ') ?? [];
-  return (Number(fields[11]) + Number(fields[12])) / TICKS_PER_SECOND;
+/** CPU seconds of living processes, all their threads; one that is gone, or not on this machine, counts nothing. */
+export function cpuSeconds(pids: readonly number[]): number {
+  return pids.reduce((sum, pid) => sum + (cpuOf(pid) ?? 0), 0);
 }
 
-export type Load = { url: string; headers: Record<string, string>; body: string; connections: number; seconds: number };
-export type Measured = { perSecond: number; p50Ms: number; p99Ms: number; requests: number; failed: number };
+function cpuOf(pid: number): number | null {
+  const fields = statOf(pid);
+  return fields && (Number(fields[11]) + Number(fields[12])) / TICKS_PER_SECOND;
+}
 
-/** Load by autocannon, in a process of its own. */
-export async function load({ url, headers, body, connections, seconds }: Load): Promise<Measured> {
-  const given = Object.entries({ 'content-type': 'application/json', ...headers }).flatMap(([name, value]) => ['-H', `${name}=${value}`]);
-  const args = ['-c', String(connections), '-d', String(seconds), '-m', 'POST', ...given, '-b', body, '--json', url];
-  const { stdout } = await promisify(execFile)(process.execPath, [`${ROOT}node_modules/autocannon/autocannon.js`, ...args], {
-    maxBuffer: 1 << 24,
-  });
-  const result = JSON.parse(stdout) as {
-    requests: { average: number; total: number };
-    latency: { p50: number; p99: number };
-    errors: number;
-    non2xx: number;
-  };
-  return {
-    perSecond: result.requests.average,
-    p50Ms: result.latency.p50,
-    p99Ms: result.latency.p99,
-    requests: result.requests.total,
-    failed: result.errors + result.non2xx,
-  };
+/** The fields after the name, which may hold spaces. */
+function statOf(pid: number): string[] | null {
+  try {
+    return readFileSync(`/proc/${pid}/stat`, 'utf8').split(') ')[1]?.split(' ') ?? null;
+  } catch {
+    return null;
+  }
+}
+
+/** The direct children of a process: of a server its runners. */
+export function childrenOf(parent: number): number[] {
+  return readdirSync('/proc')
+    .map(Number)
+    .filter((pid) => pid > 0 && Number(statOf(pid)?.[1]) === parent);
 }

@@ -1,0 +1,34 @@
+import { afterAll, beforeAll, expect, test } from 'vitest';
+import { joinedRows, manyRows } from './batching.ts';
+import { type Figure, isMet, tableOf } from './figure.ts';
+import { type Market, openMarket } from './market.ts';
+import { manyCallers } from './overhead.ts';
+
+const tiny = { rounds: 1, seconds: 0.2, warmSeconds: 0 };
+const measurements: [string, (market: Market) => Promise<Figure>][] = [
+  ['P1', (market) => manyCallers(market, tiny)],
+  ['P3', (market) => manyRows(market, tiny)],
+  ['P4', (market) => joinedRows(market, tiny, [784, 8, 10])],
+];
+
+let market: Market;
+beforeAll(async () => {
+  market = await openMarket();
+});
+afterAll(() => market[Symbol.asyncDispose]());
+
+// What the figures are says nothing here: the machine runs other tests at the same time.
+test.for(measurements)('the bench takes %s from living servers and puts it into its table', async ([id, measure]) => {
+  const figure = await measure(market);
+  expect(figure.id).toBe(id);
+  expect(figure.rounds).toHaveLength(1);
+  expect(Number.isFinite(figure.value)).toBe(true);
+  expect(tableOf([figure])).toContain(`| ${id} `);
+});
+
+test('a bound is met at its own value', () => {
+  expect(isMet(0.8, { least: 0.8 })).toBe(true);
+  expect(isMet(0.79, { least: 0.8 })).toBe(false);
+  expect(isMet(2.5, { most: 2.5 })).toBe(true);
+  expect(isMet(2.6, { most: 2.5 })).toBe(false);
+});
