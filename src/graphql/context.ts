@@ -35,8 +35,6 @@ export type RequestParts = Pick<Reader, 'read' | 'apart'> & {
   readonly principal: Principal | null;
   /** Aborted when the client hangs up. */
   readonly signal: AbortSignal;
-  /** Whether something waits for this request's answer to be handed over. */
-  readonly holdsAnswer: boolean;
   /** `fn` runs once, when the answer was handed to the socket or dropped. */
   onAnswered(fn: () => void): void;
   readonly loaders: Loaders;
@@ -65,9 +63,6 @@ class RequestContext implements RequestParts {
   }
   get signal(): AbortSignal {
     return this.call.signal;
-  }
-  get holdsAnswer(): boolean {
-    return this.call.holdsAnswer;
   }
   get loaders(): Loaders {
     return this.call.loaders;

@@ -1,6 +1,5 @@
 import { readFileSync } from 'node:fs';
 import { resolvers as access } from '../access/resolvers.ts';
-import { MercatoError } from '../base/errors.ts';
 import type { Log } from '../base/log.ts';
 import { resolvers as billing } from '../billing/resolvers.ts';
 import { resolvers as catalog } from '../catalog/resolvers.ts';
@@ -8,7 +7,7 @@ import { resolvers as prediction } from '../prediction/resolvers.ts';
 import { resolvers as tenancy } from '../tenancy/resolvers.ts';
 import { resolvers as training, live as trainingLive } from '../training/resolvers.ts';
 import { resolvers as usage } from '../usage/resolvers.ts';
-import type { GraphQLContext, Services } from './context.ts';
+import type { Services } from './context.ts';
 import { createLive, type Live } from './live.ts';
 import { resolvers as node } from './node.ts';
 import { scalars } from './scalars.ts';
@@ -23,27 +22,10 @@ const SCHEMA = new URL('../../schema.graphql', import.meta.url);
 
 /** The marketplace's API: schema.graphql with every context's resolvers. `services` stay the caller's to dispose, after `stop`. */
 export async function createGraphQL(services: Services, log: Log): Promise<GraphQLServer & { live: Live }> {
-  const resolvers = afterNoPrediction(merge([scalars, node, tenancy, access, catalog, usage, billing, prediction, training]));
+  const resolvers = merge([scalars, node, tenancy, access, catalog, usage, billing, prediction, training]);
   const typeDefs = readFileSync(SCHEMA, 'utf8');
   const live = createLive(services, executableSchema(typeDefs, resolvers), trainingLive, log);
   return { ...(await serveGraphQL(services, { typeDefs, resolvers }, log)), live };
-}
-
-/**
- * Mutations other than predict are refused in a request that has predicted before: some of them return only when no answer of a revoked key
- * can go out any more, and the prediction's answer goes out only when the request ends.
- */
-function afterNoPrediction(resolvers: ResolverMap): ResolverMap {
-  const mutations = Object.entries(resolvers.Mutation as Record<string, (...args: unknown[]) => unknown>).map(([name, resolve]) => {
-    if (name === 'predict') return [name, resolve];
-    const guarded = (...args: unknown[]) => {
-      const { holdsAnswer } = args[2] as GraphQLContext;
-      if (holdsAnswer) throw new MercatoError('CONFLICT', `Ask for ${name} in a request of its own, or before predict.`, { field: name });
-      return resolve(...args);
-    };
-    return [name, guarded];
-  });
-  return { ...resolvers, Mutation: Object.fromEntries(mutations) };
 }
 
 /** One map of all; a field that two contexts resolve is a mistake, and so is one that the schema lacks, which `serveGraphQL` refuses. */

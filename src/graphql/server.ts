@@ -9,6 +9,7 @@ import { createContext, type RequestParts } from './context.ts';
 import { publicError, refusal } from './errors.ts';
 import { executeKnown, KnownDocuments } from './known.ts';
 import { assertWithinLimits, GRAPHQL_LIMITS } from './limits.ts';
+import { asksForCredentials, predictAlone } from './operations.ts';
 import { answerPlugin, switchedOff } from './plugins.ts';
 import { executableSchema, type ResolverMap } from './schema.ts';
 
@@ -63,6 +64,7 @@ export async function serveGraphQL<S extends Base>(
     nodeEnv: 'production',
     logger: log,
     parseOptions: { maxTokens: GRAPHQL_LIMITS.tokens },
+    validationRules: [predictAlone],
     validationOptions: { maxErrors: 10 },
     formatError: (_formatted, error) => publicError(error),
     plugins: [...switchedOff, answerPlugin(known)],
@@ -95,7 +97,10 @@ export async function serveGraphQL<S extends Base>(
       const found = services.access.authenticate(credentials(request.headers));
       principal = found instanceof Promise ? await found : found;
     } catch (error) {
-      return refuse(error, request, log);
+      if (!(error instanceof MercatoError && error.code === 'UNAUTHENTICATED' && asksForCredentials(request.body))) {
+        return refuse(error, request, log);
+      }
+      principal = null;
     }
     const call = new Call(services.db, log, request.requestId, principal, request.response);
     try {

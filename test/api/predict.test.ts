@@ -26,21 +26,30 @@ const inputOf = (tensor: object, more: object = {}) => ({
 const PREDICT = 'mutation ($input: PredictInput!) { predict(input: $input) { prediction { usage { units } outputs { name shape } } } }';
 const refusal = (answer: GraphQLAnswer) => answer.errors?.[0];
 
-test('a key that predicts and revokes itself in one request gets its answer, and is revoked in another', async () => {
+test('a prediction with another field beside it is refused before anything runs, and nothing is billed', async () => {
   const token = await signIn(client, demo.demo);
-  const created = await client.ask<{ createApiKey: { secret: string; apiKey: { id: string } } }>(
-    'mutation { createApiKey(input: { name: "self", scopes: ["model:predict", "key:write"] }) { secret apiKey { id } } }',
-    {},
-    token,
-  );
-  const { secret, apiKey } = created.createApiKey;
-  const both = `mutation ($input: PredictInput!, $id: ID!) {
-    predict(input: $input) { prediction { usage { units } } } revokeApiKey(input: { id: $id }) { apiKey { id } } }`;
-  const variables = { input: inputOf({ shape: [1, 28, 28], data: IMAGE }), id: apiKey.id };
-  expect(refusal(await client.send(both, variables, secret))).toMatchObject({ path: ['revokeApiKey'], extensions: { code: 'CONFLICT' } });
-  const alone = 'mutation ($id: ID!) { revokeApiKey(input: { id: $id }) { apiKey { revokedAt } } }';
-  expect((await client.send(alone, { id: apiKey.id }, secret)).errors).toBeUndefined();
-  expect(await predictDigit(client, secret)).toBe('UNAUTHENTICATED');
+  const before = await billOf(client, token);
+  const variables = { input: inputOf({ shape: [1, 28, 28], data: IMAGE }) };
+  for (const beside of ['createUpload { url }', 'again: predict(input: $input) { prediction { id } }', '...more']) {
+    const fragment = beside === '...more' ? 'fragment more on Mutation { createUpload { url } }' : '';
+    const both = `mutation ($input: PredictInput!) { predict(input: $input) { prediction { id } } ${beside} } ${fragment}`;
+    const error = refusal(await client.send(both, variables, token));
+    expect(error?.extensions.code).toBe('BAD_USER_INPUT');
+    expect(error?.message).toContain('predict must be the only field');
+  }
+  expect(await billOf(client, token)).toEqual(before);
+});
+
+test('credentials that hold no more keep nobody from asking for new ones, but from all else', async () => {
+  const query = 'mutation ($input: SignInInput!) { signIn(input: $input) { tokens { accessToken } } }';
+  const answer = await client.send(query, { input: demo.demo }, 'stale');
+  expect(answer.errors).toBeUndefined();
+  const refresh = 'mutation { refreshSession(input: { refreshToken: "none" }) { tokens { accessToken } } }';
+  expect(refusal(await client.send(refresh, {}, 'stale'))).toMatchObject({ path: ['refreshSession'] });
+  const both = query.replace('{ signIn', '{ createUpload { url } signIn');
+  for (const other of ['{ models { nodes { id } } }', both]) {
+    expect(refusal(await client.send(other, { input: demo.demo }, 'stale'))).toMatchObject({ extensions: { code: 'UNAUTHENTICATED' } });
+  }
 });
 
 test.each([

@@ -53,6 +53,21 @@ describe('CSV', () => {
   });
 
   it.each([
+    ['is not closed', '"open,1'],
+    ['goes on behind its end', '"a"b,1'],
+  ])('is refused where a quoted cell %s, whatever may be bad: it would take the rows behind it along', async (_, row) => {
+    const lines = Array.from({ length: 50 }, (__, at) => `a${at},1`);
+    const file = ['a,b', ...lines.slice(0, 9), row, ...lines].join('\n');
+    await expect(tableOf(`${file}\n`, 'CSV', 1_000)).rejects.toMatchObject({ code: 'BAD_USER_INPUT', data: { field: 'format' } });
+  });
+
+  it('counts a quote inside a bare cell as one bad row, and loses no other', async () => {
+    const table = await tableOf('a,b\nx,1\n5" pipe,2\ny,3\n', 'CSV', 1);
+    expect([table.rows, table.badRows.first.map(({ line }) => line)]).toEqual([2, [3]]);
+    await expect(tableOf('a,b\nx,1\n5" pipe,2\ny,3\n', 'CSV', 0)).rejects.toMatchObject({ data: { field: 'badRowsMax' } });
+  });
+
+  it.each([
     ['nothing', '', 'it is empty'],
     ['a header alone', 'a,b\n', 'it has no row'],
     ['two columns of a name', 'a,a\n1,2\n', 'two columns named a'],
