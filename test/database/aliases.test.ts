@@ -16,8 +16,9 @@ const BY = { userId: null };
 async function shop(plans = [{ name: 'basic', unitPriceNanos: '1000' }]) {
   const owner = await rig.tenant();
   const model = await rig.publish(owner.id, { bytes: identityModel('FP32', ['N', 2]), plans });
-  const more = [3, 4].map((size) => rig.version(owner.id, model.id, identityModel('FP32', ['N', size])));
-  const versions = [model.version, ...(await Promise.all(more))].map((version) => version?.id ?? '');
+  const versions = [model.version?.id ?? ''];
+  // One after the other: their numbers are in this order.
+  for (const size of [3, 4]) versions.push((await rig.version(owner.id, model.id, identityModel('FP32', ['N', size]))).id);
   const promote = (index: number, alias = 'live') => rig.catalog.promoteVersion(owner.id, { versionId: versions[index] ?? '', alias }, BY);
   const rollback = (alias = 'live') => rig.catalog.rollbackVersion(owner.id, { modelId: model.id, alias }, BY);
   const versionOf = async (tenantId: string, name: string) =>
