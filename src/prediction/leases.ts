@@ -15,7 +15,7 @@ export type Leases = AsyncDisposable & {
    * @throws QUOTA_EXCEEDED (used + in flight = quota), RATE_LIMITED, INSUFFICIENT_CREDIT, OVERLOADED (another process did not answer a recall)
    */
   admit(key: GrantKey, units: number, deadlineMs: number): Admission | Promise<Admission>;
-  /** Returns idle units, renews leases in flight, sweeps the expired ones of any process. Runs by itself twice a second. */
+  /** Returns idle units, renews leases in flight, sweeps the expired ones of any process. Runs by itself every `maintainMs`. */
   maintain(): Promise<void>;
 };
 
@@ -23,12 +23,14 @@ const MAINTAIN_MS = 500;
 /** Between two looks at whether other processes have returned what they were asked for. */
 const RECALL_POLL_MS = 15;
 
+export type LeaseOptions = { db: Database; billing: Billing; processId: string; log: Log; maintainMs?: number | null };
+
 /**
  * Admission by leases: blocks of units that this process took from the database in short transactions, about a second of its traffic each.
- * Disposing returns what is unused.
+ * Disposing returns what is unused. `maintainMs`: null leaves maintenance to the caller.
  */
-export async function createLeases(options: { db: Database; billing: Billing; processId: string; log: Log }): Promise<Leases> {
-  const { db, log } = options;
+export async function createLeases(options: LeaseOptions): Promise<Leases> {
+  const { db, log, maintainMs = MAINTAIN_MS } = options;
   const grants = createGrants(options);
   const memory = createLeaseMemory(() => returns.putBackOwed());
   const returns = createLeaseReturns({ ...options, grants, memory });
@@ -110,8 +112,8 @@ export async function createLeases(options: { db: Database; billing: Billing; pr
       .answerRecall(payload)
       .catch((error: unknown) => log.warn({ err: error }, 'a recall could not be answered; the leases will expire'));
   });
-  const timer = setInterval(() => void returns.maintainInTurn(), MAINTAIN_MS);
-  timer.unref();
+  const timer = maintainMs === null ? undefined : setInterval(() => void returns.maintainInTurn(), maintainMs);
+  timer?.unref();
 
   return {
     admit,

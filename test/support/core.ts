@@ -32,7 +32,7 @@ export type Offer = {
 /** What a call of this consumer needs; `terms` are of the plan version subscribed to. */
 export type Right = GrantKey & Offer & { subscriptionId: string | null };
 
-/** Leases, replays and settlement as one server process has them. */
+/** Leases, replays and settlement as one server process has them; its leases are maintained when a test says so. */
 export type Process = AsyncDisposable & { id: string; leases: Leases; replays: Replays; settlement: Settlement };
 
 /** Metering and money on a database of their own, whose clock stands still: without HTTP, catalogue or runners. */
@@ -128,7 +128,8 @@ export async function openCore(instant = '2026-11-15T12:00:00Z'): Promise<Core> 
     const parts = new AsyncDisposableStack();
     const own = parts.use(await openAgain(db));
     const id = newId();
-    const leases = parts.use(await createLeases({ db: own, billing, processId: id, log }));
+    // A test that stops the clock must not race with maintenance: it renews, or sweeps, under the clock of the moment.
+    const leases = parts.use(await createLeases({ db: own, billing, processId: id, log, maintainMs: null }));
     const replays = createReplays({ db: own, store });
     const options = { db: own, replays, currency: CURRENCY, commissionBps: COMMISSION_BPS, replayHours: 24, inFlight: () => 0, log };
     const settlement = createSettlement(options);
