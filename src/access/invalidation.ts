@@ -6,7 +6,7 @@ import { MercatoError } from '../base/errors.ts';
 import { newId } from '../base/ids.ts';
 import { LIMITS } from '../base/limits.ts';
 import type { Log } from '../base/log.ts';
-import { beatHeart, invalidationsAfter, isAwaited, type Notice, prune, register, signOff } from './process-rows.ts';
+import { beatHeart, invalidationsAfter, isAwaited, lastInvalidation, type Notice, prune, register, signOff } from './process-rows.ts';
 
 export type InvalidationKind = 'api_key' | 'listing' | 'subscription';
 
@@ -22,6 +22,8 @@ export type Invalidations = {
    * @throws OVERLOADED where one is alive and holds an answer for longer than any call may take
    */
   confirmed(seq: bigint): Promise<void>;
+  /** As `confirmed`, for all that was committed before: who has read a change in the database may rely on every process to know it. */
+  caughtUp(): Promise<void>;
   /**
    * `forget` is called for each subject, must drop what is remembered before it first awaits, and may then take its time: this process confirms
    * only when it has resolved. One that throws is called again.
@@ -107,6 +109,10 @@ export class Heart implements Invalidations, AsyncDisposable {
       }
       await sleep(waitMs);
     }
+  }
+
+  async caughtUp(): Promise<void> {
+    await this.confirmed(await asSystem(this.db, lastInvalidation));
   }
 
   async refresh(): Promise<void> {

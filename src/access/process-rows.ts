@@ -24,6 +24,12 @@ export function invalidationsAfter(tx: Tx, seq: bigint): Promise<Notice[]> {
   return tx.$queryRaw<Notice[]>`select seq, kind, subject_id as "subjectId" from invalidation where seq > ${seq} order by seq`;
 }
 
+/** The last that is committed; 0 where there is none. */
+export async function lastInvalidation(tx: Tx): Promise<bigint> {
+  const [row] = await tx.$queryRaw<{ seq: bigint }[]>`select coalesce(max(seq), 0) as seq from invalidation`;
+  return row?.seq ?? 0n;
+}
+
 /** Whether a live process has yet to confirm `seq`. */
 export async function isAwaited(tx: Tx, seq: bigint): Promise<boolean> {
   const rows = await tx.$queryRaw<unknown[]>`

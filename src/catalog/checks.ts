@@ -26,7 +26,7 @@ export type Checks = {
   check(data: CheckVersion): Promise<void>;
   /** Asks for a check, by whichever process. */
   request(data: CheckVersion): Promise<void>;
-  /** The version once it is READY or REJECTED, or as it is after 30 s. */
+  /** The version once it is READY or REJECTED and every process knows it, or as it is after 30 s. */
   settled(data: CheckVersion): Promise<ModelVersionView>;
 };
 
@@ -83,7 +83,11 @@ export function createChecks({ db, store, inference, invalidations, jobs, log }:
       );
       const version = versionView(found(row));
       const leftMs = endMs - performance.now();
-      if (!isOpen(version.state) || leftMs <= 0 || stopped) return version;
+      if (!isOpen(version.state)) {
+        await invalidations.caughtUp();
+        return version;
+      }
+      if (leftMs <= 0 || stopped) return version;
       await sign(versionId, Math.min(lookMs, leftMs));
     }
   }
