@@ -1,7 +1,7 @@
 import { PrismaPg } from '@prisma/adapter-pg';
 import pg from 'pg';
-import { PrismaClient } from '../generated/prisma/client.ts';
-import type { Database } from './database.ts';
+import { type Prisma, PrismaClient } from '../generated/prisma/client.ts';
+import { type Database, NotStarted } from './database.ts';
 import { type MigrationAdapterFactory, migrate, withScripts } from './database-migrations.ts';
 import type { Log } from './log.ts';
 
@@ -28,6 +28,7 @@ export async function openPostgres(options: PostgresOptions, log: Log): Promise<
     tenantClient: tenant.prisma,
     systemClient: system.prisma,
     setRole: false,
+    systemQuery: system.query,
     listen: (channel, heard, restored) => listener.listen(channel, { heard, restored }),
     async [Symbol.asyncDispose]() {
       await listener.close();
@@ -36,7 +37,9 @@ export async function openPostgres(options: PostgresOptions, log: Log): Promise<
   };
 }
 
-function client(connectionString: string, role: string, max: number, log: Log): { prisma: PrismaClient; close(): Promise<void> } {
+type Client = { prisma: PrismaClient; query(query: Prisma.Sql): Promise<unknown[]>; close(): Promise<void> };
+
+function client(connectionString: string, role: string, max: number, log: Log): Client {
   const pool = new pg.Pool({
     connectionString,
     max,
@@ -48,9 +51,24 @@ function client(connectionString: string, role: string, max: number, log: Log): 
     query_timeout: STATEMENT_MS_MAX + 5_000,
   });
   pool.on('error', (error) => log.warn({ error: error.message, role }, 'an idle database connection was lost'));
-  const prisma = new PrismaClient({ adapter: new PrismaPg(pool, { statementNameGenerator: createStatementNames() }) });
+  const statementName = createStatementNames();
+  const prisma = new PrismaClient({ adapter: new PrismaPg(pool, { statementNameGenerator: statementName }) });
   return {
     prisma,
+    async query({ text, values }) {
+      const connection = await pool.connect().catch((cause: unknown) => {
+        throw new NotStarted('no connection to the database', { cause });
+      });
+      try {
+        const { rows } = await connection.query({ name: statementName({ sql: text }), text, values: [...values] });
+        connection.release();
+        return rows;
+      } catch (error) {
+        // What the database refused has left the connection as it was; anything else, a time-out too, may have left it in the middle.
+        connection.release(!(error instanceof pg.DatabaseError));
+        throw error;
+      }
+    },
     async close() {
       await prisma.$disconnect();
       await pool.end();

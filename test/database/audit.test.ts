@@ -45,6 +45,7 @@ function inside(db: Database, tx: Tx): Database {
   return {
     ...db,
     setRole: true,
+    systemQuery: null,
     systemClient: { $transaction } as unknown as Database['systemClient'],
     listen: db.listen,
     [Symbol.asyncDispose]: async () => {},
