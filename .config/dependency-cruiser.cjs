@@ -96,7 +96,7 @@ module.exports = {
     {
       name: 'one-reader-of-env',
       severity: 'error',
-      from: { path: '^src/(?!main\\.ts|app\\.ts|http/|commands/|config\\.ts)' },
+      from: { path: '^src/(?!main\\.ts|processes\\.ts|app\\.ts|http/|commands/|config\\.ts)' },
       to: { path: '^src/config\\.ts$' },
     },
     { name: 'no-tests', severity: 'error', from: { path: '^src/' }, to: { path: '^(test|dashboard)/' } },

@@ -14,7 +14,7 @@ import { type Demo, seed } from './commands/seed.ts';
 import { addressUrl, type Config } from './config.ts';
 import { createGraphQL, type Services } from './graphql/graphql.ts';
 import { createHttp } from './http/server.ts';
-import { createInference } from './inference/inference.ts';
+import { createFleet, createInference, type FleetPort, type HostFleet } from './inference/inference.ts';
 import { createJobs, createPredictions, runAudit } from './prediction/prediction.ts';
 import { createTraining } from './training/training.ts';
 import { createUsage, ensurePartitions } from './usage/usage.ts';
@@ -31,10 +31,12 @@ export type App = AsyncDisposable & {
   drain(): Promise<void>;
 };
 
-export type Overrides = { log?: Log; clock?: Clock; db?: Database };
+/** `fleet`: the host's runners, where another process owns them. */
+export type Overrides = { log?: Log; clock?: Clock; db?: Database; fleet?: FleetPort };
 
 const PARTITIONS_MS = 60 * 60 * 1000;
-const POOL_SIZE = 10;
+/** Connections of each of a process's two pools; many processes share what a Postgres has, by default 100. */
+const POOL_SIZE = { all: 40, max: 10, min: 2 };
 const SPARE_RUNNERS = 1;
 
 /** Wires the parts in the order of their dependence; they end in the opposite order. @throws DataDirectoryLocked */
@@ -53,9 +55,8 @@ export async function createApp(config: Config, overrides: Overrides = {}): Prom
 
   const store = await createDirectoryStore(resolve(config.modelStoreDir));
   const access = stack.use(await createAccess({ db, dataDir, jwtKeys: config.jwtKeys, log, clock }));
-  const inference = stack.use(
-    createInference({ dataDir, spares: SPARE_RUNNERS, maxLoaded: config.maxLoaded, devices: config.devices }, log),
-  );
+  const fleet = overrides.fleet ?? stack.use(await openFleet(config, log));
+  const inference = stack.use(createInference(fleet, config.devices));
   const jobs = stack.use(await createJobs(db, log));
   const billing = createBilling({ db, currency: config.currency, commissionBps: config.commissionBps });
   const usage = createUsage({ currency: config.currency });
@@ -90,9 +91,12 @@ export async function createApp(config: Config, overrides: Overrides = {}): Prom
   url = addressUrl(config.host, await http.listen());
   log.debug({ url }, 'listening');
   stack.defer(() => http.drain());
-  const adminFile = join(dataDir, 'admin.json');
-  await writeFile(adminFile, JSON.stringify({ url, token: adminToken }), { mode: 0o600 });
-  stack.defer(() => rm(adminFile, { force: true }));
+  if (db.kind === 'embedded') {
+    // `npm run audit` asks the process that has the database.
+    const adminFile = join(dataDir, 'admin.json');
+    await writeFile(adminFile, JSON.stringify({ url, token: adminToken }), { mode: 0o600 });
+    stack.defer(() => rm(adminFile, { force: true }));
+  }
 
   const parts = stack.move();
   return {
@@ -108,9 +112,22 @@ export async function createApp(config: Config, overrides: Overrides = {}): Prom
   };
 }
 
+/** The runners of this host, for one server process or, in its parent, for several. */
+export async function openFleet(config: Config, log: Log): Promise<HostFleet> {
+  const store = await createDirectoryStore(resolve(config.modelStoreDir));
+  const readModel = (file: string) => store.read(file);
+  const { maxLoaded, devices, replicasMax } = config;
+  const [memoryBytesMax, keepAliveMs] = [config.modelMemoryMb * 1024 ** 2, config.keepAliveS * 1000];
+  return createFleet(
+    { dataDir: resolve(config.dataDir), spares: SPARE_RUNNERS, readModel, maxLoaded, memoryBytesMax, keepAliveMs, replicasMax, devices },
+    log,
+  );
+}
+
 function openDatabase(config: Config, dataDir: string, log: Log): Promise<Database> {
   if (config.databaseUrl === null) return openEmbedded(dataDir, log);
-  return openPostgres({ url: config.databaseUrl, serverUrl: config.databaseServerUrl, poolSize: POOL_SIZE }, log);
+  const poolSize = Math.max(POOL_SIZE.min, Math.min(POOL_SIZE.max, Math.floor(POOL_SIZE.all / config.processes)));
+  return openPostgres({ url: config.databaseUrl, serverUrl: config.databaseServerUrl, poolSize }, log);
 }
 
 function every(stack: AsyncDisposableStack, intervalMs: number, fn: () => void): void {

@@ -1,3 +1,4 @@
+import { availableParallelism, totalmem } from 'node:os';
 import { join } from 'node:path';
 
 /** Everything that an operator may choose. `databaseUrl`, `databaseServerUrl` and `jwtKeys` are secrets. */
@@ -24,8 +25,15 @@ export type Config = {
   maxBodyBytes: number;
   replayHours: number;
   devices: 'auto' | 'cpu';
-  /** Models loaded at once. */
+  /** Runners with a model at once, and the memory that they may hold together. */
   maxLoaded: number;
+  modelMemoryMb: number;
+  /** A model that nobody called for so long is unloaded. */
+  keepAliveS: number;
+  /** Runners of one model version at most. */
+  replicasMax: number;
+  /** Server processes on the one port. */
+  processes: number;
   logLevel: (typeof LOG_LEVELS)[number];
 };
 
@@ -75,12 +83,26 @@ export function readConfig(env: Env): Config {
     replayHours: read.integer('MERCATO_REPLAY_HOURS', 1, 24 * 365, 24),
     devices: read.choice('MERCATO_DEVICES', ['auto', 'cpu'], 'auto'),
     maxLoaded: read.integer('MERCATO_MAX_LOADED', 1, 1_000, 16),
+    modelMemoryMb: read.integer('MERCATO_MODEL_MEMORY_MB', 64, 16_777_216, Math.max(64, Math.floor(memoryBytes() / MIB / 2))),
+    keepAliveS: read.integer('MERCATO_KEEP_ALIVE_S', 1, 31_536_000, 900),
+    replicasMax: read.integer('MERCATO_REPLICAS_MAX', 1, 64, Math.min(64, availableParallelism())),
+    processes: read.integer('MERCATO_PROCESSES', 1, 64, databaseUrl === null ? 1 : Math.min(64, availableParallelism())),
     logLevel: read.choice('MERCATO_LOG_LEVEL', LOG_LEVELS, 'info'),
   };
-  read.choice('MERCATO_PROCESSES', ['1'], '1', '1: one server process is what this version runs');
+  if (databaseUrl === null && config.processes > 1) {
+    faults.push({
+      variable: 'MERCATO_PROCESSES',
+      given: String(config.processes),
+      expected: '1 with the embedded database, which one process has; set DATABASE_URL for more',
+    });
+  }
   faults.push(...unknownVariables(env, known));
   if (faults.length > 0) throw new ConfigError(faults);
   return config;
+}
+
+function memoryBytes(): number {
+  return Math.min(totalmem(), process.constrainedMemory() || Number.POSITIVE_INFINITY);
 }
 
 /** `http://host:port` without a slash at the end; an address that stands for all is shown as loopback. */

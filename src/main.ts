@@ -1,8 +1,11 @@
+import cluster from 'node:cluster';
 import { type App, createApp } from './app.ts';
 import { DataDirectoryLocked } from './base/database-embedded.ts';
 import { createLog } from './base/log.ts';
 import { banner } from './commands/banner.ts';
 import { type Config, ConfigError, readConfig } from './config.ts';
+import { connectFleet } from './inference/inference.ts';
+import { runProcesses, sayReady } from './processes.ts';
 
 /** Longer than the longest deadline and its settlement; what is still open then is cut off. */
 const DRAIN_MS_MAX = 70_000;
@@ -34,7 +37,9 @@ function configure(): Config {
 
 async function start(): Promise<App> {
   try {
-    return await createApp(config, { log });
+    if (cluster.isPrimary) return await createApp(config, { log });
+    // One of them seeds: the first, which the others are started after.
+    return await createApp({ ...config, seed: config.seed && cluster.worker?.id === 1 }, { log, fleet: connectFleet(process) });
   } catch (error) {
     const surroundings = faultOfSurroundings(error);
     if (surroundings !== null) return refuseToStart(surroundings);
@@ -99,6 +104,7 @@ const config = configure();
 const log = createLog(config.logLevel);
 let stopping = false;
 let signalledAt = Number.POSITIVE_INFINITY;
+if (cluster.isPrimary && config.processes > 1) process.exit(await runProcesses(config, log));
 const app = await start();
 
 for (const signal of ['SIGTERM', 'SIGINT'] as const) process.on(signal, onSignal);
@@ -109,4 +115,5 @@ for (const event of ['unhandledRejection', 'uncaughtException'] as const) {
     void stop();
   });
 }
-process.stdout.write(await banner(app));
+if (cluster.isPrimary) process.stdout.write(await banner(app));
+else sayReady(await banner(app));

@@ -7,17 +7,16 @@ import type { Inference } from '../inference/inference.ts';
 import { parseAlias } from './input.ts';
 import { findModel, found } from './models.ts';
 import { runnable } from './runnable.ts';
-import type { ModelStore } from './store.ts';
 import { LIVE, type ModelView, toVersionView } from './views.ts';
 
 /** Who moves an alias: one of the three. */
 export type Mover = { userId?: string | null; apiKeyId?: string | null; ruleId?: string | null };
 
-type Options = { db: Database; store: ModelStore; inference: Inference; invalidations: Invalidations };
+type Options = { db: Database; inference: Inference; invalidations: Invalidations };
 type Move = { tenantId: string; modelId: string; alias: string; versionId: string; by: Mover };
 type Listing = { id: string; state: string };
 
-export function createAliases({ db, store, inference, invalidations }: Options) {
+export function createAliases({ db, inference, invalidations }: Options) {
   /** As `Catalog.promoteVersion`. Loaded before anybody is sent there, so that no call waits for it. */
   async function promote(tenantId: string, input: { versionId: string; alias: string }, by: Mover): Promise<ModelView> {
     const alias = parseAlias('alias', input.alias);
@@ -28,7 +27,7 @@ export function createAliases({ db, store, inference, invalidations }: Options) 
     if (state !== 'READY')
       throw new MercatoError('CONFLICT', 'Only a READY version can be promoted.', { field: 'versionId', given: state });
     const view = toVersionView(version, '');
-    if (view.signature !== null) await inference.load(runnable(store, view, view.signature));
+    if (view.signature !== null) await inference.load(runnable(view, view.signature));
     return change(tenantId, modelId, (tx) => moveAlias(tx, { tenantId, modelId, alias, versionId: version.id, by }));
   }
 
@@ -39,7 +38,7 @@ export function createAliases({ db, store, inference, invalidations }: Options) 
     const target = await asTenant(db, tenantId, (tx) => undoable(tx, tenantId, modelId, alias));
     const version = await asTenant(db, tenantId, (tx) => tx.modelVersion.findUniqueOrThrow({ where: { id: target.fromVersionId } }));
     const view = toVersionView(version, '');
-    if (view.signature !== null) await inference.load(runnable(store, view, view.signature));
+    if (view.signature !== null) await inference.load(runnable(view, view.signature));
     return change(tenantId, modelId, async (tx) => {
       const { id: undoesId, fromVersionId } = await undoable(tx, tenantId, modelId, alias);
       const before = await point(tx, { tenantId, modelId, alias, versionId: fromVersionId });

@@ -7,7 +7,6 @@ import { createMemory } from './entitlement-memory.ts';
 import { parseHandle } from './input.ts';
 import { found } from './models.ts';
 import { runnable } from './runnable.ts';
-import type { ModelStore } from './store.ts';
 import { LIVE, type ModelVersionView, type PlanTerms, planView, toVersionView, visibleListing } from './views.ts';
 
 /** What one tenant's calls of one model may rely on. `subscriptionId` and `terms` are null for a publisher's own calls, which are free. */
@@ -29,7 +28,7 @@ export type Entitlement = {
 
 const MEMORY_MAX = 10_000;
 
-export function createEntitlements({ db, store, invalidations }: { db: Database; store: ModelStore; invalidations: Invalidations }) {
+export function createEntitlements({ db, invalidations }: { db: Database; invalidations: Invalidations }) {
   const memory = createMemory<Entitlement>(MEMORY_MAX);
   invalidations.on('listing', (id) => memory.forget((known) => known.listingId === id));
   invalidations.on('subscription', (id) => memory.forget((known) => known.consumerTenantId === id));
@@ -37,7 +36,7 @@ export function createEntitlements({ db, store, invalidations }: { db: Database;
   /** As `Catalog.entitlement`. */
   function of({ tenantId }: { tenantId: string }, model: string): Entitlement | Promise<Entitlement> {
     const key = `${tenantId} ${model}`;
-    const load = () => readEntitlement(db, store, tenantId, model);
+    const load = () => readEntitlement(db, tenantId, model);
     // Out of touch with the database, neither memory nor a load that began before can be relied on.
     if (!invalidations.isFresh()) return memory.fetch(key, load);
     return memory.get(key) ?? memory.load(key, load);
@@ -46,7 +45,7 @@ export function createEntitlements({ db, store, invalidations }: { db: Database;
   return { of };
 }
 
-async function readEntitlement(db: Database, store: ModelStore, tenantId: string, model: string): Promise<Entitlement> {
+async function readEntitlement(db: Database, tenantId: string, model: string): Promise<Entitlement> {
   const named = parseHandle(model);
   if (named === null) {
     throw badInput('model', 'model must be a handle.', {
@@ -71,7 +70,7 @@ async function readEntitlement(db: Database, store: ModelStore, tenantId: string
       ...right,
       version: view,
       signature: view.signature,
-      runnable: runnable(store, view, view.signature),
+      runnable: runnable(view, view.signature),
       deadlineMs: view.deadlineMs,
     };
   });

@@ -1,7 +1,6 @@
 import { MercatoError } from '../base/errors.ts';
 import { type CallRequest, type CallResult, gaveUp, type Patience, RunnerLost } from './connection.ts';
 import type { Hosts, RunnableVersion } from './hosts.ts';
-import type { Runner } from './runner-process.ts';
 import { joinResults, sliceInputs } from './slices.ts';
 import { commonRows, rowsOf, type Tensor } from './tensor.ts';
 
@@ -26,8 +25,8 @@ export type RunRequest = {
  */
 export type RunResult = CallResult & { rows: number; runs: number };
 
-/** Lives of one call: it comes back once when a crash takes the runner from under it before it began. */
-const ATTEMPTS_MAX = 2;
+/** Lives of one call: it comes back when a runner ends before the call began. */
+const ATTEMPTS_MAX = 3;
 const RETRY_AFTER_MS = 100;
 
 /** As `Inference.run` says. */
@@ -56,17 +55,13 @@ async function call(hosts: Hosts, version: RunnableVersion, request: CallRequest
 }
 
 async function callOnce(hosts: Hosts, version: RunnableVersion, request: CallRequest, patience: Patience): Promise<CallResult> {
-  const host = hosts.enter(version);
-  try {
-    const runner = host.loaded ?? (await within(host.runner, patience));
-    return await runner.connection.call(request, patience);
-  } finally {
-    hosts.leave(host);
-  }
+  const entered = hosts.enter(version);
+  const connection = entered instanceof Promise ? await within(entered, patience) : entered;
+  return await connection.call(request, patience);
 }
 
 /** Waits for a load as long as the caller does; the load goes on without it. */
-function within(loading: Promise<Runner>, { expiresMs, signal }: Patience): Promise<Runner> {
+function within<T>(loading: Promise<T>, { expiresMs, signal }: Patience): Promise<T> {
   return new Promise((resolve, reject) => {
     const giveUp = () => {
       settle();

@@ -8,6 +8,7 @@ import {
   frameReader,
   type LoadHead,
   packTensors,
+  type RunnerStats,
   unpackTensors,
   writeFrame,
   writeSoon,
@@ -60,8 +61,9 @@ export class RunnerConnection {
   readonly #onLost: () => void;
   readonly #pending = new Map<number, Pending>();
   #loading: { resolve(signature: Signature): void; reject(error: Error): void } | null = null;
-  #ponged = () => {};
+  readonly #asking: { resolve(stats: RunnerStats): void; reject(error: Error): void }[] = [];
   #usable = true;
+  #leaving = false;
   #calls = 0;
 
   constructor(socket: Socket, onLost: () => void) {
@@ -85,9 +87,9 @@ export class RunnerConnection {
     return this.#usable;
   }
 
-  /** Calls of this connection that wait for their run. */
-  get queued(): number {
-    return [...this.#pending.values()].filter((entry) => !entry.begun).length;
+  /** Calls of this connection that are not answered. */
+  get pending(): number {
+    return this.#pending.size;
   }
 
   /** Loads the runner's one model. MODEL_FAILED with the runtime's words, or RunnerLost. */
@@ -118,6 +120,7 @@ export class RunnerConnection {
         clearTimeout(timer);
         signal?.removeEventListener('abort', giveUp);
         this.#pending.delete(id);
+        this.#closeWhenDone();
       };
       this.#pending.set(id, { begun: false, settle, resolve, reject });
       const packed = packTensors(inputs);
@@ -125,10 +128,19 @@ export class RunnerConnection {
     });
   }
 
-  /** Asks for a sign of life; `answered` is called when it comes. */
-  ping(answered: () => void): void {
-    this.#ponged = answered;
-    writeFrame(this.#socket, FRAME.ping, 0, {});
+  /** Asks the runner how it is; rejects with RunnerLost. */
+  stats(): Promise<RunnerStats> {
+    if (this.#socket.destroyed) return Promise.reject(new RunnerLost(false));
+    return new Promise((resolve, reject) => {
+      this.#asking.push({ resolve, reject });
+      writeFrame(this.#socket, FRAME.ping, 0, {});
+    });
+  }
+
+  /** Lets the runner end as soon as every other peer has its answers; no further call can be sent. */
+  retire(): void {
+    this.#retire();
+    writeFrame(this.#socket, FRAME.retire, 0, {});
   }
 
   /** Leaves the runner; calls under way are lost. */
@@ -144,7 +156,8 @@ export class RunnerConnection {
     } else if (frame.kind === FRAME.started) this.#begin((frame.head as { calls: number[] }).calls);
     else if (frame.kind === FRAME.failed) this.#fail(frame);
     else if (frame.kind === FRAME.loaded) this.#loading?.resolve((frame.head as { signature: Signature }).signature);
-    else if (frame.kind === FRAME.pong) this.#ponged();
+    else if (frame.kind === FRAME.pong) this.#asking.shift()?.resolve(frame.head as RunnerStats);
+    else if (frame.kind === FRAME.leaving) this.#leave();
     else throw new RangeError(`a frame of kind ${frame.kind}`);
   }
 
@@ -170,6 +183,17 @@ export class RunnerConnection {
     return call;
   }
 
+  /** The runner ends when this side closes, which it does when it has all answers. */
+  #leave(): void {
+    this.#leaving = true;
+    this.#retire();
+    this.#closeWhenDone();
+  }
+
+  #closeWhenDone(): void {
+    if (this.#leaving && this.#pending.size === 0) this.#socket.end();
+  }
+
   #retire(): void {
     if (!this.#usable) return;
     this.#usable = false;
@@ -179,6 +203,7 @@ export class RunnerConnection {
   #closed(): void {
     this.#retire();
     this.#loading?.reject(new RunnerLost(true));
+    for (const asking of this.#asking.splice(0)) asking.reject(new RunnerLost(false));
     for (const [id, call] of [...this.#pending]) {
       this.#settle(id);
       call.reject(new RunnerLost(call.begun));

@@ -1,4 +1,5 @@
 import { type Joinable, joinInputs, splitOutputs } from './batch.ts';
+import type { RunnerStats } from './frames.ts';
 import { CallQueue, type Queued } from './queue.ts';
 import type { Tensor } from './tensor.ts';
 
@@ -41,6 +42,8 @@ export type DispatchPort = {
 
 type Run = { batch: number; calls: readonly Call[]; rows: number; startedMs: number; limit: NodeJS.Timeout };
 
+/** The weight of one call in the mean of queue times. */
+const QUEUE_MEAN_CALLS = 32;
 const RETRY_AFTER_MS = { min: 10, max: 5_000 };
 
 /**
@@ -57,10 +60,21 @@ export class Dispatcher {
   #dying = false;
   #batches = 0;
   #meanRunMs = 1;
+  #meanQueueMs = 0;
+  #busyMs = 0;
+  #idleSinceMs = performance.now();
 
   constructor(settings: DispatchSettings, port: DispatchPort) {
     this.#settings = settings;
     this.#port = port;
+  }
+
+  /** What it has to do, and how it went of late. */
+  get load(): Omit<RunnerStats, 'rssBytes'> {
+    const running = this.#current?.calls.length ?? 0;
+    const queued = this.#queue.size + this.#alone.length;
+    const idleMs = queued + running > 0 ? 0 : performance.now() - this.#idleSinceMs;
+    return { queued, running, idleMs, busyMs: this.#busyMs, queueMs: this.#meanQueueMs, runMs: this.#meanRunMs };
   }
 
   /** Queues a call, or refuses it at once. It begins with a later `dispatch`. */
@@ -86,7 +100,10 @@ export class Dispatcher {
     const rows = calls.reduce((sum, call) => sum + call.rows, 0);
     const limit = setTimeout(() => this.#overrun(), this.#settings.runLimitMs);
     this.#current = { batch: ++this.#batches, calls, rows, startedMs: performance.now(), limit };
-    for (const call of calls) call.begin();
+    for (const call of calls) {
+      this.#meanQueueMs += (this.#current.startedMs - call.arrivedMs - this.#meanQueueMs) / QUEUE_MEAN_CALLS;
+      call.begin();
+    }
     this.#port.run(this.#batches, joinInputs(calls), chosen.call.outputs);
   }
 
@@ -144,6 +161,8 @@ export class Dispatcher {
   #finish(run: Run, done: boolean): Run | null {
     clearTimeout(run.limit);
     this.#current = null;
+    this.#idleSinceMs = performance.now();
+    this.#busyMs += this.#idleSinceMs - run.startedMs;
     const repeat = !done && run.calls.length > 1;
     if (repeat) this.#alone.push(...run.calls);
     this.dispatch();

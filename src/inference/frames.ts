@@ -12,12 +12,16 @@ export const FRAME = {
   call: 2,
   cancel: 3,
   ping: 4,
+  /** Takes no new peer from now on; ends when every other peer has left. */
+  retire: 5,
   /** From the runner. */
   loaded: 16,
   started: 17,
   result: 18,
   failed: 19,
   pong: 20,
+  /** Send no further call here; those that are under way are answered. */
+  leaving: 21,
 } as const;
 
 /** A model of `LIMITS.modelBytesMax` and its head fit; a peer that announces more is cut off. */
@@ -45,6 +49,17 @@ export type CallHead = {
   rows: number;
   outputs: readonly string[] | null;
   tensors: TensorHead[];
+};
+
+/** Head of `pong`. `idleMs`: since the last call ended; `busyMs`: run time so far; `queueMs`, `runMs`: of late, weighted means. */
+export type RunnerStats = {
+  queued: number;
+  running: number;
+  idleMs: number;
+  busyMs: number;
+  queueMs: number;
+  runMs: number;
+  rssBytes: number;
 };
 
 export type Frame = { kind: number; call: number; head: unknown; data: Uint8Array };

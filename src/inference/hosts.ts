@@ -1,135 +1,105 @@
-import { MercatoError } from '../base/errors.ts';
-import { RunnerLost } from './connection.ts';
-import type { Runner } from './runner-process.ts';
-import type { Supervisor } from './supervisor.ts';
+import { connectRunner, type RunnerConnection, RunnerLost } from './connection.ts';
+import type { FleetPort, LoadableVersion } from './fleet.ts';
 import type { Signature } from './tensor.ts';
 
-/** A version as it can be loaded. `joinable`: its rows may share a run; `shared`: also those of different tenants. */
-export type RunnableVersion = {
-  id: string;
-  readModel: () => Promise<Uint8Array>;
-  signature: Signature;
-  joinable: boolean;
-  shared: boolean;
-  maxBatchRows: number;
-  runLimitMs: number;
-  threads: number;
-};
+/** A version as it can be loaded and called. */
+export type RunnableVersion = LoadableVersion & { signature: Signature };
 
-/** The place of one loaded, or loading, version. */
-export type Host = { readonly versionId: string; readonly runner: Promise<Runner>; loaded: Runner | null; users: number; lastUse: number };
+/** This process's connections to the runners of one version. */
+class Host {
+  readonly #version: LoadableVersion;
+  readonly #fleet: FleetPort;
+  readonly #onEmpty: () => void;
+  readonly #connections = new Map<string, RunnerConnection>();
+  readonly #connecting = new Map<string, Promise<void>>();
+  readonly #dead = new Set<string>();
+  #opening: Promise<RunnerConnection> | null = null;
 
-const LOAD_LIMIT_MS = 60_000;
-const RETRY_AFTER_MS = 1_000;
-
-/** The loaded versions, at most `maxLoaded`. */
-export class Hosts {
-  readonly #maxLoaded: number;
-  readonly #device: string;
-  readonly #supervisor: Supervisor;
-  readonly #hosts = new Map<string, Host>();
-  #uses = 0;
-
-  constructor(maxLoaded: number, device: string, supervisor: Supervisor) {
-    this.#maxLoaded = maxLoaded;
-    this.#device = device;
-    this.#supervisor = supervisor;
+  constructor(version: LoadableVersion, fleet: FleetPort, onEmpty: () => void) {
+    this.#version = version;
+    this.#fleet = fleet;
+    this.#onEmpty = onEmpty;
   }
 
-  /** The version's place, which stays until `leave`. The first to enter loads it. OVERLOADED where every place is busy. */
-  enter(version: RunnableVersion): Host {
-    const host = this.#hosts.get(version.id) ?? this.#open(version);
-    host.users++;
-    host.lastUse = ++this.#uses;
-    return host;
+  /** The connection with the fewest calls under way, or null where there is none. */
+  pick(): RunnerConnection | null {
+    let best: RunnerConnection | null = null;
+    for (const connection of this.#connections.values()) if (best === null || connection.pending < best.pending) best = connection;
+    return best;
   }
 
-  leave(host: Host): void {
-    host.users--;
+  /** As `pick`, once the version is loaded. */
+  open(): Promise<RunnerConnection> {
+    this.#opening ??= this.#open().finally(() => {
+      this.#opening = null;
+      this.#endIfEmpty();
+    });
+    return this.#opening;
   }
 
-  /** Loads a version, or waits until it is. */
-  async load(version: RunnableVersion): Promise<void> {
-    const host = this.enter(version);
-    try {
-      await host.runner;
-    } finally {
-      this.leave(host);
-    }
+  async add(path: string): Promise<void> {
+    if (this.#connections.has(path) || this.#dead.has(path)) return;
+    const connecting = this.#connecting.get(path) ?? this.#connect(path).finally(() => this.#connecting.delete(path));
+    this.#connecting.set(path, connecting);
+    await connecting;
   }
 
-  /** Ends the version's process; whoever waits for it comes back as if it had crashed. */
-  async unload(versionId: string): Promise<void> {
-    const host = this.#hosts.get(versionId);
-    if (host === undefined) return;
-    this.#forget(host);
-    const runner = await host.runner.catch(() => null);
-    runner?.kill();
-    await runner?.ended;
+  close(): void {
+    for (const connection of this.#connections.values()) connection.close();
   }
 
-  all(): Iterable<Host> {
-    return this.#hosts.values();
+  async #open(): Promise<RunnerConnection> {
+    const { id, file, joinable, shared, maxBatchRows, runLimitMs, threads } = this.#version;
+    const paths = await this.#fleet.claim({ id, file, joinable, shared, maxBatchRows, runLimitMs, threads }, [...this.#dead]);
+    this.#dead.clear();
+    await Promise.all(paths.map((path) => this.add(path)));
+    const connection = this.pick();
+    if (connection === null) throw new RunnerLost(false);
+    return connection;
   }
 
-  #open(version: RunnableVersion): Host {
-    if (this.#hosts.size >= this.#maxLoaded) this.#evict();
-    const host: Host = { versionId: version.id, runner: this.#start(version), loaded: null, users: 0, lastUse: 0 };
-    this.#hosts.set(version.id, host);
-    host.runner.then(
-      (runner) => {
-        host.loaded = runner;
-        runner.onLost(() => this.#forget(host));
-        if (this.#hosts.get(version.id) !== host) runner.kill();
-        else if (!runner.connection.usable) this.#forget(host);
-      },
-      () => this.#forget(host),
-    );
-    return host;
+  async #connect(path: string): Promise<void> {
+    const connection = await connectRunner(path, () => this.#lose(path)).catch(() => null);
+    if (connection?.usable) this.#connections.set(path, connection);
+    else this.#lose(path);
   }
 
-  /** Makes room by ending the idle version whose last use is the longest ago. */
-  #evict(): void {
-    const [oldest] = [...this.#hosts.values()].filter((host) => host.users === 0).sort((a, b) => a.lastUse - b.lastUse);
-    if (oldest === undefined) {
-      throw new MercatoError('OVERLOADED', 'Every place for a model is busy.', { retryAfterMs: RETRY_AFTER_MS });
-    }
-    this.#forget(oldest);
-    oldest.loaded?.kill();
+  #lose(path: string): void {
+    this.#connections.delete(path);
+    this.#dead.add(path);
+    this.#endIfEmpty();
   }
 
-  #forget(host: Host): void {
-    if (this.#hosts.get(host.versionId) === host) this.#hosts.delete(host.versionId);
-  }
-
-  async #start(version: RunnableVersion): Promise<Runner> {
-    const model = await version.readModel();
-    try {
-      const runner = await this.#supervisor.take();
-      await loadInto(runner, { ...version, device: this.#device }, model);
-      return runner;
-    } catch (error) {
-      if (error instanceof RunnerLost) throw new MercatoError('MODEL_FAILED', 'The model could not be loaded.', {}, { cause: error });
-      throw error;
-    } finally {
-      this.#supervisor.refill();
-    }
+  #endIfEmpty(): void {
+    if (this.#connections.size === 0 && this.#opening === null) this.#onEmpty();
   }
 }
 
-type LoadOptions = Pick<RunnableVersion, 'joinable' | 'shared' | 'maxBatchRows' | 'runLimitMs' | 'threads'> & { device: string };
+/** The versions that this process calls. */
+export class Hosts {
+  readonly #fleet: FleetPort;
+  readonly #hosts = new Map<string, Host>();
 
-/** Loads a model into an empty runner, within a minute. MODEL_FAILED or RunnerLost; the runner is dead then. */
-export async function loadInto(runner: Runner, options: LoadOptions, model: Uint8Array): Promise<Signature> {
-  const { device, threads, joinable, shared, maxBatchRows, runLimitMs } = options;
-  const limit = setTimeout(() => runner.kill(), LOAD_LIMIT_MS);
-  try {
-    const head = { device, threads, joinable, shared, maxBatchRows, runLimitMs };
-    return await runner.connection.loadModel(head, model);
-  } catch (error) {
-    runner.kill();
-    throw error;
-  } finally {
-    clearTimeout(limit);
+  constructor(fleet: FleetPort) {
+    this.#fleet = fleet;
+    fleet.onPlace((versionId, path) => void this.#hosts.get(versionId)?.add(path));
+  }
+
+  /** A connection to a runner of the version, at once where there is one; else when it is loaded. As `FleetPort.claim`, or RunnerLost. */
+  enter(version: RunnableVersion): RunnerConnection | Promise<RunnerConnection> {
+    const host = this.#hosts.get(version.id) ?? this.#add(version);
+    return host.pick() ?? host.open();
+  }
+
+  close(): void {
+    for (const host of this.#hosts.values()) host.close();
+  }
+
+  #add(version: RunnableVersion): Host {
+    const host = new Host(version, this.#fleet, () => {
+      if (this.#hosts.get(version.id) === host) this.#hosts.delete(version.id);
+    });
+    this.#hosts.set(version.id, host);
+    return host;
   }
 }

@@ -1,9 +1,8 @@
 import { MercatoError } from '../base/errors.ts';
-import { RunnerLost } from './connection.ts';
-import { loadInto } from './hosts.ts';
+import { connectRunner, RunnerLost } from './connection.ts';
+import { type FleetPort, loadInto } from './fleet.ts';
 import { checkModel } from './onnx/onnx.ts';
 import { probe } from './probe.ts';
-import type { Supervisor } from './supervisor.ts';
 import type { Signature, Tensor } from './tensor.ts';
 
 /**
@@ -15,10 +14,12 @@ export type Inspection = { signature: Signature; joinable: boolean; batchFinding
 const PROBE_ROWS_MAX = 64;
 
 /** As `Inference.inspect` says. */
-export async function inspectModel(model: Uint8Array, runLimitMs: number, device: string, supervisor: Supervisor): Promise<Inspection> {
+export async function inspectModel(model: Uint8Array, runLimitMs: number, device: string, fleet: FleetPort): Promise<Inspection> {
   checkModel(model);
-  const runner = await supervisor.take();
+  const loan = await fleet.borrow();
   try {
+    const connection = await connectRunner(loan.path, () => {});
+    const runner = { connection, kill: () => void fleet.giveBack(loan.id) };
     const startedMs = performance.now();
     const options = { device, threads: 1, joinable: false, shared: false, maxBatchRows: PROBE_ROWS_MAX, runLimitMs };
     const signature = await loadInto(runner, options, model);
@@ -26,7 +27,7 @@ export async function inspectModel(model: Uint8Array, runLimitMs: number, device
     const run = async (inputs: readonly Tensor[], rows: number): Promise<Tensor[]> => {
       const request = { tenantKey: '', priority: 0, outputs: null, rows, inputs };
       // The runner ends itself at the run limit; the deadline is only there for one that cannot.
-      const { outputs } = await runner.connection.call(request, {
+      const { outputs } = await connection.call(request, {
         expiresMs: performance.now() + 2 * runLimitMs + 1_000,
         signal: undefined,
       });
@@ -38,8 +39,7 @@ export async function inspectModel(model: Uint8Array, runLimitMs: number, device
   } catch (error) {
     throw rejected(error);
   } finally {
-    runner.kill();
-    supervisor.refill();
+    await fleet.giveBack(loan.id);
   }
 }
 

@@ -19,6 +19,8 @@ const MODEL_BYTES_MIN = 2 * 1024 ** 3;
 /** A live runner process. `ended` resolves when the process is gone; `onLost` listeners are called when it takes no further call. */
 export type Runner = {
   pid: number;
+  /** Its socket, for other connections. */
+  path: string;
   connection: RunnerConnection;
   ended: Promise<void>;
   kill(): void;
@@ -56,7 +58,7 @@ export async function startRunner(folder: RunFolder, log: Log): Promise<Runner> 
     });
     const stopPings = keepAsking(connection, kill);
     void ended.then(stopPings);
-    return { pid: child.pid ?? 0, connection, ended, kill, onLost: (listener) => void listeners.push(listener) };
+    return { pid: child.pid ?? 0, path: socketPath, connection, ended, kill, onLost: (listener) => void listeners.push(listener) };
   } catch (error) {
     kill();
     throw error;
@@ -87,9 +89,12 @@ function keepAsking(connection: RunnerConnection, kill: () => void): () => void 
   const timer = setInterval(() => {
     if (unanswered >= PINGS_LOST_MAX) return kill();
     unanswered++;
-    connection.ping(() => {
-      unanswered = 0;
-    });
+    connection.stats().then(
+      () => {
+        unanswered = 0;
+      },
+      () => {},
+    );
   }, PING_INTERVAL_MS);
   timer.unref();
   return () => clearInterval(timer);

@@ -9,6 +9,7 @@ import {
   frameReader,
   type LoadHead,
   packTensors,
+  type RunnerStats,
   unpackTensors,
   writeFrame,
   writeSoon,
@@ -34,6 +35,8 @@ const peers = new Set<Peer>();
 const worker = new Worker(new URL('./session-thread.ts', import.meta.url));
 let loading: { head: LoadHead; peer: Peer } | null = null;
 let dispatcher: Dispatcher | null = null;
+/** The supervisor's, once it has said that this process shall end when nobody uses it any more. */
+let retiredBy: Peer | null = null;
 
 function die(): never {
   process.kill(process.pid, 'SIGKILL');
@@ -106,10 +109,29 @@ function cancel(peer: Peer, id: number): void {
   peer.calls.delete(id);
 }
 
+function stats(): RunnerStats {
+  const idle = { queued: 0, running: 0, idleMs: 0, busyMs: 0, queueMs: 0, runMs: 0 };
+  return { ...(dispatcher?.load ?? idle), rssBytes: process.memoryUsage.rss() };
+}
+
+/** Peers leave when their calls are answered, and the last one takes this process along. */
+function retire(by: Peer): void {
+  if (retiredBy !== null) return;
+  retiredBy = by;
+  server.close();
+  for (const peer of peers) if (peer !== by) writeFrame(peer.socket, FRAME.leaving, 0, {});
+  endWhenLeft();
+}
+
+function endWhenLeft(): void {
+  if (retiredBy !== null && [...peers].every((peer) => peer === retiredBy)) die();
+}
+
 function handle(peer: Peer, frame: Frame): void {
   if (frame.kind === FRAME.call) accept(peer, frame);
   else if (frame.kind === FRAME.cancel) cancel(peer, frame.call);
-  else if (frame.kind === FRAME.ping) writeFrame(peer.socket, FRAME.pong, 0, {});
+  else if (frame.kind === FRAME.ping) writeFrame(peer.socket, FRAME.pong, 0, stats());
+  else if (frame.kind === FRAME.retire) retire(peer);
   else if (frame.kind === FRAME.load) load(peer, frame);
   else throw new RangeError(`a frame of kind ${frame.kind}`);
 }
@@ -118,6 +140,8 @@ const server = createServer((socket) => {
   const peer: Peer = { socket, calls: new Map(), begun: [] };
   peers.add(peer);
   const read = frameReader((frame) => handle(peer, frame));
+  // It was connecting when this process was told to end.
+  if (retiredBy !== null) writeFrame(socket, FRAME.leaving, 0, {});
   socket.on('data', (chunk) => {
     try {
       read(chunk);
@@ -131,6 +155,7 @@ const server = createServer((socket) => {
   socket.on('close', () => {
     peers.delete(peer);
     for (const call of peer.calls.values()) dispatcher?.cancel(call);
+    endWhenLeft();
   });
 });
 

@@ -39,7 +39,14 @@ export async function openMarket(nodeOptions: readonly string[] = [], env: Recor
   const database = stack.use(await openDatabase());
   const dataDir = await mkdtemp(join(tmpdir(), 'mercato-bench-'));
   stack.defer(() => rm(dataDir, { recursive: true, force: true }));
-  const settings = { MERCATO_DATA: dataDir, MERCATO_PORT: '0', MERCATO_SEED: '1', MERCATO_LOG_LEVEL: 'warn', NODE_ENV: 'production' };
+  const settings = {
+    MERCATO_DATA: dataDir,
+    MERCATO_PORT: '0',
+    MERCATO_PROCESSES: '1',
+    MERCATO_SEED: '1',
+    MERCATO_LOG_LEVEL: 'warn',
+    NODE_ENV: 'production',
+  };
   const server = stack.use(
     await start('src/main.ts', { ...settings, ...env, DATABASE_URL: database.url ?? undefined }, /curl -s .*\n/, nodeOptions),
   );

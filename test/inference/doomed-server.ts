@@ -1,14 +1,16 @@
 import { createLog } from '../../src/base/log.ts';
-import { createInference, type RunnableVersion } from '../../src/inference/inference.ts';
+import { createFleet, createInference, type RunnableVersion } from '../../src/inference/inference.ts';
 import { identityModel } from './tiny-models.ts';
 
 /** A process with a loaded model in the data directory of its argument; it prints the ids of its runners and waits to be killed. */
-const inference = createInference({ dataDir: process.argv[2] ?? '', spares: 0, maxLoaded: 1, devices: '' }, createLog('error'));
 const model = identityModel('FP32', ['N']);
+const bounds = { spares: 0, maxLoaded: 1, memoryBytesMax: 2 ** 33, keepAliveMs: 600_000, replicasMax: 1, devices: 'cpu' };
+const fleet = createFleet({ dataDir: process.argv[2] ?? '', readModel: async () => model, ...bounds }, createLog('error'));
+const inference = createInference(fleet, 'cpu');
 const { signature } = await inference.inspect(model, 10_000);
 const version: RunnableVersion = {
   id: 'version',
-  readModel: async () => model,
+  file: 'model',
   signature,
   joinable: true,
   shared: false,
@@ -18,4 +20,5 @@ const version: RunnableVersion = {
 };
 const x = { name: 'x', datatype: 'FP32', shape: [1], data: new Uint8Array(4) } as const;
 await inference.run({ version, tenantKey: '', priority: 0, inputs: [x], outputs: null, deadlineMs: 10_000 });
-process.stdout.write(JSON.stringify(inference.status().loaded.map(({ pid }) => pid)));
+const { deployments } = await inference.status();
+process.stdout.write(JSON.stringify(deployments.flatMap(({ replicas }) => replicas.map(({ pid }) => pid))));

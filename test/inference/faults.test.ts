@@ -6,7 +6,7 @@ import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { describe, expect, onTestFinished, test, vi } from 'vitest';
 import type { Inference } from '../../src/inference/inference.ts';
-import { isAlive, longs, numbersOf, request, testInference, versionOf } from './setup.ts';
+import { isAlive, longs, numbersOf, request, testFleet, testInference, versionOf } from './setup.ts';
 import { identityModel, loopModel } from './tiny-models.ts';
 
 const ENDLESS = 2 ** 52;
@@ -14,10 +14,10 @@ const WAIT = { timeout: 20_000 };
 
 /** The pid of the version's runner, once it has begun every call that it got. */
 async function busyRunner(inference: Inference): Promise<number> {
-  return await vi.waitFor(() => {
-    const [loaded] = inference.status().loaded;
-    expect(loaded?.queued).toBe(0);
-    return loaded?.pid ?? 0;
+  return await vi.waitFor(async () => {
+    const replica = (await inference.status()).deployments[0]?.replicas[0];
+    expect(replica).toMatchObject({ queued: 0, running: 1 });
+    return replica?.pid ?? 0;
   }, WAIT);
 }
 
@@ -42,27 +42,27 @@ describe('a runner', () => {
     process.kill(pid, 'SIGKILL');
     expect(await running).toMatchObject({ code: 'MODEL_FAILED' });
     expect((await Promise.all(waiting)).map(({ outputs }) => numbersOf(outputs[0]))).toEqual([[1], [2], [3]]);
-    expect(inference.status().loaded[0]?.pid).not.toBe(pid);
+    expect((await inference.status()).deployments[0]?.replicas[0]?.pid).not.toBe(pid);
   });
 
   test('goes on after the deadline of its only caller, and serves the next one', async () => {
     const inference = await testInference();
     const version = versionOf(loopModel());
     await inference.run(request(version, [longs([0])]));
-    const [before] = inference.status().loaded;
+    const before = (await inference.status()).deployments[0]?.replicas[0];
     const late = inference.run(request(version, [longs([300_000])], { deadlineMs: 50 }));
     await expect(late).rejects.toMatchObject({ code: 'DEADLINE_EXCEEDED' });
     expect(numbersOf((await inference.run(request(version, [longs([4])]))).outputs[0])).toEqual([4]);
-    expect(inference.status().loaded[0]?.pid).toBe(before?.pid);
+    expect((await inference.status()).deployments[0]?.replicas[0]?.pid).toBe(before?.pid);
   });
 
   test('that is a spare and dies is never handed out', async () => {
     const inference = await testInference({ spares: 1 });
-    await vi.waitFor(() => expect(inference.status().spares).toBe(1), WAIT);
+    await vi.waitFor(() => inference.status().then(({ spares }) => expect(spares).toBe(1)), WAIT);
     const version = versionOf(identityModel('INT64', ['N']));
     const [spare] = await runnersOf(process.pid);
     process.kill(spare ?? 0, 'SIGKILL');
-    await vi.waitFor(() => expect(inference.status().spares).toBe(0), WAIT);
+    await vi.waitFor(() => inference.status().then(({ spares }) => expect(spares).toBe(0)), WAIT);
     expect(numbersOf((await inference.run(request(version, [longs([1])]))).outputs[0])).toEqual([1]);
   });
 
@@ -80,9 +80,9 @@ describe('a runner', () => {
     await gone;
     await vi.waitFor(() => expect(pids.map(isAlive)).toEqual([false]), WAIT);
     expect(await readdir(join(dataDir, 'run'))).toHaveLength(1);
-    const inference = await testInference({ dataDir });
+    const fleet = await testFleet({ dataDir });
     expect(await readdir(join(dataDir, 'run'))).toHaveLength(1);
-    await inference[Symbol.asyncDispose]();
+    await fleet[Symbol.asyncDispose]();
     expect(await readdir(join(dataDir, 'run'))).toEqual([]);
   });
 });

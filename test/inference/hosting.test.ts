@@ -1,6 +1,13 @@
 import { describe, expect, test, vi } from 'vitest';
-import { floats, isAlive, longs, request, testInference, versionOf } from './setup.ts';
+import type { Inference } from '../../src/inference/inference.ts';
+import { fileOf, floats, isAlive, longs, numbersOf, request, testInference, versionOf } from './setup.ts';
 import { identityModel, loopModel } from './tiny-models.ts';
+
+const WAIT = { timeout: 20_000 };
+
+async function loadedIds(inference: Inference): Promise<string[]> {
+  return (await inference.status()).deployments.map(({ versionId }) => versionId);
+}
 
 const row = floats([1, 2], [1, 2]);
 
@@ -8,16 +15,16 @@ describe('hosting', () => {
   test('loads a version once for all callers that come first together', async () => {
     const inference = await testInference();
     const readModel = vi.fn(async () => identityModel());
-    const version = versionOf(identityModel(), { readModel });
+    const version = versionOf(identityModel(), { file: fileOf(readModel) });
     await Promise.all(Array.from({ length: 20 }, () => inference.run(request(version, [row]))));
     expect(readModel).toHaveBeenCalledTimes(1);
-    expect(inference.status().loaded).toHaveLength(1);
+    expect((await inference.status()).deployments).toHaveLength(1);
   });
 
   test('bounds the wait for a load by the deadline, and the load goes on for others', async () => {
     const inference = await testInference();
     const { promise, resolve } = Promise.withResolvers<Uint8Array>();
-    const version = versionOf(identityModel(), { readModel: () => promise });
+    const version = versionOf(identityModel(), { file: fileOf(() => promise) });
     const patient = inference.run(request(version, [row]));
     const gone = inference.run(request(version, [row], { deadlineMs: 1 }));
     const cancelled = inference.run(request(version, [row], { signal: AbortSignal.abort() }));
@@ -30,7 +37,7 @@ describe('hosting', () => {
   test('tries again after a load that failed, and says why it failed', async () => {
     const inference = await testInference();
     const readModel = vi.fn(async () => identityModel()).mockResolvedValueOnce(new Uint8Array([1, 2, 3]));
-    const version = versionOf(identityModel(), { readModel });
+    const version = versionOf(identityModel(), { file: fileOf(readModel) });
     await expect(inference.run(request(version, [row]))).rejects.toMatchObject({ code: 'MODEL_FAILED' });
     expect(await inference.run(request(version, [row]))).toMatchObject({ rows: 1 });
   });
@@ -39,31 +46,116 @@ describe('hosting', () => {
     const inference = await testInference({ maxLoaded: 2 });
     const use = (id: string) => inference.run(request(versionOf(identityModel(), { id }), [row]));
     for (const id of ['a', 'b', 'a', 'c']) await use(id);
-    expect(inference.status().loaded.map(({ versionId }) => versionId)).toEqual(['a', 'c']);
+    expect((await inference.status()).deployments.map(({ versionId }) => versionId)).toEqual(['a', 'c']);
   });
 
-  test('refuses a version when every place is busy, and never ends a busy one', async () => {
+  test('waits for a place where all are busy', async () => {
     const inference = await testInference({ maxLoaded: 1 });
     const busy = inference.run(request(versionOf(loopModel(), { id: 'busy' }), [longs([200_000])]));
-    const refused = inference.run(request(versionOf(identityModel()), [row]));
-    await expect(refused).rejects.toMatchObject({ code: 'OVERLOADED', data: { retryAfterMs: expect.any(Number) } });
+    expect(await inference.run(request(versionOf(identityModel()), [row]))).toMatchObject({ rows: 1 });
     expect(await busy).toMatchObject({ rows: 1 });
   });
+
+  test('refuses a version when every place stays busy, and never ends a busy one', async () => {
+    const inference = await testInference({ maxLoaded: 1 });
+    const leaving = new AbortController();
+    const endless = request(versionOf(loopModel(), { id: 'busy' }), [longs([2 ** 52])], { signal: leaving.signal });
+    const busy = inference.run(endless).catch((error: unknown) => error);
+    await vi.waitFor(async () => expect((await inference.status()).deployments[0]?.replicas).toMatchObject([{ running: 1 }]), WAIT);
+    const refused = inference.run(request(versionOf(identityModel()), [row]));
+    await expect(refused).rejects.toMatchObject({ code: 'OVERLOADED', data: { retryAfterMs: expect.any(Number) } });
+    expect((await inference.status()).deployments).toMatchObject([{ versionId: 'busy', replicas: [{ running: 1 }] }]);
+    leaving.abort();
+    await busy;
+  });
+
+  test('never ends a pinned version for another', async () => {
+    const inference = await testInference({ maxLoaded: 2 });
+    await inference.pin('a', true);
+    const use = (id: string) => inference.run(request(versionOf(identityModel(), { id }), [row]));
+    for (const id of ['a', 'b', 'c']) await use(id);
+    expect(await loadedIds(inference)).toEqual(['a', 'c']);
+    await inference.pin('a', false);
+    await use('d');
+    expect(await loadedIds(inference)).toEqual(['c', 'd']);
+  });
+
+  test('keeps to its memory: what was called the longest ago ends first', async () => {
+    const inference = await testInference({ memoryBytesMax: 350 * 1024 ** 2 });
+    for (const id of ['a', 'b', 'c', 'd']) {
+      await inference.run(request(versionOf(identityModel(), { id }), [row]));
+      const { memoryBytes, memoryBytesMax } = await inference.status();
+      expect(memoryBytes).toBeLessThanOrEqual(memoryBytesMax);
+    }
+    const ids = await loadedIds(inference);
+    expect(ids.length).toBeLessThan(4);
+    expect(ids.at(-1)).toBe('d');
+  });
+
+  test('ends a version that nobody calls, and a pinned one not', async () => {
+    const inference = await testInference({ keepAliveMs: 1 });
+    await inference.pin('pinned', true);
+    for (const id of ['pinned', 'idle']) await inference.run(request(versionOf(identityModel(), { id }), [row]));
+    await vi.waitFor(async () => expect(await loadedIds(inference)).toEqual(['pinned']), WAIT);
+  });
+
+  test('fails no call by ending a version, though it is called all the while', async () => {
+    const inference = await testInference();
+    const version = versionOf(identityModel());
+    let stop = false;
+    const callers = Array.from({ length: 8 }, async () => {
+      let answered = 0;
+      for (; !stop; answered++) await inference.run(request(version, [row]));
+      return answered;
+    });
+    for (let i = 0; i < 5; i++) await inference.unload('version');
+    stop = true;
+    for (const answered of await Promise.all(callers)) expect(answered).toBeGreaterThan(0);
+  });
+
+  test('answers what was asked before a version is ended, a run under way too', async () => {
+    const inference = await testInference();
+    const version = versionOf(loopModel(), { joinable: false });
+    const busy = inference.run(request(version, [longs([2_000_000])]));
+    const waiting = inference.run(request(version, [longs([7])]));
+    await vi.waitFor(async () => expect((await inference.status()).deployments[0]?.replicas).toMatchObject([{ running: 1 }]), WAIT);
+    await inference.unload('version');
+    expect(numbersOf((await busy).outputs[0])).toEqual([2_000_000]);
+    expect(numbersOf((await waiting).outputs[0])).toEqual([7]);
+    expect((await inference.status()).deployments).toEqual([]);
+  });
+
+  test('starts a second replica when calls wait long, uses both, and ends one when it is calm again', async () => {
+    const inference = await testInference({ replicasMax: 2 });
+    const version = versionOf(loopModel(), { joinable: false });
+    let stop = false;
+    const callers = Array.from({ length: 8 }, async () => {
+      while (!stop) await inference.run(request(version, [longs([100_000])]));
+    });
+    const bothRun = async () => expect((await inference.status()).deployments[0]?.replicas).toMatchObject([{ running: 1 }, { running: 1 }]);
+    await vi.waitFor(bothRun, WAIT);
+    stop = true;
+    await Promise.all(callers);
+    await vi.waitFor(async () => expect((await inference.status()).deployments[0]?.replicas).toHaveLength(1), { timeout: 30_000 });
+  }, 60_000);
 
   test('ends the process of an unloaded version', async () => {
     const inference = await testInference();
     await inference.run(request(versionOf(identityModel()), [row]));
-    const [loaded] = inference.status().loaded;
+    const [loaded] = (await inference.status()).deployments;
     await inference.unload('version');
-    expect(isAlive(loaded?.pid ?? 0)).toBe(false);
-    expect(inference.status().loaded).toEqual([]);
+    expect(isAlive(loaded?.replicas[0]?.pid ?? 0)).toBe(false);
+    expect((await inference.status()).deployments).toEqual([]);
     await inference.unload('version');
   });
 
   test('takes a waiting spare for a load and replaces it', async () => {
     const inference = await testInference({ spares: 1 });
-    await vi.waitFor(() => expect(inference.status().spares).toBe(1), { timeout: 20_000 });
+    await vi.waitFor(() => inference.status().then(({ spares }) => expect(spares).toBe(1)), { timeout: 20_000 });
     await inference.run(request(versionOf(identityModel()), [row]));
-    await vi.waitFor(() => expect(inference.status()).toMatchObject({ loaded: [{ device: 'cpu' }], spares: 1 }), { timeout: 20_000 });
+    await vi.waitFor(
+      () => inference.status().then((status) => expect(status).toMatchObject({ deployments: [{ device: 'cpu' }], spares: 1 })),
+      { timeout: 20_000 },
+    );
   });
 });

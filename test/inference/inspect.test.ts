@@ -53,7 +53,7 @@ describe('an inspection', () => {
     const inference = await testInference();
     const never = { joinable: false, batchFinding: 'The model crashed or exceeded its run limit on random inputs.' };
     expect(await inference.inspect(loopModel(2 ** 52), 200)).toMatchObject(never);
-    expect(inference.status().loaded).toEqual([]);
+    expect((await inference.status()).deployments).toEqual([]);
   });
 
   test('rejects what is no model, and one that the runtime cannot load', async () => {

@@ -23,7 +23,8 @@ const FOUR: Record<Datatype, Uint8Array> = {
 /** Keeps the version's runner busy with a run that is under way when this resolves. */
 async function occupy(inference: Inference, version: ReturnType<typeof versionOf>): Promise<void> {
   void inference.run(request(version, [longs([1_000_000])])).catch(() => {});
-  await vi.waitFor(() => expect(inference.status().loaded).toMatchObject([{ versionId: version.id, queued: 0 }]), { timeout: 20_000 });
+  const busy = { versionId: version.id, replicas: [{ queued: 0, running: 1 }] };
+  await vi.waitFor(async () => expect((await inference.status()).deployments).toMatchObject([busy]), { timeout: 20_000 });
 }
 
 describe('a run', () => {
@@ -170,7 +171,8 @@ describe('a busy runner', () => {
     const leaving = new AbortController();
     const left = inference.run(request(version, [longs([200_000])], { signal: leaving.signal }));
     const stays = inference.run(request(version, [longs([7])]));
-    await vi.waitFor(() => expect(inference.status().loaded[0]?.queued).toBe(0), { timeout: 20_000 });
+    const shared = { queued: 0, running: 2 };
+    await vi.waitFor(async () => expect((await inference.status()).deployments[0]?.replicas).toMatchObject([shared]), { timeout: 20_000 });
     leaving.abort();
     await expect(left).rejects.toMatchObject({ code: 'DEADLINE_EXCEEDED' });
     expect(numbersOf((await stays).outputs[0])).toEqual([7]);

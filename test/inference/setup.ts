@@ -4,16 +4,43 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { onTestFinished } from 'vitest';
 import { createLog } from '../../src/base/log.ts';
-import { createInference, type Inference, type RunnableVersion, type RunRequest, type Tensor } from '../../src/inference/inference.ts';
+import {
+  createFleet,
+  createInference,
+  type FleetConfig,
+  type HostFleet,
+  type Inference,
+  type RunnableVersion,
+  type RunRequest,
+  type Tensor,
+} from '../../src/inference/inference.ts';
 
-/** An Inference that ends, with every process of it, when the test does. */
-export async function testInference(options: { dataDir?: string; spares?: number; maxLoaded?: number } = {}): Promise<Inference> {
+const models = new Map<string, () => Promise<Uint8Array>>();
+
+/** Gives a model file a name that the fleets of tests can read. */
+export function fileOf(read: () => Promise<Uint8Array>): string {
+  const file = `model ${models.size}`;
+  models.set(file, read);
+  return file;
+}
+
+/** The runners of a host, which end when the test does. */
+export async function testFleet(options: Partial<FleetConfig> = {}): Promise<HostFleet> {
   const dataDir = await mkdtemp(join(tmpdir(), 'mercato-test-'));
-  const inference = createInference({ dataDir, spares: 0, maxLoaded: 4, devices: '', ...options }, createLog('error'));
+  const bounds = { spares: 0, maxLoaded: 4, memoryBytesMax: 2 ** 34, keepAliveMs: 600_000, replicasMax: 1, devices: 'cpu' };
+  const readModel = async (file: string) => (await models.get(file)?.()) ?? new Uint8Array();
+  const fleet = createFleet({ dataDir, readModel, ...bounds, ...options }, createLog('error'));
   onTestFinished(async () => {
-    await inference[Symbol.asyncDispose]();
+    await fleet[Symbol.asyncDispose]();
     await rm(dataDir, { recursive: true, force: true });
   });
+  return fleet;
+}
+
+/** An Inference on runners of its own. */
+export async function testInference(options: Partial<FleetConfig> = {}): Promise<Inference> {
+  const inference = createInference(await testFleet(options), 'cpu');
+  onTestFinished(() => inference[Symbol.asyncDispose]());
   return inference;
 }
 
@@ -22,7 +49,7 @@ export function versionOf(model: Uint8Array, changes: Partial<RunnableVersion> =
   const x = { name: 'x', datatype: 'FP32', shape: [-1, 2], dimensions: ['N', null] } as const;
   return {
     id: 'version',
-    readModel: async () => model,
+    file: fileOf(async () => model),
     signature: { inputs: [x], outputs: [{ ...x, name: 'y' }], batchDimension: 'N' },
     joinable: true,
     shared: false,

@@ -4,7 +4,7 @@ import { join } from 'node:path';
 import { expect, onTestFinished, test, vi } from 'vitest';
 import { createLog } from '../../src/base/log.ts';
 import { connectRunner } from '../../src/inference/connection.ts';
-import { loadInto } from '../../src/inference/hosts.ts';
+import { loadInto } from '../../src/inference/fleet.ts';
 import { createRunFolder } from '../../src/inference/run-folder.ts';
 import { startRunner } from '../../src/inference/runner-process.ts';
 import { longs, numbersOf } from './setup.ts';
@@ -28,7 +28,7 @@ test('server processes share the batches of one runner, and one that leaves take
   const patience = { expiresMs: performance.now() + 60_000, signal: undefined };
   const request = (value: number) => ({ tenantKey: 'a', priority: 0, rows: 1, outputs: null, inputs: [longs([value])] });
   const busy = runner.connection.call(request(1_000_000), patience);
-  await vi.waitFor(() => expect(runner.connection.queued).toBe(0), { timeout: 20_000 });
+  await vi.waitFor(async () => expect(await runner.connection.stats()).toMatchObject({ queued: 0, running: 1 }), { timeout: 20_000 });
   const leaves = third.call(request(3), patience).catch((error: unknown) => error);
   const calls = [runner.connection.call(request(1), patience), second.call(request(2), patience)];
   third.close();

@@ -16,7 +16,7 @@ import {
   type ModelView,
   type PlanInput,
 } from '../../src/catalog/catalog.ts';
-import { createInference } from '../../src/inference/inference.ts';
+import { createFleet, createInference } from '../../src/inference/inference.ts';
 import { createJobs } from '../../src/prediction/jobs.ts';
 import { openTestDatabase } from './database.ts';
 
@@ -45,10 +45,12 @@ export async function openCatalog(): Promise<CatalogRig> {
   resources.defer(() => rm(dataDir, { recursive: true, force: true }));
   const db = resources.use(await openTestDatabase());
   const access = resources.use(await createAccess({ db, dataDir, jwtKeys: null, log, clock: systemClock }));
-  const inference = resources.use(createInference({ dataDir, spares: 1, maxLoaded: 2, devices: 'cpu' }, log));
   const jobs = resources.use(await createJobs(db, log));
   const storeDir = join(dataDir, 'models');
   const store = await createDirectoryStore(storeDir);
+  const bounds = { spares: 1, maxLoaded: 2, memoryBytesMax: 2 ** 33, keepAliveMs: 600_000, replicasMax: 1, devices: 'cpu' };
+  const fleet = resources.use(createFleet({ dataDir, readModel: (file) => store.read(file), ...bounds }, log));
+  const inference = resources.use(createInference(fleet, 'cpu'));
   const { invalidations } = access;
   const uploadsUrl = () => 'http://localhost/uploads';
   const catalog = resources.use(createCatalog({ db, store, inference, invalidations, jobs, currency: 'EUR', uploadsUrl, log }));

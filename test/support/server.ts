@@ -29,6 +29,7 @@ export async function openMarket(): Promise<Market> {
     MERCATO_DATA: dataDir,
     MERCATO_PORT: '0',
     MERCATO_SEED: '1',
+    MERCATO_PROCESSES: '1',
     MERCATO_LOG_LEVEL: 'error',
     ...(database.url === null ? {} : { DATABASE_URL: database.url }),
   };

@@ -30,6 +30,10 @@ describe('configuration', () => {
       replayHours: 24,
       devices: 'auto',
       maxLoaded: 16,
+      modelMemoryMb: expect.any(Number),
+      keepAliveS: 900,
+      replicasMax: expect.any(Number),
+      processes: 1,
       logLevel: 'info',
     });
   });
@@ -74,9 +78,10 @@ describe('configuration', () => {
     expect(faultsOf({ MERCATO_TEST_DATABASE_URL: 'x', PATH: '/bin', HOME: '/' })).toEqual([]);
   });
 
-  it('runs one process and says so', () => {
+  it('runs one process with the embedded database, and says so', () => {
     expect(readConfig({ MERCATO_PROCESSES: '1' })).toEqual(readConfig({}));
-    expect(faultsOf({ MERCATO_PROCESSES: '4' })[0]?.expected).toContain('one server process');
+    expect(faultsOf({ MERCATO_PROCESSES: '4' })[0]?.expected).toContain('set DATABASE_URL');
+    expect(readConfig({ MERCATO_PROCESSES: '4', DATABASE_URL: 'postgres://a@b/c' }).processes).toBe(4);
   });
 
   it('never repeats a secret', () => {

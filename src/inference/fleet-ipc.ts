@@ -1,0 +1,104 @@
+import type { ChildProcess } from 'node:child_process';
+import { ERRORS, type ErrorCode, type ErrorData, MercatoError } from '../base/errors.ts';
+import type { FleetPort } from './fleet.ts';
+
+/** How the server processes of one host reach the fleet of the one that owns it: the channel that a child has with its parent. */
+const METHODS = ['claim', 'borrow', 'giveBack', 'unload', 'pin', 'status'] as const;
+type Method = (typeof METHODS)[number];
+type Ask = { fleet: 'ask'; id: number; method: Method; args: unknown[] };
+type Failure = { code: ErrorCode | null; message: string; data: ErrorData };
+type Answer = { fleet: 'answer'; id: number; value?: unknown; failure?: Failure };
+type Place = { fleet: 'place'; versionId: string; path: string };
+/** The parent's end of a child's channel, as `cluster.Worker` and `ChildProcess` have it. */
+export type Child = Pick<ChildProcess, 'send'> & {
+  on(event: 'message', listener: (message: unknown) => void): unknown;
+  once(event: 'exit', listener: () => void): unknown;
+};
+
+/** Answers what a child asks of the fleet, and gives back what it has borrowed when it ends. */
+export function serveFleet(fleet: FleetPort, child: Child): void {
+  const loans = new Set<string>();
+  let gone = false;
+  const say = (message: Answer | Place) => {
+    // A child that has gone has no use for it.
+    if (!gone) child.send(message, () => {});
+  };
+
+  async function call(method: Method, args: unknown[]): Promise<unknown> {
+    const work = fleet[method] as (...given: unknown[]) => Promise<unknown>;
+    const value = await work.apply(fleet, args);
+    if (method === 'giveBack') loans.delete(String(args[0]));
+    if (method === 'borrow') {
+      const { id } = value as { id: string };
+      if (gone) void fleet.giveBack(id);
+      else loans.add(id);
+    }
+    return value;
+  }
+
+  child.on('message', (message) => {
+    if (!isAsk(message)) return;
+    const { id, method, args } = message;
+    call(method, args).then(
+      (value) => say({ fleet: 'answer', id, value }),
+      (error: unknown) => say({ fleet: 'answer', id, failure: failureOf(error) }),
+    );
+  });
+  child.once('exit', () => {
+    gone = true;
+    for (const loan of loans) void fleet.giveBack(loan);
+  });
+  fleet.onPlace((versionId, path) => say({ fleet: 'place', versionId, path }));
+}
+
+/** The fleet of the parent process, as a child sees it. */
+export function connectFleet(parent: NodeJS.Process): FleetPort {
+  const waiting = new Map<number, { resolve(value: unknown): void; reject(error: Error): void }>();
+  const listeners: ((versionId: string, path: string) => void)[] = [];
+  let asked = 0;
+
+  function ask<T>(method: Method, ...args: unknown[]): Promise<T> {
+    return new Promise<T>((resolve, reject) => {
+      const id = ++asked;
+      waiting.set(id, { resolve: resolve as (value: unknown) => void, reject });
+      parent.send?.({ fleet: 'ask', id, method, args } satisfies Ask);
+    });
+  }
+
+  parent.on('message', (message: unknown) => {
+    if (isPlace(message)) for (const listener of listeners) listener(message.versionId, message.path);
+    if (!isAnswer(message)) return;
+    const { id, value, failure } = message;
+    const call = waiting.get(id);
+    waiting.delete(id);
+    if (failure) call?.reject(errorOf(failure));
+    else call?.resolve(value);
+  });
+
+  return {
+    claim: (version, dead) => ask('claim', version, dead),
+    borrow: () => ask('borrow'),
+    giveBack: (loanId) => ask('giveBack', loanId),
+    unload: (versionId) => ask('unload', versionId),
+    pin: (versionId, pinned) => ask('pin', versionId, pinned),
+    status: () => ask('status'),
+    onPlace: (listener) => void listeners.push(listener),
+  };
+}
+
+function failureOf(error: unknown): Failure {
+  if (error instanceof MercatoError) return { code: error.code, message: error.message, data: error.data };
+  return { code: null, message: error instanceof Error ? error.message : String(error), data: {} };
+}
+
+function errorOf({ code, message, data }: Failure): Error {
+  return code !== null && code in ERRORS ? new MercatoError(code, message, data) : new Error(message);
+}
+
+function kindOf(message: unknown): string | null {
+  return typeof message === 'object' && message !== null && 'fleet' in message ? String(message.fleet) : null;
+}
+
+const isAsk = (message: unknown): message is Ask => kindOf(message) === 'ask' && METHODS.includes((message as Ask).method);
+const isAnswer = (message: unknown): message is Answer => kindOf(message) === 'answer';
+const isPlace = (message: unknown): message is Place => kindOf(message) === 'place';
