@@ -24,6 +24,7 @@ const config: CodegenConfig = {
           ApiKey: '../access/access.ts#ApiKeyView',
           Model: '../catalog/catalog.ts#ModelView',
           ModelAlias: '../generated/prisma/client.ts#ModelAlias as ModelAliasParent',
+          Suspension: '../generated/prisma/client.ts#Suspension as SuspensionParent',
           ModelVersion: '../catalog/catalog.ts#ModelVersionView',
           Plan: '../catalog/catalog.ts#PlanView',
           Subscription: '../catalog/catalog.ts#SubscriptionView',

@@ -13,6 +13,7 @@ import * as listings from './listings.ts';
 import * as models from './models.ts';
 import type { ModelStore, Stored } from './store.ts';
 import * as subscriptions from './subscriptions.ts';
+import { createSuspensions, type Suspensions } from './suspensions.ts';
 import { createUploads } from './uploads.ts';
 import { addVersion, createVersion, takeUpload, type VersionInput } from './versions.ts';
 import type { ModelVersionView, ModelView, PlanView, SubscriptionView, UploadView } from './views.ts';
@@ -24,6 +25,7 @@ export { parseAlias } from './input.ts';
 export type { CheckVersion, JobData, Jobs, Queue } from './jobs.ts';
 export { versionsByModel } from './models.ts';
 export { createDirectoryStore, type ModelStore } from './store.ts';
+export { type Probe, suspensionsByVersion } from './suspensions.ts';
 export type { VersionInput } from './versions.ts';
 export type { ModelVersionView, ModelView, PlanTerms, PlanView, SubscriptionView, UploadView } from './views.ts';
 
@@ -114,6 +116,8 @@ export type Catalog = AsyncDisposable & {
    */
   entitlement(principal: Pick<Principal, 'tenantId'>, model: string): Entitlement | Promise<Entitlement>;
 
+  suspensions: Suspensions;
+
   /**
    * Puts `model.onnx` of a local folder through the same gate, as a version of the tenant's model `name`, made where there is none. The
    * operator vouches for it: tenants may share its batches. Doing it again is the same.
@@ -152,6 +156,7 @@ export function createCatalog(options: CatalogOptions): Catalog {
     subscribe: (tenantId, planVersionId) => subscriptions.subscribe(db, invalidations, tenantId, planVersionId),
     cancelSubscription: (tenantId, id) => subscriptions.cancelSubscription(db, invalidations, tenantId, id),
     entitlement: entitlements.of,
+    suspensions: createSuspensions(options),
     importShipped: (tenantId, name, dir) => importShipped(options, checks, tenantId, name, dir),
     [Symbol.asyncDispose]: checks.stop,
   };

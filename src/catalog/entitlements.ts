@@ -7,6 +7,7 @@ import { createMemory } from './entitlement-memory.ts';
 import { parseHandle } from './input.ts';
 import { found } from './models.ts';
 import { runnable } from './runnable.ts';
+import { type Suspended, suspendedFor } from './suspensions.ts';
 import { LIVE, type ModelVersionView, type PlanTerms, planView, toVersionView, visibleListing } from './views.ts';
 
 /** What one tenant's calls of one model may rely on. `subscriptionId` and `terms` are null for a publisher's own calls, which are free. */
@@ -22,6 +23,8 @@ export type Entitlement = {
   version: ModelVersionView;
   signature: Signature;
   runnable: RunnableVersion;
+  /** What keeps this tenant from calling the version, or did until a moment ago. */
+  suspended: readonly Suspended[];
   /** The deadline of a call that names none. */
   deadlineMs: number;
 };
@@ -71,6 +74,7 @@ async function readEntitlement(db: Database, tenantId: string, model: string): P
       version: view,
       signature: view.signature,
       runnable: runnable(view, view.signature),
+      suspended: await suspendedFor(tx, tenantId, view.id),
       deadlineMs: view.deadlineMs,
     };
   });

@@ -2,7 +2,7 @@ import { authorize, type Principal, type Scope } from '../access/access.ts';
 import { MercatoError } from '../base/errors.ts';
 import { globalId, type NodeType, pageRequest, parseGlobalId } from '../base/ids.ts';
 import type { Resolvers } from '../generated/schema.ts';
-import { aliasesByModel, versionsByModel } from './catalog.ts';
+import { aliasesByModel, suspensionsByVersion, versionsByModel } from './catalog.ts';
 
 type Caller = { principal: Principal | null };
 
@@ -95,7 +95,9 @@ export const resolvers = {
   ModelVersion: {
     id: (version) => globalId('ModelVersion', version.id),
     sizeBytes: (version) => version.sizeBytes.toString(),
+    suspension: (version, _, ctx) => ctx.loaders.load(suspensionsByVersion, version.id),
   },
+  Suspension: { everyone: ({ consumerTenantId }) => consumerTenantId === null },
   Plan: {
     id: (plan) => globalId('Plan', plan.id),
     version: (plan) => plan.number,

@@ -1,5 +1,5 @@
 import { MercatoError } from '../base/errors.ts';
-import { type CallRequest, type CallResult, gaveUp, type Patience, RunnerLost } from './connection.ts';
+import { type CallRequest, type CallResult, gaveUp, type Patience, RunnerLost, RunnerOverran } from './connection.ts';
 import type { Hosts, RunnableVersion } from './hosts.ts';
 import { joinResults, sliceInputs } from './slices.ts';
 import { commonRows, rowsOf, type Tensor } from './tensor.ts';
@@ -37,27 +37,44 @@ export async function runRequest(hosts: Hosts, request: RunRequest): Promise<Run
   const results: CallResult[] = [];
   // One after another: a call of many rows is one call in the queue, whatever its size.
   for (const slice of slices) {
-    results.push(await call(hosts, version, { tenantKey, priority, outputs, rows: commonRows(slice) ?? 1, inputs: slice }, patience));
+    const rows = commonRows(slice) ?? 1;
+    results.push(await call(hosts, version, { tenantKey, priority, outputs, alone: false, rows, inputs: slice }, patience));
   }
   return { ...joinResults(results), rows: rowsOf(version.signature, inputs), runs: slices.length };
 }
 
-async function call(hosts: Hosts, version: RunnableVersion, request: CallRequest, patience: Patience): Promise<CallResult> {
-  for (let attempt = 1; ; attempt++) {
-    try {
-      return await callOnce(hosts, version, request, patience);
-    } catch (error) {
-      if (!(error instanceof RunnerLost)) throw error;
-      if (error.begun) throw new MercatoError('MODEL_FAILED', 'The model crashed on this input, or on one that shared its run.');
-      if (attempt === ATTEMPTS_MAX) throw new MercatoError('OVERLOADED', undefined, { retryAfterMs: RETRY_AFTER_MS });
-    }
+/** A run of this call alone, or with calls of its own tenant, ended its runner: by a crash, or past the run limit. `runner` names that, once per run. */
+export class ModelKilled extends MercatoError {
+  readonly kind: 'CRASH' | 'OVERRUN';
+  readonly runner: string;
+
+  constructor(kind: 'CRASH' | 'OVERRUN', runner: string, message: string) {
+    super('MODEL_FAILED', message);
+    this.kind = kind;
+    this.runner = runner;
   }
 }
 
-async function callOnce(hosts: Hosts, version: RunnableVersion, request: CallRequest, patience: Patience): Promise<CallResult> {
-  const entered = hosts.enter(version);
-  const connection = entered instanceof Promise ? await within(entered, patience) : entered;
-  return await connection.call(request, patience);
+/**
+ * A call whose runner ended before it began comes back. So does one that shared the run that ended it with other tenants' calls, alone: nobody fails by
+ * another's input, and whose input it was shows.
+ */
+async function call(hosts: Hosts, version: RunnableVersion, given: CallRequest, patience: Patience): Promise<CallResult> {
+  let request = given;
+  for (let attempt = 1; ; attempt++) {
+    const entered = hosts.enter(version);
+    const connection = entered instanceof Promise ? await within(entered, patience) : entered;
+    try {
+      return await connection.call(request, patience);
+    } catch (error) {
+      const ended = error instanceof RunnerLost || error instanceof RunnerOverran;
+      if (!ended) throw error;
+      if (error.mixed) request = { ...request, alone: true };
+      else if (error instanceof RunnerOverran) throw new ModelKilled('OVERRUN', connection.path, error.message);
+      else if (error.begun) throw new ModelKilled('CRASH', connection.path, 'The model crashed on this input.');
+      if (attempt === ATTEMPTS_MAX) throw new MercatoError('OVERLOADED', undefined, { retryAfterMs: RETRY_AFTER_MS });
+    }
+  }
 }
 
 /** Waits for a load as long as the caller does; the load goes on without it. */

@@ -9,20 +9,33 @@ import {
   type LoadHead,
   packTensors,
   type RunnerStats,
+  type StartedHead,
   unpackTensors,
   writeFrame,
   writeSoon,
 } from './frames.ts';
 import type { Signature, Tensor } from './tensor.ts';
 
-/** The connection or its runner ended before the answer. `begun`: the call was in the run that may have ended it. */
+/** The connection or its runner ended before the answer. `begun`: the call was in the run that may have ended it, which `mixed` tenants' calls. */
 export class RunnerLost extends Error {
   override readonly name = 'RunnerLost';
   readonly begun: boolean;
+  readonly mixed: boolean;
 
-  constructor(begun: boolean) {
+  constructor(begun: boolean, mixed = false) {
     super(begun ? 'The runner ended during the call.' : 'The runner ended before the call began.');
     this.begun = begun;
+    this.mixed = mixed;
+  }
+}
+
+/** The run took longer than the version may; its runner has ended. As for `RunnerLost`, `mixed`. */
+export class RunnerOverran extends MercatoError {
+  readonly mixed: boolean;
+
+  constructor(message: string, mixed: boolean) {
+    super('MODEL_FAILED', message);
+    this.mixed = mixed;
   }
 }
 
@@ -39,7 +52,7 @@ export type CallResult = {
 export type Patience = { expiresMs: number; signal: AbortSignal | undefined };
 
 /** `settle` stops the waiting for one call; `resolve` or `reject` follows. */
-type Pending = { begun: boolean; settle(): void; resolve(result: CallResult): void; reject(error: Error): void };
+type Pending = { begun: boolean; mixed: boolean; settle(): void; resolve(result: CallResult): void; reject(error: Error): void };
 
 const REFUSALS: ReadonlySet<unknown> = new Set<Refusal['code']>(['OVERLOADED', 'DEADLINE_EXCEEDED', 'MODEL_FAILED']);
 
@@ -50,13 +63,14 @@ export function connectRunner(path: string, onLost: () => void): Promise<RunnerC
     socket.once('error', reject);
     socket.once('connect', () => {
       socket.off('error', reject);
-      resolve(new RunnerConnection(socket, onLost));
+      resolve(new RunnerConnection(path, socket, onLost));
     });
   });
 }
 
 /** A server process's connection to one runner. Any number of calls may be under way. */
 export class RunnerConnection {
+  readonly path: string;
   readonly #socket: Socket;
   readonly #onLost: () => void;
   readonly #pending = new Map<number, Pending>();
@@ -66,7 +80,8 @@ export class RunnerConnection {
   #leaving = false;
   #calls = 0;
 
-  constructor(socket: Socket, onLost: () => void) {
+  constructor(path: string, socket: Socket, onLost: () => void) {
+    this.path = path;
     this.#socket = socket;
     this.#onLost = onLost;
     const read = frameReader((frame) => this.#handle(frame));
@@ -85,6 +100,11 @@ export class RunnerConnection {
   /** False once the runner is gone or has said that it ends. */
   get usable(): boolean {
     return this.#usable;
+  }
+
+  /** The runner ends as soon as its calls are answered. */
+  get leaving(): boolean {
+    return this.#leaving;
   }
 
   /** Calls of this connection that are not answered. */
@@ -122,7 +142,7 @@ export class RunnerConnection {
         this.#pending.delete(id);
         this.#closeWhenDone();
       };
-      this.#pending.set(id, { begun: false, settle, resolve, reject });
+      this.#pending.set(id, { begun: false, mixed: false, settle, resolve, reject });
       const packed = packTensors(inputs);
       writeSoon(this.#socket, FRAME.call, id, { ...request, deadlineMs, tensors: packed.head } satisfies CallHead, packed.chunks);
     });
@@ -153,7 +173,7 @@ export class RunnerConnection {
       // Read first: a malformed result ends the connection, and with it the call.
       const result = readResult(frame);
       this.#settle(frame.call)?.resolve(result);
-    } else if (frame.kind === FRAME.started) this.#begin((frame.head as { calls: number[] }).calls);
+    } else if (frame.kind === FRAME.started) this.#begin(frame.head as StartedHead);
     else if (frame.kind === FRAME.failed) this.#fail(frame);
     else if (frame.kind === FRAME.loaded) this.#loading?.resolve((frame.head as { signature: Signature }).signature);
     else if (frame.kind === FRAME.pong) this.#asking.shift()?.resolve(frame.head as RunnerStats);
@@ -161,18 +181,19 @@ export class RunnerConnection {
     else throw new RangeError(`a frame of kind ${frame.kind}`);
   }
 
-  #begin(ids: readonly number[]): void {
-    for (const id of ids) {
+  #begin({ calls, mixed }: StartedHead): void {
+    for (const id of calls) {
       const call = this.#pending.get(id);
-      if (call !== undefined) call.begun = true;
+      if (call !== undefined) Object.assign(call, { begun: true, mixed: mixed === true });
     }
   }
 
   #fail({ call: id, head }: Frame): void {
-    const { code, message, retryAfterMs, fatal } = head as Refusal;
+    const { code, message, retryAfterMs, fatal, mixed } = head as Refusal;
     if (!REFUSALS.has(code)) throw new RangeError('a refusal without a known code');
     if (fatal === true) this.#retire();
-    const error = new MercatoError(code, String(message), retryAfterMs === undefined ? {} : { retryAfterMs: Number(retryAfterMs) });
+    const data = retryAfterMs === undefined ? {} : { retryAfterMs: Number(retryAfterMs) };
+    const error = fatal === true ? new RunnerOverran(String(message), mixed === true) : new MercatoError(code, String(message), data);
     (id === 0 ? this.#loading : this.#settle(id))?.reject(error);
   }
 
@@ -206,7 +227,7 @@ export class RunnerConnection {
     for (const asking of this.#asking.splice(0)) asking.reject(new RunnerLost(false));
     for (const [id, call] of [...this.#pending]) {
       this.#settle(id);
-      call.reject(new RunnerLost(call.begun));
+      call.reject(new RunnerLost(call.begun, call.mixed));
     }
   }
 }

@@ -9,16 +9,17 @@ export type DispatchSettings = { joinable: boolean; shared: boolean; maxBatchRow
 /** Measures of the run that answered a call; `computeMicros` is the call's part of the run time, by rows. */
 export type RunMeasures = { queueMs: number; computeMs: number; computeMicros: number; batchRows: number };
 
-/** `fatal`: the runner ends itself after this answer, and what still waits has to go elsewhere. */
+/** `fatal`: the runner ends itself after this answer, and what still waits has to go elsewhere; `mixed`: calls of several tenants shared the run. */
 export type Refusal = {
   code: 'OVERLOADED' | 'DEADLINE_EXCEEDED' | 'MODEL_FAILED';
   message: string;
   retryAfterMs?: number;
   fatal?: boolean;
+  mixed?: boolean;
 };
 
 /**
- * A call as its connection brought it: `begin` is called when a run takes it (again when that has to be repeated), then exactly one of
+ * A call as its connection brought it: `begin` is called when a run takes it, `mixed` where other tenants' calls share that (again when that has to be repeated), then exactly one of
  * `answer` and `refuse`. Times are of this process's monotonic clock.
  */
 export type Call = Queued &
@@ -27,7 +28,7 @@ export type Call = Queued &
     joinKey: string | null;
     arrivedMs: number;
     expiresMs: number;
-    begin(): void;
+    begin(mixed: boolean): void;
     answer(outputs: readonly Tensor[], measures: RunMeasures): void;
     refuse(refusal: Refusal): void;
   };
@@ -40,7 +41,7 @@ export type DispatchPort = {
   die(): void;
 };
 
-type Run = { batch: number; calls: readonly Call[]; rows: number; startedMs: number; limit: NodeJS.Timeout };
+type Run = { batch: number; calls: readonly Call[]; mixed: boolean; rows: number; startedMs: number; limit: NodeJS.Timeout };
 
 /** The weight of one call in the mean of queue times. */
 const QUEUE_MEAN_CALLS = 32;
@@ -99,10 +100,11 @@ export class Dispatcher {
     const calls = chosen.mayJoin ? [chosen.call, ...this.#companions(chosen.call)] : [chosen.call];
     const rows = calls.reduce((sum, call) => sum + call.rows, 0);
     const limit = setTimeout(() => this.#overrun(), this.#settings.runLimitMs);
-    this.#current = { batch: ++this.#batches, calls, rows, startedMs: performance.now(), limit };
+    const mixed = calls.some(({ tenantKey }) => tenantKey !== chosen.call.tenantKey);
+    this.#current = { batch: ++this.#batches, calls, mixed, rows, startedMs: performance.now(), limit };
     for (const call of calls) {
       this.#meanQueueMs += (this.#current.startedMs - call.arrivedMs - this.#meanQueueMs) / QUEUE_MEAN_CALLS;
-      call.begin();
+      call.begin(mixed);
     }
     this.#port.run(this.#batches, joinInputs(calls), chosen.call.outputs);
   }
@@ -151,7 +153,8 @@ export class Dispatcher {
 
   #overrun(): void {
     const message = `The model exceeded its run limit of ${this.#settings.runLimitMs} ms.`;
-    for (const call of this.#current?.calls ?? []) call.refuse({ code: 'MODEL_FAILED', message, fatal: true });
+    const { calls = [], mixed = false } = this.#current ?? {};
+    for (const call of calls) call.refuse({ code: 'MODEL_FAILED', message, fatal: true, mixed });
     this.#current = null;
     this.#dying = true;
     this.#port.die();

@@ -48,8 +48,12 @@ export type CallHead = {
   deadlineMs: number;
   rows: number;
   outputs: readonly string[] | null;
+  /** Shares no run with another call. */
+  alone: boolean;
   tensors: TensorHead[];
 };
+/** Head of `started`. `mixed`: calls of several tenants share the run. */
+export type StartedHead = { calls: number[]; mixed: boolean };
 
 /** Head of `pong`. `idleMs`: since the last call ended; `busyMs`: run time so far; `queueMs`, `runMs`: of late, weighted means. */
 export type RunnerStats = {

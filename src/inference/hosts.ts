@@ -64,14 +64,15 @@ class Host {
     else this.#lose(path);
   }
 
+  /** A runner that leaves has told the fleet, or was told by it; of one that is lost the fleet may not know yet. */
   #lose(path: string): void {
+    if (this.#connections.get(path)?.leaving !== true) this.#dead.add(path);
     this.#connections.delete(path);
-    this.#dead.add(path);
     this.#endIfEmpty();
   }
 
   #endIfEmpty(): void {
-    if (this.#connections.size === 0 && this.#opening === null) this.#onEmpty();
+    if (this.#connections.size === 0 && this.#dead.size === 0 && this.#opening === null) this.#onEmpty();
   }
 }
 

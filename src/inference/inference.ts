@@ -7,7 +7,7 @@ import { type Inspection, inspectModel } from './inspect.ts';
 import { createRunFolder } from './run-folder.ts';
 import { Supervisor } from './supervisor.ts';
 
-export type { RunRequest, RunResult } from './calls.ts';
+export { ModelKilled, type RunRequest, type RunResult } from './calls.ts';
 export { confined } from './confinement.ts';
 export type { Deployment, FleetPort, InferenceStatus, Loan } from './fleet.ts';
 export { connectFleet, serveFleet } from './fleet-ipc.ts';
@@ -34,7 +34,7 @@ export type Inference = AsyncDisposable & {
   inspect(model: Uint8Array, runLimitMs: number): Promise<Inspection>;
   /**
    * Runs a model, loading it first where needed; more rows than `maxBatchRows` run in slices, all or nothing. OVERLOADED with `retryAfterMs`,
-   * DEADLINE_EXCEEDED (also when `signal` is aborted; a run that others share goes on), MODEL_FAILED.
+   * DEADLINE_EXCEEDED (also when `signal` is aborted; a run that others share goes on), MODEL_FAILED; that as ModelKilled where the run ended its process.
    */
   run(request: RunRequest): Promise<RunResult>;
   /** Loads a version before anybody calls it; one that is loaded stays so. OVERLOADED, MODEL_FAILED. */

@@ -25,7 +25,7 @@ export async function inspectModel(model: Uint8Array, runLimitMs: number, device
     const signature = await loadInto(runner, options, model);
     let warmupMs: number | null = null;
     const run = async (inputs: readonly Tensor[], rows: number): Promise<Tensor[]> => {
-      const request = { tenantKey: '', priority: 0, outputs: null, rows, inputs };
+      const request = { tenantKey: '', priority: 0, outputs: null, alone: true, rows, inputs };
       // The runner ends itself at the run limit; the deadline is only there for one that cannot.
       const { outputs } = await connection.call(request, {
         expiresMs: performance.now() + 2 * runLimitMs + 1_000,

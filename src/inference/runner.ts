@@ -10,6 +10,7 @@ import {
   type LoadHead,
   packTensors,
   type RunnerStats,
+  type StartedHead,
   unpackTensors,
   writeFrame,
   writeSoon,
@@ -29,7 +30,7 @@ const socketPath = process.argv[2] ?? '';
 const FAREWELL_MS = 200;
 
 /** A connection of a server process. `begun`: calls in the run that starts now, of which it has yet to be told. */
-type Peer = { socket: Socket; calls: Map<number, Call>; begun: number[] };
+type Peer = { socket: Socket; calls: Map<number, Call>; begun: StartedHead };
 
 const peers = new Set<Peer>();
 const worker = new Worker(new URL('./session-thread.ts', import.meta.url));
@@ -56,9 +57,9 @@ function load(peer: Peer, { head, data }: Frame): void {
 
 function startRun(batch: number, inputs: readonly Tensor[], outputs: readonly string[] | null): void {
   for (const { socket, begun } of peers) {
-    if (begun.length === 0) continue;
+    if (begun.calls.length === 0) continue;
     // At once: a run that ends this process must not take the news of its beginning with it.
-    writeFrame(socket, FRAME.started, 0, { calls: begun.splice(0) });
+    writeFrame(socket, FRAME.started, 0, { calls: begun.calls.splice(0), mixed: begun.mixed });
   }
   send(
     { kind: 'run', batch, inputs, outputs },
@@ -74,7 +75,7 @@ function farewell(): void {
 
 function accept(peer: Peer, { call: id, head, data }: Frame): void {
   if (dispatcher === null || loading === null) throw new RangeError('a call before the model is loaded');
-  const { tenantKey, priority, deadlineMs, rows, outputs, tensors } = head as CallHead;
+  const { tenantKey, priority, deadlineMs, rows, outputs, alone, tensors } = head as CallHead;
   const inputs = unpackTensors(tensors, data);
   const arrivedMs = performance.now();
   const { device, joinable } = loading.head;
@@ -85,10 +86,13 @@ function accept(peer: Peer, { call: id, head, data }: Frame): void {
     inputs,
     outputs,
     bytes: data.length,
-    joinKey: joinable ? joinKey({ rows, inputs, outputs }) : null,
+    joinKey: joinable && !alone ? joinKey({ rows, inputs, outputs }) : null,
     arrivedMs,
     expiresMs: arrivedMs + deadlineMs,
-    begin: () => peer.begun.push(id),
+    begin(mixed) {
+      peer.begun.calls.push(id);
+      peer.begun.mixed = mixed;
+    },
     answer(results, measures) {
       peer.calls.delete(id);
       const packed = packTensors(results);
@@ -137,7 +141,7 @@ function handle(peer: Peer, frame: Frame): void {
 }
 
 const server = createServer((socket) => {
-  const peer: Peer = { socket, calls: new Map(), begun: [] };
+  const peer: Peer = { socket, calls: new Map(), begun: { calls: [], mixed: false } };
   peers.add(peer);
   const read = frameReader((frame) => handle(peer, frame));
   // It was connecting when this process was told to end.

@@ -11,7 +11,7 @@ import type { Log } from '../base/log.ts';
 import type { Money } from '../base/money.ts';
 import type { Billing } from '../billing/billing.ts';
 import type { Catalog, Entitlement, ModelStore, ModelVersionView } from '../catalog/catalog.ts';
-import type { Inference, RunResult, Tensor } from '../inference/inference.ts';
+import { type Inference, ModelKilled, type RunResult, type Tensor } from '../inference/inference.ts';
 import { type Admission, createLeases } from './leases.ts';
 import { type Answer, createReplays, digestOf, keyConflict, replayOf, type Stored } from './replays.ts';
 import { createSettlement, type Metered, type Settled } from './settlement.ts';
@@ -47,7 +47,7 @@ export type Predictions = AsyncDisposable & {
   /**
    * Runs a model and bills the call, or does neither. Bounds: at most 256 inputs of at most 2^26 elements, deadline 1–60000 ms, key 1–255
    * characters. The billing point is the runner's result: a failure before it gives the units back.
-   * @throws in the order of the checks: BAD_USER_INPUT (form), NOT_FOUND, NOT_SUBSCRIBED, BAD_USER_INPUT (signature), QUOTA_EXCEEDED,
+   * @throws in the order of the checks: BAD_USER_INPUT (form), NOT_FOUND, NOT_SUBSCRIBED, BAD_USER_INPUT (signature), MODEL_SUSPENDED, QUOTA_EXCEEDED,
    * RATE_LIMITED, INSUFFICIENT_CREDIT, OVERLOADED, DEADLINE_EXCEEDED, MODEL_FAILED, UNAUTHENTICATED (revoked meanwhile),
    * IDEMPOTENCY_CONFLICT, IDEMPOTENCY_EXPIRED, OUTCOME_UNKNOWN. With a key that was answered before, none of the refusals between.
    */
@@ -183,9 +183,30 @@ export async function createPredictions(options: PredictionOptions): Promise<Pre
 
   /** Steps 2 to 7. */
   async function bill(call: Call): Promise<Prediction> {
-    const { principal, signal } = call.caller;
+    const { principal } = call.caller;
     const entitlement = await catalog.entitlement(principal, call.model);
     const rows = checkAgainst(entitlement.signature, call.inputs, call.outputs);
+    const passing = catalog.suspensions.pass(entitlement);
+    const probe = passing && (await passing);
+    try {
+      const prediction = await run(call, entitlement, rows);
+      await probe?.answered().catch((error: unknown) => log.error({ err: error }, 'a suspension was not ended'));
+      return prediction;
+    } catch (error) {
+      if (error instanceof ModelKilled) await strike(entitlement, error);
+      else await probe?.untold().catch((cause: unknown) => log.warn({ err: cause }, 'a probe could not be given up'));
+      throw error;
+    }
+  }
+
+  /** That it could not be counted must not change what its caller is told. */
+  async function strike(entitlement: Entitlement, killed: ModelKilled): Promise<void> {
+    await catalog.suspensions.strike(entitlement, killed).catch((error: unknown) => log.error({ err: error }, 'a strike was not counted'));
+  }
+
+  /** Steps 4 to 7. */
+  async function run(call: Call, entitlement: Entitlement, rows: number): Promise<Prediction> {
+    const { principal, signal } = call.caller;
     const deadlineMs = call.deadlineMs ?? entitlement.deadlineMs;
     const remaining = () => remainingOf(call, deadlineMs);
     const admission = await admit(entitlement, rows, remaining(), signal);

@@ -33,7 +33,10 @@ it.skipIf(given === undefined && !existsSync(model))(
       await copyFile(model, join(folder, 'squeezenet.onnx'));
       await symlink(market.dataDir, join(folder, '.mercato'));
       const script = commands.replace('http://127.0.0.1:4000', url);
-      const { stdout, stderr } = await promisify(execFile)('bash', ['-eu', '-c', script], { cwd: folder, maxBuffer: 64 * 1024 * 1024 });
+      const { stdout, stderr } = await promisify(execFile)('bash', ['--norc', '-eu', '-c', script], {
+        cwd: folder,
+        maxBuffer: 64 * 1024 * 1024,
+      });
       expect(stderr).toBe('');
       const said = stdout.trim().split('\n');
       for (const [i, answer] of answers.entries()) expect(said[i]?.slice(0, 2_000_000)).toMatch(patternOf(answer));

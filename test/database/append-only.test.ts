@@ -13,6 +13,7 @@ const CHANGES = {
   alias_move: "set alias = 'another'",
   training_epoch: 'set loss = 0',
   evaluation: "set figures = '{}'",
+  strike: "set runner = 'another'",
 };
 type Table = keyof typeof CHANGES;
 const TABLES = Object.keys(CHANGES) as Table[];
@@ -53,6 +54,9 @@ async function fill(tx: Tx): Promise<void> {
   await tx.$executeRaw`
     insert into alias_move (id, tenant_id, model_id, alias, kind, to_version_id)
     values (${a}::uuid, ${a}::uuid, ${a}::uuid, 'live', 'PROMOTE', ${a}::uuid)`;
+  await tx.$executeRaw`
+    insert into strike (id, version_id, publisher_tenant_id, consumer_tenant_id, kind, runner)
+    values (${a}::uuid, ${a}::uuid, ${a}::uuid, ${b}::uuid, 'CRASH', 'runner')`;
   await tx.$executeRaw`
     insert into work (id, tenant_id, kind, time_limit_ms, memory_limit_mib) values (${a}::uuid, ${a}::uuid, 'TRAIN', 1, 1)`;
   await tx.$executeRaw`

@@ -51,6 +51,8 @@ const GRANTS: Record<string, { tenant?: string; system?: string }> = {
   optimization: { tenant: 'SELECT INSERT UPDATE', system: 'SELECT' },
   deployment_rule: { tenant: 'SELECT INSERT DELETE' },
   deployment: { tenant: 'SELECT INSERT UPDATE' },
+  strike: { system: 'SELECT INSERT' },
+  suspension: { tenant: 'SELECT', system: 'SELECT INSERT UPDATE' },
 };
 
 type Table = { name: string; isTenants: boolean; isPartition: boolean; enabled: boolean; forced: boolean; policies: number };

@@ -177,4 +177,19 @@ describe('a busy runner', () => {
     await expect(left).rejects.toMatchObject({ code: 'DEADLINE_EXCEEDED' });
     expect(numbersOf((await stays).outputs[0])).toEqual([7]);
   });
+
+  test('that ends its runner and was shared by tenants is done again for each alone: who is at fault pays, and nobody else', async () => {
+    const inference = await testInference();
+    const version = versionOf(loopModel(), { shared: true, runLimitMs: 3_000 });
+    const busy = inference.run(request(version, [longs([500_000])], { tenantKey: 'good' }));
+    const alone = { replicas: [{ queued: 0, running: 1 }] };
+    await vi.waitFor(async () => expect((await inference.status()).deployments).toMatchObject([alone]), { timeout: 20_000 });
+    const [hostile, good] = await Promise.allSettled([
+      inference.run(request(version, [longs([2 ** 52])], { tenantKey: 'hostile' })),
+      inference.run(request(version, [longs([7])], { tenantKey: 'good' })),
+    ]);
+    await busy;
+    expect(hostile).toMatchObject({ status: 'rejected', reason: { name: 'MercatoError', code: 'MODEL_FAILED', kind: 'OVERRUN' } });
+    expect(good).toMatchObject({ status: 'fulfilled', value: { rows: 1 } });
+  });
 });

@@ -26,7 +26,7 @@ test('server processes share the batches of one runner, and one that leaves take
   onTestFinished(() => second.close());
 
   const patience = { expiresMs: performance.now() + 60_000, signal: undefined };
-  const request = (value: number) => ({ tenantKey: 'a', priority: 0, rows: 1, outputs: null, inputs: [longs([value])] });
+  const request = (value: number) => ({ tenantKey: 'a', priority: 0, rows: 1, outputs: null, alone: false, inputs: [longs([value])] });
   const busy = runner.connection.call(request(1_000_000), patience);
   await vi.waitFor(async () => expect(await runner.connection.stats()).toMatchObject({ queued: 0, running: 1 }), { timeout: 20_000 });
   const leaves = third.call(request(3), patience).catch((error: unknown) => error);

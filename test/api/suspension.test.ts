@@ -1,0 +1,71 @@
+import { afterAll, beforeAll, expect, test } from 'vitest';
+import { loopModel } from '../inference/tiny-models.ts';
+import { Client } from '../support/client.ts';
+import { billOf, consumer, signUp } from '../support/people.ts';
+import { type Market, openMarket } from '../support/server.ts';
+
+let market: Market;
+let client: Client;
+beforeAll(async () => {
+  market = await openMarket();
+  client = new Client((await market.start()).url);
+}, 60_000);
+afterAll(async () => {
+  client[Symbol.dispose]();
+  expect(await market.audit()).toContain('invariants hold');
+  await market[Symbol.asyncDispose]();
+});
+
+type Node = { id: string };
+const PREDICT = 'mutation ($input: PredictInput!) { predict(input: $input) { prediction { outputs { data } } } }';
+const SUSPENSION = '{ model(handle: "maker/loop") { version { suspension { everyone reason since until } } } }';
+
+/** `maker/loop`, whose input says how long it runs, at most a second. */
+async function offerLoop(): Promise<{ token: string; planId: string }> {
+  const { token } = await signUp(client, 'maker');
+  const made = 'mutation { createModel(input: { name: "loop" }) { model { id } } createUpload { upload { id } url } }';
+  const { createModel, createUpload } = await client.ask<{
+    createModel: { model: Node };
+    createUpload: { upload: Node; url: string };
+  }>(made, {}, token);
+  expect((await fetch(createUpload.url, { method: 'PUT', body: new Uint8Array(loopModel()) })).ok).toBe(true);
+  const modelId = createModel.model.id;
+  const version = 'mutation ($input: CreateModelVersionInput!) { createModelVersion(input: $input) { modelVersion { state } } }';
+  await client.ask(version, { input: { modelId, uploadId: createUpload.upload.id, runLimitMs: 1_000 } }, token);
+  const publish = 'mutation ($input: PublishListingInput!) { publishListing(input: $input) { model { plans { id } } } }';
+  const { publishListing } = await client.ask<{ publishListing: { model: { plans: Node[] } } }>(
+    publish,
+    { input: { modelId, plans: [{ name: 'free', unitPriceNanos: '0' }] } },
+    token,
+  );
+  return { token, planId: publishListing.model.plans[0]?.id ?? '' };
+}
+
+test('a tenant whose calls exceed the run limit again and again is refused, nobody else is, and nothing is billed', {
+  timeout: 60_000,
+}, async () => {
+  const { token, planId } = await offerLoop();
+  const demo = await market.demo();
+  const hostile = await consumer(client, demo, 'hostile', planId);
+  const good = await consumer(client, demo, 'good', planId);
+  const call = (secret: string, turns: string) =>
+    client.send(PREDICT, { input: { model: 'maker/loop', inputs: [{ name: 'x', datatype: 'INT64', data: [turns] }] } }, secret);
+  const endless = String(2 ** 52);
+  for (let i = 0; i < 3; i++) {
+    const { errors } = await call(hostile.key.secret, endless);
+    expect(errors?.[0]).toMatchObject({ message: 'The model exceeded its run limit of 1000 ms.', extensions: { code: 'MODEL_FAILED' } });
+  }
+  const refused = (await call(hostile.key.secret, '1')).errors?.[0];
+  expect(refused).toMatchObject({ extensions: { code: 'MODEL_SUSPENDED', retryable: true, retryAfterMs: expect.any(Number) } });
+  expect(refused?.message).toContain('suspended for your tenant');
+  expect((await call(good.key.secret, '5')).data).toMatchObject({ predict: { prediction: { outputs: [{ data: ['5'] }] } } });
+  expect(await billOf(client, hostile.token)).toMatchObject({ predictions: 0n });
+
+  const own = await client.ask<{ model: { version: { suspension: object | null } } }>(SUSPENSION, {}, hostile.token);
+  expect(own.model.version.suspension).toMatchObject({
+    everyone: false,
+    reason: expect.stringContaining('exceeded its run limit of 1000 ms 3 times'),
+  });
+  for (const other of [good.token, token])
+    expect(await client.ask(SUSPENSION, {}, other)).toMatchObject({ model: { version: { suspension: null } } });
+});

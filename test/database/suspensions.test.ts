@@ -1,0 +1,111 @@
+import { randomUUID } from 'node:crypto';
+import { afterAll, beforeAll, expect, test } from 'vitest';
+import { asTenant } from '../../src/base/database.ts';
+import { type Entitlement, suspensionsByVersion } from '../../src/catalog/catalog.ts';
+import { ModelKilled } from '../../src/inference/inference.ts';
+import { identityModel } from '../inference/tiny-models.ts';
+import { asAdmin } from '../support/admin.ts';
+import { type CatalogRig, openCatalog } from '../support/catalog.ts';
+
+let rig: CatalogRig;
+beforeAll(async () => {
+  rig = await openCatalog();
+}, 60_000);
+afterAll(() => rig[Symbol.asyncDispose]());
+
+const killed = (runner: string = randomUUID()) => new ModelKilled('CRASH', runner, 'The model crashed on this input.');
+const suspended = (words: string) => expect.objectContaining({ code: 'MODEL_SUSPENDED', message: expect.stringContaining(words) });
+
+/** A model on offer, and what `count` of its consumers, and its publisher, call it by. */
+async function offer(count: number) {
+  const publisher = await rig.tenant();
+  const model = await rig.publish(publisher.id, { plans: [{ name: 'free', unitPriceNanos: '0' }], bytes: identityModel('FP32', ['N', 3]) });
+  const consumers = await Promise.all(Array.from({ length: count }, () => rig.tenant()));
+  for (const { id } of consumers) await rig.catalog.subscribe(id, model.plans[0]?.id ?? '');
+  const of = (tenantId: string): Promise<Entitlement> => Promise.resolve(rig.catalog.entitlement({ tenantId }, model.handle));
+  const pass = async (tenantId: string) => rig.catalog.suspensions.pass(await of(tenantId));
+  const strike = async (tenantId: string, times: number, runner?: string) => {
+    for (let i = 0; i < times; i++) await rig.catalog.suspensions.strike(await of(tenantId), killed(runner));
+    await rig.access.invalidations.caughtUp();
+  };
+  const seenBy = (tenantId: string) =>
+    asTenant(rig.db, tenantId, async (tx) => (await suspensionsByVersion(tx, [model.version?.id ?? ''])).get(model.version?.id ?? ''));
+  /** As if so many seconds had passed. */
+  const wait = async (seconds: number) => {
+    await asAdmin(rig.db, async (tx) => {
+      await tx.$executeRaw`update suspension set since = since - make_interval(secs => ${seconds}::float8), until = until - make_interval(secs => ${seconds}::float8)
+        where version_id = ${model.version?.id}::uuid and ended_at is null`;
+      await rig.access.invalidations.publish(tx, 'listing', [model.listingId]);
+    });
+    await rig.access.invalidations.caughtUp();
+  };
+  const leftS = async (tenantId: string) => {
+    const open = await seenBy(tenantId);
+    return open === undefined ? 0 : Math.round((open.until.getTime() - Date.now()) / 1000);
+  };
+  return { publisher: publisher.id, consumers: consumers.map(({ id }) => id), pass, strike, seenBy, wait, leftS };
+}
+
+test('three strikes of one consumer suspend the version for that consumer alone', async () => {
+  const { publisher, consumers, pass, strike, seenBy } = await offer(2);
+  const [one = '', other = ''] = consumers;
+  await strike(one, 2);
+  expect(await pass(one)).toBeNull();
+  await strike(one, 1);
+  await expect(pass(one)).rejects.toEqual(suspended('for your tenant'));
+  await expect(pass(one)).rejects.toMatchObject({ data: { retryAfterMs: expect.any(Number) } });
+  expect(await pass(other)).toBeNull();
+  expect(await pass(publisher)).toBeNull();
+  expect(await seenBy(one)).toMatchObject({ consumerTenantId: one, reason: expect.stringContaining('crashed 3 times') });
+  for (const tenant of [other, publisher]) expect(await seenBy(tenant)).toBeUndefined();
+});
+
+test('calls that shared one run that crashed are one strike', async () => {
+  const { consumers, pass, strike } = await offer(1);
+  await strike(consumers[0] ?? '', 5, randomUUID());
+  expect(await pass(consumers[0] ?? '')).toBeNull();
+});
+
+test('however often one consumer strikes, nobody else is suspended; a second consumer makes it everybody', async () => {
+  const { publisher, consumers, pass, strike, seenBy } = await offer(3);
+  const [one = '', two = '', three = ''] = consumers;
+  await strike(one, 9);
+  expect(await pass(two)).toBeNull();
+  await strike(two, 3);
+  for (const tenant of [two, three, publisher]) await expect(pass(tenant)).rejects.toEqual(suspended('for everybody'));
+  expect(await seenBy(publisher)).toMatchObject({ consumerTenantId: null, reason: expect.stringContaining('called by 2 tenants') });
+});
+
+test("a publisher's own strikes suspend its version for everybody", async () => {
+  const { publisher, consumers, pass, strike } = await offer(1);
+  await strike(publisher, 3);
+  for (const tenant of [publisher, consumers[0] ?? '']) await expect(pass(tenant)).rejects.toEqual(suspended('for everybody'));
+});
+
+test('after its time one call at a time is let through, and its answer ends the suspension', async () => {
+  const { publisher, consumers, pass, strike, wait } = await offer(1);
+  const one = consumers[0] ?? '';
+  await strike(publisher, 3);
+  await wait(61);
+  const probe = await pass(one);
+  expect(probe).not.toBeNull();
+  await expect(pass(publisher)).rejects.toMatchObject({ code: 'MODEL_SUSPENDED', data: { retryAfterMs: 1_000 } });
+  await probe?.untold();
+  const again = await pass(publisher);
+  await again?.answered();
+  await rig.access.invalidations.caughtUp();
+  for (const tenant of [publisher, one]) expect(await pass(tenant)).toBeNull();
+});
+
+test('a probe that fails doubles the time, up to an hour', async () => {
+  const { publisher, pass, strike, wait, leftS } = await offer(0);
+  await strike(publisher, 3);
+  let seconds = 60;
+  for (const next of [120, 240, 480, 960, 1_920, 3_600, 3_600]) {
+    await wait(seconds + 1);
+    expect(await pass(publisher)).not.toBeNull();
+    await strike(publisher, 1);
+    expect(Math.abs((await leftS(publisher)) - next)).toBeLessThan(10);
+    seconds = next;
+  }
+});
