@@ -25,6 +25,7 @@ const config: CodegenConfig = {
           Model: '../catalog/catalog.ts#ModelView',
           ModelAlias: '../generated/prisma/client.ts#ModelAlias as ModelAliasParent',
           Suspension: '../generated/prisma/client.ts#Suspension as SuspensionParent',
+          HostedVersion: '../catalog/catalog.ts#HostedVersion as HostedVersionParent',
           ModelVersion: '../catalog/catalog.ts#ModelVersionView',
           Plan: '../catalog/catalog.ts#PlanView',
           Subscription: '../catalog/catalog.ts#SubscriptionView',

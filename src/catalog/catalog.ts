@@ -6,6 +6,7 @@ import type { Log } from '../base/log.ts';
 import type { Inference } from '../inference/inference.ts';
 import { aliasTarget, createAliases, type Mover } from './aliases.ts';
 import { createChecks } from './checks.ts';
+import { createDeployments, type Deployments } from './deployments.ts';
 import { createEntitlements, type Entitlement } from './entitlements.ts';
 import { importShipped } from './imports.ts';
 import type { Jobs } from './jobs.ts';
@@ -19,13 +20,14 @@ import { addVersion, createVersion, takeUpload, type VersionInput } from './vers
 import type { ModelVersionView, ModelView, PlanView, SubscriptionView, UploadView } from './views.ts';
 
 export { aliasesByModel } from './aliases.ts';
+export type { HostedVersion } from './deployments.ts';
 export type { Entitlement } from './entitlements.ts';
 export type { PlanInput } from './input.ts';
 export { parseAlias } from './input.ts';
 export type { CheckVersion, JobData, Jobs, Queue } from './jobs.ts';
 export { versionsByModel } from './models.ts';
 export { createDirectoryStore, type ModelStore } from './store.ts';
-export { type Probe, suspensionsByVersion } from './suspensions.ts';
+export { suspensionsByVersion } from './suspensions.ts';
 export type { VersionInput } from './versions.ts';
 export type { ModelVersionView, ModelView, PlanTerms, PlanView, SubscriptionView, UploadView } from './views.ts';
 
@@ -50,7 +52,7 @@ export type CatalogOptions = {
  * anything is looked up, and a field at fault is named.
  */
 export type Catalog = AsyncDisposable & {
-  /** Starts checking versions: those that are enqueued, and every minute those that lost their job. */
+  /** Starts checking versions, those that are enqueued and every minute those that lost their job, and loads what is pinned. */
   start(): Promise<void>;
 
   /** Published models that match every word of `search` (at most 200 characters), best first; without words, newest first. BAD_USER_INPUT. */
@@ -117,6 +119,7 @@ export type Catalog = AsyncDisposable & {
   entitlement(principal: Pick<Principal, 'tenantId'>, model: string): Entitlement | Promise<Entitlement>;
 
   suspensions: Suspensions;
+  deployments: Deployments;
 
   /**
    * Puts `model.onnx` of a local folder through the same gate, as a version of the tenant's model `name`, made where there is none. The
@@ -131,8 +134,12 @@ export function createCatalog(options: CatalogOptions): Catalog {
   const checks = createChecks(options);
   const entitlements = createEntitlements(options);
   const aliases = createAliases(options);
+  const deployments = createDeployments(options);
   return {
-    start: checks.start,
+    async start() {
+      await checks.start();
+      await deployments.start();
+    },
     models: models.listModels,
     model: models.modelByHandle,
     ownModels: models.ownModels,
@@ -157,6 +164,7 @@ export function createCatalog(options: CatalogOptions): Catalog {
     cancelSubscription: (tenantId, id) => subscriptions.cancelSubscription(db, invalidations, tenantId, id),
     entitlement: entitlements.of,
     suspensions: createSuspensions(options),
+    deployments,
     importShipped: (tenantId, name, dir) => importShipped(options, checks, tenantId, name, dir),
     [Symbol.asyncDispose]: checks.stop,
   };

@@ -1,13 +1,16 @@
-import { authorize, type Principal, type Scope } from '../access/access.ts';
+import { authorize, authorizeOperator, type Principal, type Scope } from '../access/access.ts';
 import { MercatoError } from '../base/errors.ts';
 import { globalId, type NodeType, pageRequest, parseGlobalId } from '../base/ids.ts';
 import type { Resolvers } from '../generated/schema.ts';
-import { aliasesByModel, suspensionsByVersion, versionsByModel } from './catalog.ts';
+import { aliasesByModel, type HostedVersion, suspensionsByVersion, versionsByModel } from './catalog.ts';
 
 type Caller = { principal: Principal | null };
 
 const viewerOf = ({ principal }: Caller) => principal?.tenantId ?? null;
 const tenantOf = ({ principal }: Caller, scope: Scope) => authorize(principal, scope).tenantId;
+
+/** Whose versions a caller may load: the operator anybody's. */
+const ownerOf = ({ principal }: Caller, scope: Scope) => (principal?.isOperator ? null : authorize(principal, scope).tenantId);
 
 /** Who moves an alias. */
 const moverOf = ({ principal }: Caller) => ({ userId: principal?.userId ?? null, apiKeyId: principal?.apiKeyId ?? null });
@@ -17,6 +20,10 @@ function idOf(type: NodeType, text: string): string {
   const parsed = parseGlobalId(text);
   if (parsed?.type !== type) throw new MercatoError('NOT_FOUND');
   return parsed.id;
+}
+
+function sumOf(deployment: HostedVersion['deployment'], key: 'memoryBytes' | 'queued' | 'running'): number {
+  return deployment?.replicas.reduce((sum, replica) => sum + replica[key], 0) ?? 0;
 }
 
 export const resolvers = {
@@ -35,6 +42,10 @@ export const resolvers = {
       const tenantId = tenantOf(ctx, 'subscription:read');
       const page = pageRequest(args);
       return ctx.read((tx) => ctx.catalog.subscriptions(tx, tenantId, page));
+    },
+    deployments: (_, __, ctx) => {
+      const owner = ownerOf(ctx, 'model:read');
+      return ctx.apart(() => ctx.catalog.deployments.list(owner));
     },
   },
   Mutation: {
@@ -70,6 +81,18 @@ export const resolvers = {
       const modelId = idOf('Model', input.modelId);
       return { model: await ctx.catalog.deleteAlias(tenantId, { modelId, alias: input.alias }, moverOf(ctx)) };
     },
+    loadModelVersion: async (_, { input }, ctx) => {
+      const owner = ownerOf(ctx, 'model:write');
+      return { hostedVersion: await ctx.catalog.deployments.load(owner, idOf('ModelVersion', input.modelVersionId)) };
+    },
+    unloadModelVersion: async (_, { input }, ctx) => {
+      const owner = ownerOf(ctx, 'model:write');
+      return { hostedVersion: await ctx.catalog.deployments.unload(owner, idOf('ModelVersion', input.modelVersionId)) };
+    },
+    pinModelVersion: async (_, { input }, ctx) => {
+      authorizeOperator(ctx.principal);
+      return { hostedVersion: await ctx.catalog.deployments.pin(idOf('ModelVersion', input.modelVersionId), input.pinned) };
+    },
     subscribe: async (_, { input }, ctx) => {
       const tenantId = tenantOf(ctx, 'subscription:write');
       return { subscription: await ctx.catalog.subscribe(tenantId, idOf('Plan', input.planId)) };
@@ -78,6 +101,17 @@ export const resolvers = {
       const tenantId = tenantOf(ctx, 'subscription:write');
       return { subscription: await ctx.catalog.cancelSubscription(tenantId, idOf('Subscription', input.id)) };
     },
+  },
+  HostedVersion: {
+    modelVersion: ({ version }) => version,
+    state: ({ deployment }) => deployment?.state ?? 'UNLOADED',
+    device: ({ deployment }) => deployment?.device ?? null,
+    pinned: ({ version }) => version.pinned,
+    memoryBytes: ({ deployment }) => sumOf(deployment, 'memoryBytes').toString(),
+    queued: ({ deployment }) => sumOf(deployment, 'queued'),
+    running: ({ deployment }) => sumOf(deployment, 'running'),
+    replicas: ({ deployment }) =>
+      deployment?.replicas.map((replica) => ({ ...replica, memoryBytes: replica.memoryBytes.toString() })) ?? [],
   },
   Model: {
     id: (model) => globalId('Model', model.id),

@@ -22,7 +22,7 @@ const PROBING_RETRY_MS = 1_000;
 export type Suspended = { id: string; untilMs: number; everyone: boolean };
 
 /** A call that was let through to see whether the version works again; exactly one of these is called. */
-export type Probe = {
+type Probe = {
   /** It was answered: the suspension ends. */
   answered(): Promise<void>;
   /** It told nothing: another may try. */

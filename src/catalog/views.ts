@@ -35,6 +35,8 @@ export type ModelVersionView = {
   runLimitMs: number;
   deadlineMs: number;
   threads: number;
+  /** Stays loaded. */
+  pinned: boolean;
   publishedAt: Date | null;
   createdAt: Date;
 };

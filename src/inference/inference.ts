@@ -9,7 +9,7 @@ import { Supervisor } from './supervisor.ts';
 
 export { ModelKilled, type RunRequest, type RunResult } from './calls.ts';
 export { confined } from './confinement.ts';
-export type { Deployment, FleetPort, InferenceStatus, Loan } from './fleet.ts';
+export type { Deployment, FleetPort, InferenceStatus } from './fleet.ts';
 export { connectFleet, serveFleet } from './fleet-ipc.ts';
 export type { RunnableVersion } from './hosts.ts';
 export type { Inspection } from './inspect.ts';

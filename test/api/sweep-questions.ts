@@ -11,6 +11,8 @@ export type Question = {
   scope: Scope | 'everybody' | 'anybody' | 'person' | 'operator' | 'credentials';
   /** Sets of variables with ids in them. The same function makes the questions about nothing, in the same order. */
   variables(ids: Ids, own: Own): Record<string, unknown>[];
+  /** The operator may ask about everybody's. */
+  operatorSees?: true;
   /** What the answer tells on purpose: names are unique on the marketplace, and who may ask makes something new. */
   differs?: true;
 };
@@ -117,6 +119,18 @@ export const QUESTIONS: Question[] = [
     field: 'promoteVersion',
     scope: 'listing:publish',
     variables: (ids) => inputs(global('ModelVersion', ids).map((versionId) => ({ versionId }))),
+  },
+  { field: 'deployments', scope: 'model:read', operatorSees: true, variables: plain },
+  ...(['loadModelVersion', 'unloadModelVersion'] as const).map((field) => ({
+    field,
+    scope: 'model:write' as const,
+    operatorSees: true as const,
+    variables: (ids: Ids) => inputs(global('ModelVersion', ids).map((modelVersionId) => ({ modelVersionId }))),
+  })),
+  {
+    field: 'pinModelVersion',
+    scope: 'operator',
+    variables: (ids) => inputs(global('ModelVersion', ids).map((modelVersionId) => ({ modelVersionId, pinned: true }))),
   },
   { field: 'rollbackVersion', scope: 'listing:publish', variables: (ids) => inputs(global('Model', ids).map((modelId) => ({ modelId }))) },
   {

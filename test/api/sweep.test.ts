@@ -89,9 +89,9 @@ async function check(question: Question, caller: Caller, there: object, nowhere:
 }
 
 /** Sign-in and sign-up look at no caller, the public catalogue at no scope; the operator may know every tenant by its id or name. */
-function callersOf({ field, scope }: Question): Caller[] {
+function callersOf({ field, scope, operatorSees }: Question): Caller[] {
   if (scope === 'credentials') return world.callers.slice(0, 2);
-  if (scope === 'operator') return world.callers.filter((caller) => !caller.isOperator);
+  if (scope === 'operator' || operatorSees) return world.callers.filter((caller) => !caller.isOperator);
   return scope === 'everybody' && field !== 'node' ? world.callers.filter(({ scopes }) => scopes.size !== 1) : world.callers;
 }
 

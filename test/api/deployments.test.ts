@@ -1,0 +1,84 @@
+import { afterAll, beforeAll, expect, test } from 'vitest';
+import { Client, predictDigit } from '../support/client.ts';
+import { signIn, signUp } from '../support/people.ts';
+import { type Demo, type Market, openMarket, type Server } from '../support/server.ts';
+
+let market: Market;
+let server: Server;
+let client: Client;
+let demo: Demo;
+let operator: string;
+beforeAll(async () => {
+  market = await openMarket();
+  server = await market.start();
+  client = new Client(server.url);
+  demo = await market.demo();
+  operator = await signIn(client, demo.operator);
+}, 60_000);
+afterAll(async () => {
+  client[Symbol.dispose]();
+  await market[Symbol.asyncDispose]();
+});
+
+const HOSTED = 'hostedVersion { state device pinned memoryBytes queued running replicas { pid runMs } modelVersion { id handle } }';
+type Hosted = { state: string; device: string | null; pinned: boolean; memoryBytes: string; replicas: { pid: number }[] };
+const DEPLOYMENTS = '{ deployments { state device pinned memoryBytes replicas { pid } modelVersion { handle } } }';
+const listed = async (token: string) => (await client.ask<{ deployments: Hosted[] }>(DEPLOYMENTS, {}, token)).deployments;
+
+async function change(name: string, modelVersionId: string, token: string, more: object = {}): Promise<Hosted> {
+  const type = `${name.charAt(0).toUpperCase()}${name.slice(1)}Input`;
+  const query = `mutation ($input: ${type}!) { ${name}(input: $input) { ${HOSTED} } }`;
+  const answer = await client.ask<Record<string, { hostedVersion: Hosted }>>(query, { input: { modelVersionId, ...more } }, token);
+  return answer[name]?.hostedVersion as Hosted;
+}
+
+async function digitsId(): Promise<string> {
+  const { model } = await client.ask<{ model: { version: { id: string } } }>(
+    '{ model(handle: "mercato/digits") { version { id } } }',
+    {},
+    operator,
+  );
+  return model.version.id;
+}
+
+test('a version is loaded, shown with its runner, unloaded, and loaded again by the next call', async () => {
+  const id = await digitsId();
+  const loaded = await change('loadModelVersion', id, operator);
+  expect(loaded).toMatchObject({ state: 'LOADED', device: 'cpu', pinned: false, replicas: [{ pid: expect.any(Number) }] });
+  expect(Number(loaded.memoryBytes)).toBeGreaterThan(2 ** 20);
+  expect(await listed(operator)).toMatchObject([{ state: 'LOADED', modelVersion: { handle: 'mercato/digits@1' } }]);
+  expect(await change('unloadModelVersion', id, operator)).toMatchObject({
+    state: 'UNLOADED',
+    device: null,
+    memoryBytes: '0',
+    replicas: [],
+  });
+  expect(await listed(operator)).toEqual([]);
+  expect(await predictDigit(client, demo.apiKey)).toMatchObject({ usage: { units: 1 } });
+  expect(await listed(operator)).toMatchObject([{ state: 'LOADED' }]);
+});
+
+test('only the operator pins, and what is pinned is loaded after a restart', { timeout: 60_000 }, async () => {
+  const id = await digitsId();
+  const other = await signUp(client, 'somebody');
+  const query = 'mutation ($input: PinModelVersionInput!) { pinModelVersion(input: $input) { hostedVersion { pinned } } }';
+  const refused = await client.send(query, { input: { modelVersionId: id, pinned: true } }, other.token);
+  expect(refused.errors?.[0]).toMatchObject({ extensions: { code: 'FORBIDDEN' } });
+  expect(await change('pinModelVersion', id, operator, { pinned: true })).toMatchObject({ state: 'LOADED', pinned: true });
+  client[Symbol.dispose]();
+  expect(await server.kill('SIGTERM')).toBe(0);
+  server = await market.start();
+  client = new Client(server.url);
+  await expect.poll(() => listed(operator), { timeout: 20_000 }).toMatchObject([{ state: 'LOADED', pinned: true }]);
+  expect(await change('pinModelVersion', id, operator, { pinned: false })).toMatchObject({ pinned: false });
+});
+
+test("a publisher neither sees nor loads another's version; a typo is NOT_FOUND", async () => {
+  const { token } = await signUp(client, 'elsewhere');
+  expect(await listed(token)).toEqual([]);
+  for (const modelVersionId of [await digitsId(), 'typo']) {
+    const query = 'mutation ($input: LoadModelVersionInput!) { loadModelVersion(input: $input) { hostedVersion { state } } }';
+    const refused = await client.send(query, { input: { modelVersionId } }, token);
+    expect(refused.errors?.[0]).toMatchObject({ extensions: { code: 'NOT_FOUND' } });
+  }
+});
