@@ -35,7 +35,7 @@ export type Suspensions = {
    * at a time passes as a probe
    */
   pass(entitlement: Entitlement): Promise<Probe> | null;
-  /** Counts a run that ended its runner against the tenant whose call it was. */
+  /** Counts a run that ended its runner against the tenant whose call it was. A suspension holds in this process when it resolves, in others soon. */
   strike(entitlement: Entitlement, killed: ModelKilled): Promise<void>;
 };
 
@@ -101,6 +101,7 @@ export function createSuspensions({ db, inference, invalidations, log }: Options
     });
     if (suspended.length === 0) return;
     const everyone = suspended.includes(null);
+    await invalidations.refresh();
     log.warn({ versionId: version.id, handle: version.handle, consumerTenantId, everyone }, 'suspended a model version');
     if (everyone) await inference.unload(version.id);
   }

@@ -78,13 +78,33 @@ export class Dispatcher {
     return { queued, running, idleMs, busyMs: this.#busyMs, queueMs: this.#meanQueueMs, runMs: this.#meanRunMs };
   }
 
-  /** Queues a call, or refuses it at once. It begins with a later `dispatch`. */
+  /** Queues a call, or refuses it at once: where the queue is full, or the call would still wait at its deadline. It begins with a later `dispatch`. */
   accept(call: Call): void {
-    if (this.#queue.add(call)) return;
-    const { joinable, maxBatchRows } = this.#settings;
-    const estimateMs = Math.ceil((this.#queue.size * this.#meanRunMs) / (joinable ? maxBatchRows : 1));
-    const retryAfterMs = Math.min(RETRY_AFTER_MS.max, Math.max(RETRY_AFTER_MS.min, estimateMs));
-    call.refuse({ code: 'OVERLOADED', message: 'Too many calls of this model wait.', retryAfterMs });
+    const waitMs = this.#expectedWaitMs(call);
+    const leftMs = call.expiresMs - performance.now();
+    const inTime = waitMs === 0 || waitMs < leftMs;
+    if (inTime && this.#queue.add(call)) return;
+    const retryAfterMs = Math.min(RETRY_AFTER_MS.max, Math.max(RETRY_AFTER_MS.min, Math.ceil(inTime ? waitMs : waitMs - leftMs)));
+    const message = inTime ? 'Too many calls of this model wait.' : 'The calls that wait for this model take longer than the deadline.';
+    call.refuse({ code: 'OVERLOADED', message, retryAfterMs });
+  }
+
+  /**
+   * The rest of the current run, and the runs of what comes first. Of an unknown pace nothing is expected, so the first calls are never refused
+   * for it; a mean of runs is no promise, so a call that is let in may be late all the same.
+   */
+  #expectedWaitMs(call: Call): number {
+    if (this.#busyMs === 0 || this.#current === null) return 0;
+    const restMs = Math.max(0, this.#meanRunMs - (performance.now() - this.#current.startedMs));
+    const parts = this.#queue.ahead(call);
+    const { joinable, shared, maxBatchRows } = this.#settings;
+    const sum = (values: number[]) => values.reduce((total, value) => total + value, 0);
+    const runs = !joinable
+      ? sum(parts.map(({ calls }) => calls))
+      : shared
+        ? Math.floor(sum(parts.map(({ rows }) => rows)) / maxBatchRows)
+        : sum(parts.map(({ rows }, index) => (index === 0 ? Math.floor(rows / maxBatchRows) : Math.ceil(rows / maxBatchRows))));
+    return restMs + runs * this.#meanRunMs;
   }
 
   /** Forgets a call that waits; one that runs goes on, because others may share the run. */

@@ -1,5 +1,5 @@
-/** What the queue knows of a call. `priority`: higher first; `bytes`: of its inputs. */
-export type Queued = { tenantKey: string; priority: number; bytes: number };
+/** What the queue knows of a call. `priority`: higher first; `bytes`: of its inputs; `rows`: what it costs of a tenant's turn. */
+export type Queued = { tenantKey: string; priority: number; bytes: number; rows: number };
 
 /** Bounds of one queue. A tenant may fill half of each, so that one alone cannot keep the others out. */
 export const QUEUE_CALLS_MAX = 4096;
@@ -7,13 +7,17 @@ export const QUEUE_BYTES_MAX = 512 * 1024 * 1024;
 
 type Load = { calls: number; bytes: number };
 type Verdict = 'take' | 'skip' | 'stop';
+/** The calls of one tenant within one priority, never none, and the rows that it may take before its next turn. */
+type Lane<Call> = { calls: Call[]; rows: number; deficit: number };
+/** Tenant → lane; the order of the keys is the order of turns. */
+type Level<Call> = Map<string, Lane<Call>>;
 
 /**
- * Waiting calls: the highest priority first; within one priority the tenants take turns, call by call; within one tenant the oldest first.
+ * Waiting calls: the highest priority first; within one priority the tenants take turns, so that each gets as many rows as the others, whatever the
+ * size of its calls; within one tenant the oldest first. By deficit round robin (Shreedhar and Varghese, 1995) with a quantum of one row.
  */
 export class CallQueue<Call extends Queued> {
-  /** Priority → tenant → calls; the order of a level's keys is the order of turns. No list is empty. */
-  readonly #levels = new Map<number, Map<string, Call[]>>();
+  readonly #levels = new Map<number, Level<Call>>();
   readonly #total: Load = { calls: 0, bytes: 0 };
   readonly #tenants = new Map<string, Load>();
 
@@ -25,11 +29,12 @@ export class CallQueue<Call extends Queued> {
   add(call: Call): boolean {
     const tenant = this.#tenants.get(call.tenantKey) ?? { calls: 0, bytes: 0 };
     if (!fits(this.#total, call, 1) || !fits(tenant, call, 2)) return false;
-    const level = this.#levels.get(call.priority) ?? new Map<string, Call[]>();
+    const level: Level<Call> = this.#levels.get(call.priority) ?? new Map();
     this.#levels.set(call.priority, level);
-    const calls = level.get(call.tenantKey) ?? [];
-    level.set(call.tenantKey, calls);
-    calls.push(call);
+    const lane = level.get(call.tenantKey) ?? { calls: [], rows: 0, deficit: 0 };
+    level.set(call.tenantKey, lane);
+    lane.calls.push(call);
+    lane.rows += call.rows;
     this.#count(call, 1);
     return true;
   }
@@ -37,9 +42,9 @@ export class CallQueue<Call extends Queued> {
   /** False where the call no longer waits. */
   remove(call: Call): boolean {
     const level = this.#levels.get(call.priority);
-    const calls = level?.get(call.tenantKey);
-    if (level === undefined || calls?.includes(call) !== true) return false;
-    this.#extract(level, calls, call, false);
+    const lane = level?.get(call.tenantKey);
+    if (level === undefined || lane?.calls.includes(call) !== true) return false;
+    this.#extract(level, lane, call);
     return true;
   }
 
@@ -55,26 +60,55 @@ export class CallQueue<Call extends Queued> {
    */
   takeWhile(accept: (call: Call) => Verdict): Call[] {
     const taken: Call[] = [];
-    for (const level of [...this.#levels.keys()].sort((a, b) => b - a).map((priority) => this.#levels.get(priority))) {
-      // A tenant that rotates to the end of the map is met again by this same loop; one that is skipped is not.
-      for (const calls of level?.values() ?? []) {
-        const [head] = calls;
+    for (const priority of [...this.#levels.keys()].sort((a, b) => b - a)) {
+      const level = this.#levels.get(priority);
+      const skipped = new Set<Lane<Call>>();
+      for (let lane = level && nextLane(level, skipped); level && lane; lane = nextLane(level, skipped)) {
+        const [head] = lane.calls;
         const verdict = head === undefined ? 'skip' : accept(head);
-        if (level === undefined || head === undefined || verdict === 'stop') return taken;
-        if (verdict === 'take') taken.push(this.#extract(level, calls, head, true));
+        if (head === undefined || verdict === 'skip') skipped.add(lane);
+        else if (verdict === 'stop') return taken;
+        else taken.push(this.#serve(level, lane, head));
       }
     }
     return taken;
   }
 
-  /** Takes a call out of its tenant's list; `rotate` gives the turn to the next tenant. */
-  #extract(level: Map<string, Call[]>, calls: Call[], call: Call, rotate: boolean): Call {
-    calls.splice(calls.indexOf(call), 1);
-    if (rotate || calls.length === 0) level.delete(call.tenantKey);
-    if (rotate && calls.length > 0) level.set(call.tenantKey, calls);
+  /**
+   * What runs before a call of this tenant and priority that is added now: all of higher priority, and of each other tenant of its own no more
+   * than it has itself by then. By tenant, in rows and in calls; its own are the first.
+   */
+  ahead({ tenantKey, priority, rows }: Queued): { rows: number; calls: number }[] {
+    const own = this.#levels.get(priority)?.get(tenantKey);
+    const mine = { rows: own?.rows ?? 0, calls: own?.calls.length ?? 0 };
+    const parts = [mine];
+    for (const [level, lanes] of this.#levels) {
+      if (level < priority) continue;
+      for (const [tenant, lane] of lanes) {
+        if (level > priority) parts.push({ rows: lane.rows, calls: lane.calls.length });
+        else if (tenant !== tenantKey)
+          parts.push({ rows: Math.min(lane.rows, mine.rows + rows), calls: Math.min(lane.calls.length, mine.calls + 1) });
+      }
+    }
+    return parts;
+  }
+
+  /** Gives the turn to the next tenant. */
+  #serve(level: Level<Call>, lane: Lane<Call>, call: Call): Call {
+    lane.deficit -= costOf(call);
+    this.#extract(level, lane, call);
+    if (lane.calls.length === 0) return call;
+    level.delete(call.tenantKey);
+    level.set(call.tenantKey, lane);
+    return call;
+  }
+
+  #extract(level: Level<Call>, lane: Lane<Call>, call: Call): void {
+    lane.calls.splice(lane.calls.indexOf(call), 1);
+    lane.rows -= call.rows;
+    if (lane.calls.length === 0) level.delete(call.tenantKey);
     if (level.size === 0) this.#levels.delete(call.priority);
     this.#count(call, -1);
-    return call;
   }
 
   #count(call: Call, sign: 1 | -1): void {
@@ -86,6 +120,25 @@ export class CallQueue<Call extends Queued> {
     if (tenant.calls === 0) this.#tenants.delete(call.tenantKey);
     else this.#tenants.set(call.tenantKey, tenant);
   }
+}
+
+const costOf = ({ rows }: Queued) => Math.max(1, rows);
+
+/** The first lane in turn that may afford its next call, of those not skipped; where none can, all are given as many rounds as the nearest needs. */
+function nextLane<Call extends Queued>(level: Level<Call>, skipped: ReadonlySet<Lane<Call>>): Lane<Call> | undefined {
+  let rounds = Number.POSITIVE_INFINITY;
+  let nearest: Lane<Call> | undefined;
+  for (const lane of level.values()) {
+    const [head] = lane.calls;
+    if (head === undefined || skipped.has(lane)) continue;
+    const lacking = costOf(head) - lane.deficit;
+    if (lacking <= 0) return lane;
+    if (lacking >= rounds) continue;
+    rounds = lacking;
+    nearest = lane;
+  }
+  if (nearest !== undefined) for (const lane of level.values()) lane.deficit += rounds;
+  return nearest;
 }
 
 function fits(load: Load, call: Queued, share: number): boolean {

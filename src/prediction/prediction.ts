@@ -12,6 +12,7 @@ import type { Money } from '../base/money.ts';
 import type { Billing } from '../billing/billing.ts';
 import type { Catalog, Entitlement, ModelStore, ModelVersionView } from '../catalog/catalog.ts';
 import { type Inference, ModelKilled, type RunResult, type Tensor } from '../inference/inference.ts';
+import { openCancellations } from './cancellations.ts';
 import { type Admission, createLeases } from './leases.ts';
 import { type Answer, createReplays, digestOf, keyConflict, replayOf, type Stored } from './replays.ts';
 import { createSettlement, type Metered, type Settled } from './settlement.ts';
@@ -52,9 +53,17 @@ export type Predictions = AsyncDisposable & {
    * IDEMPOTENCY_CONFLICT, IDEMPOTENCY_EXPIRED, OUTCOME_UNKNOWN. With a key that was answered before, none of the refusals between.
    */
   predict(caller: Caller, request: PredictRequest): Promise<Prediction>;
+  /**
+   * Stops the calls with a key of the principal's tenant that are in flight, in any process: one whose result has not arrived ends with
+   * DEADLINE_EXCEEDED and is not billed; one whose result has is billed and answered as ever. BAD_USER_INPUT.
+   */
+  cancel(principal: Principal, idempotencyKey: string): Promise<Cancellation>;
   /** Resolves when no call is in flight and nothing waits to be settled. */
   idle(): Promise<void>;
 };
+
+/** STOPPED: a call of this process was told to; ANSWERED: the key's call was billed; TOLD: no call with the key is here, other processes were told. */
+export type Cancellation = 'STOPPED' | 'ANSWERED' | 'TOLD';
 
 export type PredictionOptions = {
   db: Database;
@@ -86,6 +95,7 @@ export async function createPredictions(options: PredictionOptions): Promise<Pre
   const { db, access, catalog, billing, inference, log } = options;
   const leases = await createLeases({ db, billing, processId: access.processId, log });
   const replays = createReplays(options);
+  const cancellations = await openCancellations(db);
   const settlement = createSettlement({
     ...options,
     replays,
@@ -102,7 +112,7 @@ export async function createPredictions(options: PredictionOptions): Promise<Pre
     running++;
     try {
       const call = await parseFor(caller, request);
-      return await (call.keyed ? once(call, call.keyed) : bill(call));
+      return await (call.keyed ? stoppable(call, call.keyed) : bill(call));
     } finally {
       if (--running === 0) for (const resolve of onIdle.splice(0)) resolve();
     }
@@ -124,11 +134,7 @@ export async function createPredictions(options: PredictionOptions): Promise<Pre
 
   /** Step 1: the form of the call, against fixed bounds. */
   function parse(caller: Caller, { model, inputs, outputs, idempotencyKey: key, deadlineMs }: PredictRequest): Call {
-    if (key !== null && (key.length < 1 || key.length > LIMITS.idempotencyKeyLength || key.includes('\0') || !key.isWellFormed())) {
-      throw badInput('idempotencyKey', `idempotencyKey must have 1 to ${LIMITS.idempotencyKeyLength} characters.`, {
-        given: `${key.length} characters`,
-      });
-    }
+    if (key !== null) checkKey(key);
     if (deadlineMs !== null && (deadlineMs < 1 || deadlineMs > LIMITS.deadlineMsMax)) {
       throw badInput('deadlineMs', `deadlineMs must be 1 to ${LIMITS.deadlineMsMax}.`, {
         given: String(deadlineMs),
@@ -138,6 +144,25 @@ export async function createPredictions(options: PredictionOptions): Promise<Pre
     const tensors = parseInputs(inputs);
     const keyed = key === null ? null : { key, digest: digestOf(model, tensors, outputs) };
     return { caller, model, inputs: tensors, outputs, keyed, startedAt: performance.now(), deadlineMs };
+  }
+
+  async function stoppable(call: Call, keyed: { key: string; digest: Buffer }): Promise<Prediction> {
+    const { principal, signal } = call.caller;
+    const watched = cancellations.watch(principal.tenantId, keyed.key, signal);
+    try {
+      return await once({ ...call, caller: { ...call.caller, signal: watched.signal } }, keyed);
+    } finally {
+      watched.over();
+    }
+  }
+
+  async function cancel({ tenantId }: Principal, key: string): Promise<Cancellation> {
+    checkKey(key);
+    const here = await cancellations.cancel(tenantId, key);
+    const running = inFlight.get(`${tenantId}:${key}`);
+    await running?.done.catch(() => {});
+    if (await replays.lookUp(tenantId, key)) return 'ANSWERED';
+    return here ? 'STOPPED' : 'TOLD';
   }
 
   /** Calls in flight with the same key wait for the first; a retry of an answered call is never refused. */
@@ -277,6 +302,7 @@ export async function createPredictions(options: PredictionOptions): Promise<Pre
 
   return {
     predict,
+    cancel,
     idle,
     async [Symbol.asyncDispose]() {
       clearInterval(timer);
@@ -284,6 +310,13 @@ export async function createPredictions(options: PredictionOptions): Promise<Pre
       await leases[Symbol.asyncDispose]();
     },
   };
+}
+
+function checkKey(key: string): void {
+  if (key.length >= 1 && key.length <= LIMITS.idempotencyKeyLength && !key.includes('\0') && key.isWellFormed()) return;
+  throw badInput('idempotencyKey', `idempotencyKey must have 1 to ${LIMITS.idempotencyKeyLength} characters.`, {
+    given: `${key.length} characters`,
+  });
 }
 
 const remainingOf = (call: Call, deadlineMs: number) => deadlineMs - (performance.now() - call.startedAt);

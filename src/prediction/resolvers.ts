@@ -20,6 +20,10 @@ export const resolvers = {
       );
       return { prediction };
     },
+    cancelPrediction: async (_, { input }, ctx) => {
+      const principal = authorize(ctx.principal, 'model:predict');
+      return { state: await ctx.predictions.cancel(principal, input.idempotencyKey) };
+    },
   },
   Prediction: {
     id: (prediction) => globalId('Prediction', prediction.id),

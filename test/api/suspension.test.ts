@@ -1,7 +1,7 @@
 import { afterAll, beforeAll, expect, test } from 'vitest';
-import { loopModel } from '../inference/tiny-models.ts';
 import { Client } from '../support/client.ts';
-import { billOf, consumer, signUp } from '../support/people.ts';
+import { offerLoop } from '../support/loop.ts';
+import { billOf, consumer } from '../support/people.ts';
 import { type Market, openMarket } from '../support/server.ts';
 
 let market: Market;
@@ -16,35 +16,13 @@ afterAll(async () => {
   await market[Symbol.asyncDispose]();
 });
 
-type Node = { id: string };
 const PREDICT = 'mutation ($input: PredictInput!) { predict(input: $input) { prediction { outputs { data } } } }';
 const SUSPENSION = '{ model(handle: "maker/loop") { version { suspension { everyone reason since until } } } }';
-
-/** `maker/loop`, whose input says how long it runs, at most a second. */
-async function offerLoop(): Promise<{ token: string; planId: string }> {
-  const { token } = await signUp(client, 'maker');
-  const made = 'mutation { createModel(input: { name: "loop" }) { model { id } } createUpload { upload { id } url } }';
-  const { createModel, createUpload } = await client.ask<{
-    createModel: { model: Node };
-    createUpload: { upload: Node; url: string };
-  }>(made, {}, token);
-  expect((await fetch(createUpload.url, { method: 'PUT', body: new Uint8Array(loopModel()) })).ok).toBe(true);
-  const modelId = createModel.model.id;
-  const version = 'mutation ($input: CreateModelVersionInput!) { createModelVersion(input: $input) { modelVersion { state } } }';
-  await client.ask(version, { input: { modelId, uploadId: createUpload.upload.id, runLimitMs: 1_000 } }, token);
-  const publish = 'mutation ($input: PublishListingInput!) { publishListing(input: $input) { model { plans { id } } } }';
-  const { publishListing } = await client.ask<{ publishListing: { model: { plans: Node[] } } }>(
-    publish,
-    { input: { modelId, plans: [{ name: 'free', unitPriceNanos: '0' }] } },
-    token,
-  );
-  return { token, planId: publishListing.model.plans[0]?.id ?? '' };
-}
 
 test('a tenant whose calls exceed the run limit again and again is refused, nobody else is, and nothing is billed', {
   timeout: 60_000,
 }, async () => {
-  const { token, planId } = await offerLoop();
+  const { token, planId } = await offerLoop(client, 1_000);
   const demo = await market.demo();
   const hostile = await consumer(client, demo, 'hostile', planId);
   const good = await consumer(client, demo, 'good', planId);

@@ -120,6 +120,7 @@ export const QUESTIONS: Question[] = [
     scope: 'listing:publish',
     variables: (ids) => inputs(global('ModelVersion', ids).map((versionId) => ({ versionId }))),
   },
+  { field: 'cancelPrediction', scope: 'model:predict', variables: ({ key }) => inputs(key.map((idempotencyKey) => ({ idempotencyKey }))) },
   { field: 'deployments', scope: 'model:read', operatorSees: true, variables: plain },
   ...(['loadModelVersion', 'unloadModelVersion'] as const).map((field) => ({
     field,

@@ -39,9 +39,9 @@ function stage(changes: Partial<DispatchSettings> = {}) {
     if (call !== undefined) dispatcher.cancel(call);
   };
   /** The current run gives back its inputs. */
-  const echo = () => {
+  const echo = (runMs = 1) => {
     const run = runs.at(-1);
-    dispatcher.ran(run?.batch ?? 0, run?.inputs ?? [], 1);
+    dispatcher.ran(run?.batch ?? 0, run?.inputs ?? [], runMs);
   };
   return { dispatcher, runs, log, add, cancel, echo };
 }
@@ -62,6 +62,24 @@ describe('the dispatcher of a runner', () => {
     expect(runs.at(-1)?.rows).toEqual([2, 3, 4]);
     echo();
     expect(log).toEqual(['a1 begins', 'a2 begins', 'a3 begins', 'a1: 1 of 1', 'a2: 2,3 of 3', 'a3: 4 of 3']);
+  });
+
+  test('refuses a call at once that would still wait at its deadline, and lets in one that is in time', () => {
+    const { dispatcher, log, add, echo } = stage({ joinable: false });
+    add('a0', [0]);
+    dispatcher.dispatch();
+    const runMs = 100;
+    for (let i = 0; i < 40; i++) {
+      add(`a${i + 1}`, [i]);
+      echo(runMs);
+    }
+    log.length = 0;
+    for (let i = 0; i < 5; i++) add(`b${i}`, [i]);
+    const expiresIn = (ms: number) => ({ expiresMs: performance.now() + ms });
+    add('b-late', [1], expiresIn(300));
+    add('c-soon', [1], expiresIn(300));
+    add('b-patient', [1], expiresIn(10_000));
+    expect(log).toEqual(['b-late: OVERLOADED The calls that wait for this model take longer than the deadline.']);
   });
 
   test('keeps within the batch limit', () => {

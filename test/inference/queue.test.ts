@@ -1,9 +1,9 @@
 import { describe, expect, test } from 'vitest';
 import { CallQueue, QUEUE_BYTES_MAX, QUEUE_CALLS_MAX } from '../../src/inference/queue.ts';
 
-const call = (name: string, priority = 0, bytes = 1) => ({ name, tenantKey: name.slice(0, 1), priority, bytes });
+const call = (name: string, priority = 0, bytes = 1, rows = 1) => ({ name, tenantKey: name.slice(0, 1), priority, bytes, rows });
 
-function drain(names: { name: string; tenantKey: string; priority: number; bytes: number }[]): string[] {
+function drain(names: ReturnType<typeof call>[]): string[] {
   const queue = new CallQueue<ReturnType<typeof call>>();
   for (const one of names) expect(queue.add(one)).toBe(true);
   const order: string[] = [];
@@ -15,6 +15,32 @@ function drain(names: { name: string; tenantKey: string; priority: number; bytes
 describe('the queue of a runner', () => {
   test('gives the tenants of one priority their turns, whoever asked most', () => {
     expect(drain([call('a1'), call('a2'), call('a3'), call('b1'), call('c1'), call('b2')])).toEqual(['a1', 'b1', 'c1', 'a2', 'b2', 'a3']);
+  });
+
+  test('gives the tenants equal rows, whatever the size of their calls', () => {
+    const large = ['a1', 'a2'].map((name) => call(name, 0, 1, 4));
+    const small = Array.from({ length: 8 }, (_, index) => call(`b${index}`));
+    expect(drain([...large, ...small])).toEqual(['b0', 'b1', 'b2', 'a1', 'b3', 'b4', 'b5', 'b6', 'a2', 'b7']);
+  });
+
+  test('owes the others what a tenant takes beyond its turn to fill a run', () => {
+    const queue = new CallQueue<ReturnType<typeof call>>();
+    for (const name of ['a1', 'b1', 'a2', 'b2', 'a3', 'b3', 'a4', 'b4', 'a5', 'a6']) queue.add(call(name));
+    let room = 3;
+    const taken = queue.takeWhile(({ tenantKey }) => (tenantKey === 'b' ? 'skip' : room-- > 0 ? 'take' : 'stop'));
+    expect(taken.map(({ name }) => name)).toEqual(['a1', 'a2', 'a3']);
+    const rest = Array.from({ length: 7 }, () => queue.take()?.name);
+    expect(rest).toEqual(['b1', 'a4', 'b2', 'b3', 'b4', 'a5', 'a6']);
+  });
+
+  test('knows what runs before a new call: its own, higher priorities, and of others no more than its own', () => {
+    const queue = new CallQueue<ReturnType<typeof call>>();
+    for (const one of [call('a1'), call('b1', 0, 1, 9), call('c1', 5, 1, 3), call('d1', -1, 1, 7)]) queue.add(one);
+    expect(queue.ahead(call('a2', 0, 1, 2))).toEqual([
+      { rows: 1, calls: 1 },
+      { rows: 3, calls: 1 },
+      { rows: 3, calls: 1 },
+    ]);
   });
 
   test('takes a higher priority first', () => {
