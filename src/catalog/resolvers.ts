@@ -129,6 +129,8 @@ export const resolvers = {
   ModelVersion: {
     id: (version) => globalId('ModelVersion', version.id),
     sizeBytes: (version) => version.sizeBytes.toString(),
+    profile: ({ profile }) =>
+      profile && { ...profile, measuredAt: new Date(profile.measuredAt), peakMemoryBytes: String(profile.peakMemoryBytes) },
     suspension: (version, _, ctx) => ctx.loaders.load(suspensionsByVersion, version.id),
   },
   Suspension: { everyone: ({ consumerTenantId }) => consumerTenantId === null },

@@ -3,6 +3,7 @@ import type { ModelVersionView } from './views.ts';
 
 /** A version as the inference loads it. */
 export function runnable(version: ModelVersionView, signature: Signature): RunnableVersion {
-  const { id, sha256, joinable, trusted, maxBatchRows, runLimitMs, threads } = version;
-  return { id, file: sha256, signature, joinable, shared: trusted, maxBatchRows, runLimitMs, threads };
+  const { id, sha256, joinable, trusted, maxBatchRows, runLimitMs, threads, profile } = version;
+  const peakMemoryBytes = profile?.peakMemoryBytes || null;
+  return { id, file: sha256, signature, joinable, shared: trusted, maxBatchRows, runLimitMs, threads, peakMemoryBytes };
 }

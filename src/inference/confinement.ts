@@ -1,4 +1,6 @@
+import { execFile } from 'node:child_process';
 import { existsSync } from 'node:fs';
+import { promisify } from 'node:util';
 
 export type Command = readonly [string, ...string[]];
 
@@ -14,4 +16,9 @@ export function confined(command: Command, bytes: number): Command {
   if (existsSync('/usr/bin/setpriv')) result = ['/usr/bin/setpriv', '--pdeathsig', 'KILL', ...result];
   if (existsSync('/usr/bin/prlimit')) result = ['/usr/bin/prlimit', `--data=${BASE_BYTES + bytes}`, '--core=0', ...result];
   return result;
+}
+
+/** Lowers the bound of a process that was started under `confined`, once it is known what it needs; where the system has `prlimit`. */
+export async function limitMemory(pid: number, bytes: number): Promise<void> {
+  if (existsSync('/usr/bin/prlimit')) await promisify(execFile)('/usr/bin/prlimit', ['--pid', String(pid), `--data=${BASE_BYTES + bytes}`]);
 }

@@ -71,7 +71,7 @@ export class Dispatcher {
   }
 
   /** What it has to do, and how it went of late. */
-  get load(): Omit<RunnerStats, 'rssBytes'> {
+  get load(): Omit<RunnerStats, 'rssBytes' | 'peakBytes'> {
     const running = this.#current?.calls.length ?? 0;
     const queued = this.#queue.size + this.#alone.length;
     const idleMs = queued + running > 0 ? 0 : performance.now() - this.#idleSinceMs;

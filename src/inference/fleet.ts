@@ -1,6 +1,7 @@
 import { setTimeout as sleep } from 'node:timers/promises';
 import { MercatoError } from '../base/errors.ts';
 import type { Log } from '../base/log.ts';
+import { limitMemory } from './confinement.ts';
 import { RunnerLost } from './connection.ts';
 import type { RunnerStats } from './frames.ts';
 import type { Runner } from './runner-process.ts';
@@ -16,6 +17,8 @@ export type LoadableVersion = {
   maxBatchRows: number;
   runLimitMs: number;
   threads: number;
+  /** The most that its process was seen to hold; null: it was never measured. */
+  peakMemoryBytes: number | null;
 };
 
 /** A runner without a model that its borrower may load and use up. */
@@ -81,13 +84,16 @@ const RETRY_AFTER_MS = 1_000;
 /** Node with ONNX Runtime, before a model (92 MiB measured, November 2026), and what a model takes of its file's size. */
 const RUNNER_BYTES = 100 * 1024 ** 2;
 const FILE_FACTOR = 2;
+/** A caller's rows may be larger than those that were measured. */
+const PEAK_FACTOR = 3;
+const PEAK_BYTES_MORE = 1024 ** 3;
 /** A replica more where calls wait longer than this and than two runs, seen in so many ticks one after the other; one less after so many calm ones. */
 const CROWDED_QUEUE_MS = 20;
 const CROWDED_TICKS = 2;
 const CALM_TICKS = 10;
 const CALM_BUSY_SHARE = 0.5;
 
-const NO_STATS: RunnerStats = { queued: 0, running: 0, idleMs: 0, busyMs: 0, queueMs: 0, runMs: 0, rssBytes: 0 };
+const NO_STATS: RunnerStats = { queued: 0, running: 0, idleMs: 0, busyMs: 0, queueMs: 0, runMs: 0, rssBytes: 0, peakBytes: 0 };
 
 /**
  * Owns which version runs in which of the host's runners. Versions are loaded when they are asked for; further replicas follow the time that
@@ -202,12 +208,14 @@ export class Fleet implements FleetPort {
     const place = Symbol(version.id);
     try {
       const model = await this.#options.readModel(version.file);
-      const bytes = RUNNER_BYTES + FILE_FACTOR * model.length;
+      const peakBytes = version.peakMemoryBytes;
+      const bytes = peakBytes ?? RUNNER_BYTES + FILE_FACTOR * model.length;
       const room = this.#room.then(() => this.#makeRoom(place, bytes, mayEvict));
       this.#room = room.catch(() => {});
       await room;
       const runner = await this.#supervisor.take();
       await loadInto(runner, { ...version, device: this.#options.device }, model);
+      if (peakBytes !== null) await limitMemory(runner.pid, Math.max(PEAK_FACTOR * peakBytes, peakBytes + PEAK_BYTES_MORE));
       this.#enter(deployed, { runner, stats: NO_STATS, reservedBytes: bytes, calmTicks: 0 });
     } catch (error) {
       if (error instanceof RunnerLost) throw new MercatoError('MODEL_FAILED', 'The model could not be loaded.', {}, { cause: error });
@@ -329,7 +337,7 @@ export class Fleet implements FleetPort {
   }
 }
 
-type LoadOptions = Omit<LoadableVersion, 'id' | 'file'> & { device: string };
+type LoadOptions = Omit<LoadableVersion, 'id' | 'file' | 'peakMemoryBytes'> & { device: string };
 /** What loads a model: a runner, or somebody's own connection to one. */
 type Loads = Pick<Runner, 'kill'> & { connection: Pick<Runner['connection'], 'loadModel'> };
 

@@ -55,7 +55,7 @@ export type CallHead = {
 /** Head of `started`. `mixed`: calls of several tenants share the run. */
 export type StartedHead = { calls: number[]; mixed: boolean };
 
-/** Head of `pong`. `idleMs`: since the last call ended; `busyMs`: run time so far; `queueMs`, `runMs`: of late, weighted means. */
+/** Head of `pong`. `idleMs`: since the last call ended; `busyMs`: run time so far; `queueMs`, `runMs`: of late, weighted means. `peakBytes`: the most that was resident. */
 export type RunnerStats = {
   queued: number;
   running: number;
@@ -64,6 +64,7 @@ export type RunnerStats = {
   queueMs: number;
   runMs: number;
   rssBytes: number;
+  peakBytes: number;
 };
 
 export type Frame = { kind: number; call: number; head: unknown; data: Uint8Array };

@@ -49,8 +49,9 @@ class Host {
   }
 
   async #open(): Promise<RunnerConnection> {
-    const { id, file, joinable, shared, maxBatchRows, runLimitMs, threads } = this.#version;
-    const paths = await this.#fleet.claim({ id, file, joinable, shared, maxBatchRows, runLimitMs, threads }, [...this.#dead]);
+    const { id, file, joinable, shared, maxBatchRows, runLimitMs, threads, peakMemoryBytes } = this.#version;
+    const version = { id, file, joinable, shared, maxBatchRows, runLimitMs, threads, peakMemoryBytes };
+    const paths = await this.#fleet.claim(version, [...this.#dead]);
     this.#dead.clear();
     await Promise.all(paths.map((path) => this.add(path)));
     const connection = this.pick();

@@ -3,7 +3,7 @@ import { type RunRequest, type RunResult, runRequest } from './calls.ts';
 import { chooseDevices } from './devices.ts';
 import { Fleet, type FleetOptions, type FleetPort, type InferenceStatus } from './fleet.ts';
 import { Hosts, type RunnableVersion } from './hosts.ts';
-import { type Inspection, inspectModel } from './inspect.ts';
+import { type Gate, type Inspection, inspectModel } from './inspect.ts';
 import { createRunFolder } from './run-folder.ts';
 import { Supervisor } from './supervisor.ts';
 
@@ -13,6 +13,7 @@ export type { Deployment, FleetPort, InferenceStatus } from './fleet.ts';
 export { connectFleet, serveFleet } from './fleet-ipc.ts';
 export type { RunnableVersion } from './hosts.ts';
 export type { Inspection } from './inspect.ts';
+export type { Profile } from './profile.ts';
 export {
   DATATYPES,
   type Datatype,
@@ -29,9 +30,10 @@ export {
 export type Inference = AsyncDisposable & {
   /**
    * Checks a model file, loads it in a runner that serves nothing else, reads its signature, and tries whether joined rows equal separate
-   * runs. No run takes longer than `runLimitMs`, the load at most a minute. MODEL_REJECTED, with `data.place` where the fault has one.
+   * runs, and measures it in runs of up to `maxBatchRows` rows, within some seconds. No run takes longer than `runLimitMs`, the load at most a minute.
+   * MODEL_REJECTED, with `data.place` where the fault has one.
    */
-  inspect(model: Uint8Array, runLimitMs: number): Promise<Inspection>;
+  inspect(model: Uint8Array, gate: Gate): Promise<Inspection>;
   /**
    * Runs a model, loading it first where needed; more rows than `maxBatchRows` run in slices, all or nothing. OVERLOADED with `retryAfterMs`,
    * DEADLINE_EXCEEDED (also when `signal` is aborted; a run that others share goes on), MODEL_FAILED; that as ModelKilled where the run ended its process.
@@ -78,7 +80,7 @@ export function createInference(fleet: FleetPort, devices: string): Inference {
   const [device] = chooseDevices(devices);
   const hosts = new Hosts(fleet);
   return {
-    inspect: (model, runLimitMs) => inspectModel(model, runLimitMs, device, fleet),
+    inspect: (model, gate) => inspectModel(model, gate, device, fleet),
     run: (request) => runRequest(hosts, request),
     async load(version) {
       await hosts.enter(version);

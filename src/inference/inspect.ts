@@ -1,46 +1,76 @@
+import { readFileSync } from 'node:fs';
 import { MercatoError } from '../base/errors.ts';
-import { connectRunner, RunnerLost } from './connection.ts';
+import { type CallResult, connectRunner, type RunnerConnection, RunnerLost } from './connection.ts';
 import { type FleetPort, loadInto } from './fleet.ts';
 import { checkModel } from './onnx/onnx.ts';
 import { probe } from './probe.ts';
+import { type Bench, isWorth, measure, type Profile, threadsToTry } from './profile.ts';
 import type { Signature, Tensor } from './tensor.ts';
 
-/**
- * `joinable`: rows of different calls may share a run. `batchFinding` says why, or why not, in one sentence. `warmupMs`: load and first run.
- */
-export type Inspection = { signature: Signature; joinable: boolean; batchFinding: string; warmupMs: number };
+/** `joinable`: rows of different calls may share a run. `batchFinding` says why, or why not, in one sentence. */
+export type Inspection = { signature: Signature; joinable: boolean; batchFinding: string; profile: Profile };
 
-/** A probe joins few rows; this bounds none of them. */
-const PROBE_ROWS_MAX = 64;
+export type Gate = { runLimitMs: number; maxBatchRows: number };
+
+const { version } = JSON.parse(readFileSync(new URL(import.meta.resolve('onnxruntime-node/package.json')), 'utf8')) as { version: string };
+const RUNTIME = `onnxruntime-node ${version}`;
+
+type Loaded = Bench & { signature: Signature; loadMs: number };
 
 /** As `Inference.inspect` says. */
-export async function inspectModel(model: Uint8Array, runLimitMs: number, device: string, fleet: FleetPort): Promise<Inspection> {
+export async function inspectModel(model: Uint8Array, gate: Gate, device: string, fleet: FleetPort): Promise<Inspection> {
   checkModel(model);
-  const loan = await fleet.borrow();
   try {
-    const connection = await connectRunner(loan.path, () => {});
-    const runner = { connection, kill: () => void fleet.giveBack(loan.id) };
-    const startedMs = performance.now();
-    const options = { device, threads: 1, joinable: false, shared: false, maxBatchRows: PROBE_ROWS_MAX, runLimitMs };
-    const signature = await loadInto(runner, options, model);
-    let warmupMs: number | null = null;
-    const run = async (inputs: readonly Tensor[], rows: number): Promise<Tensor[]> => {
-      const request = { tenantKey: '', priority: 0, outputs: null, alone: true, rows, inputs };
-      // The runner ends itself at the run limit; the deadline is only there for one that cannot.
-      const { outputs } = await connection.call(request, {
-        expiresMs: performance.now() + 2 * runLimitMs + 1_000,
-        signal: undefined,
-      });
-      warmupMs ??= performance.now() - startedMs;
-      return outputs;
-    };
-    const finding = await probe(signature, run);
-    return { signature, ...finding, warmupMs: warmupMs ?? performance.now() - startedMs };
+    return await inRunner(model, { ...gate, device, threads: 1 }, fleet, async (loaded) => {
+      const { signature, loadMs } = loaded;
+      const { range, ...finding } = await probe(signature, async (inputs, rows) => (await loaded.run(inputs, rows)).outputs);
+      const latencies = await measure(signature, range, gate.maxBatchRows, loaded);
+      const peakMemoryBytes = await peakOf(loaded);
+      const profile = { device, runtime: RUNTIME, loadMs, peakMemoryBytes, threads: 1, latencies };
+      const threads = threadsToTry(latencies);
+      if (threads === null) return { signature, ...finding, profile };
+      const more = await inRunner(model, { ...gate, device, threads }, fleet, (second) =>
+        measure(signature, range, gate.maxBatchRows, second),
+      );
+      const best = isWorth(latencies, more) ? { threads, latencies: more } : {};
+      return { signature, ...finding, profile: { ...profile, ...best } };
+    });
   } catch (error) {
     throw rejected(error);
+  }
+}
+
+type Options = Gate & { device: string; threads: number };
+
+/** Does something with a runner that serves nothing else, and ends it. */
+async function inRunner<T>(model: Uint8Array, options: Options, fleet: FleetPort, work: (loaded: Loaded) => Promise<T>): Promise<T> {
+  const loan = await fleet.borrow();
+  try {
+    const startedMs = performance.now();
+    const connection = await connectRunner(loan.path, () => {});
+    const settings = { ...options, joinable: false, shared: false };
+    const signature = await loadInto({ connection, kill: () => void fleet.giveBack(loan.id) }, settings, model);
+    const loadMs = performance.now() - startedMs;
+    return await work({
+      signature,
+      loadMs,
+      run: (inputs, rows) => runAlone(connection, inputs, rows, options.runLimitMs),
+      stats: () => connection.stats(),
+    });
   } finally {
     await fleet.giveBack(loan.id);
   }
+}
+
+/** The runner ends itself at the run limit; the deadline is only there for one that cannot. */
+function runAlone(connection: RunnerConnection, inputs: readonly Tensor[], rows: number, runLimitMs: number): Promise<CallResult> {
+  const request = { tenantKey: '', priority: 0, outputs: null, alone: true, rows, inputs };
+  return connection.call(request, { expiresMs: performance.now() + 2 * runLimitMs + 1_000, signal: undefined });
+}
+
+/** 0 where the runner is gone. */
+async function peakOf(bench: Bench): Promise<number> {
+  return (await bench.stats().catch(() => null))?.peakBytes ?? 0;
 }
 
 function rejected(error: unknown): unknown {

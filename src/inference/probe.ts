@@ -3,7 +3,8 @@ import { RunnerLost } from './connection.ts';
 import { type InputRange, randomInputs } from './random-inputs.ts';
 import { joinRows, type Signature, splitRows, type Tensor } from './tensor.ts';
 
-export type ProbeFinding = { joinable: boolean; batchFinding: string };
+/** `range`: of random inputs that the model accepts; null: none was found. */
+export type ProbeFinding = { joinable: boolean; batchFinding: string; range: InputRange | null };
 /** Runs the model on inputs of so many rows. MODEL_FAILED where it refuses them; RunnerLost where it is gone. */
 export type ProbeRun = (inputs: readonly Tensor[], rows: number) => Promise<Tensor[]>;
 
@@ -22,7 +23,7 @@ const ARRANGEMENTS: readonly (readonly number[])[] = [
   [1, 1, 0, 2, 0, 2, 1],
 ];
 
-const no = (batchFinding: string): ProbeFinding => ({ joinable: false, batchFinding });
+const no = (batchFinding: string, range: InputRange | null = null): ProbeFinding => ({ joinable: false, batchFinding, range });
 
 /**
  * Runs a model on random rows, one by one and joined, to see whether each row keeps its result in any company. It finds models that mix rows
@@ -35,8 +36,8 @@ export async function probe(signature: Signature, run: ProbeRun): Promise<ProbeF
     try {
       const singles = await runSingles(signature, run, range, mayJoin ? SINGLE_ROWS : 1);
       if (singles === null) return no('The inputs are too large to try whether rows may be joined.');
-      if (!mayJoin) return no('Inputs and outputs do not all lead with the same symbolic dimension.');
-      return await compareJoined(signature, run, singles);
+      if (!mayJoin) return no('Inputs and outputs do not all lead with the same symbolic dimension.', range);
+      return await compareJoined(signature, run, singles, range);
     } catch (error) {
       finding = no(failure(error));
       if (error instanceof RunnerLost) return finding;
@@ -63,7 +64,7 @@ async function runSingles(signature: Signature, run: ProbeRun, range: InputRange
   return singles;
 }
 
-async function compareJoined(signature: Signature, run: ProbeRun, singles: readonly Single[]): Promise<ProbeFinding> {
+async function compareJoined(signature: Signature, run: ProbeRun, singles: readonly Single[], range: InputRange): Promise<ProbeFinding> {
   for (const arrangement of ARRANGEMENTS) {
     const parts = arrangement.flatMap((index) => singles[index] ?? []);
     const inputs = signature.inputs.map((_, input) => joinRows(parts.flatMap((part) => part.inputs[input] ?? [])));
@@ -76,9 +77,9 @@ async function compareJoined(signature: Signature, run: ProbeRun, singles: reado
         ),
       )
       .find(Boolean);
-    if (difference !== undefined && difference !== null) return no(difference);
+    if (difference !== undefined && difference !== null) return no(difference, range);
   }
-  return { joinable: true, batchFinding: 'Joined rows gave the same outputs as separate runs.' };
+  return { joinable: true, batchFinding: 'Joined rows gave the same outputs as separate runs.', range };
 }
 
 /** What speaks against `joined` being these rows, or null. */

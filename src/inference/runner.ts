@@ -115,7 +115,9 @@ function cancel(peer: Peer, id: number): void {
 
 function stats(): RunnerStats {
   const idle = { queued: 0, running: 0, idleMs: 0, busyMs: 0, queueMs: 0, runMs: 0 };
-  return { ...(dispatcher?.load ?? idle), rssBytes: process.memoryUsage.rss() };
+  // The kernel counts the peak in KiB.
+  const peakBytes = process.resourceUsage().maxRSS * 1024;
+  return { ...(dispatcher?.load ?? idle), rssBytes: process.memoryUsage.rss(), peakBytes };
 }
 
 /** Peers leave when their calls are answered, and the last one takes this process along. */

@@ -82,3 +82,16 @@ test("a publisher neither sees nor loads another's version; a typo is NOT_FOUND"
     expect(refused.errors?.[0]).toMatchObject({ extensions: { code: 'NOT_FOUND' } });
   }
 });
+
+test('anybody sees what the check measured of a version on offer', async () => {
+  const query =
+    '{ model(handle: "mercato/digits") { version { profile { device runtime threads loadMs peakMemoryBytes latencies { rows rowsPerSecond } } } } }';
+  const { model } = await client.ask<{ model: { version: { profile: { peakMemoryBytes: string; latencies: { rows: number }[] } } } }>(
+    query,
+    {},
+    null,
+  );
+  expect(model.version.profile).toMatchObject({ device: 'cpu', threads: 1 });
+  expect(Number(model.version.profile.peakMemoryBytes)).toBeGreaterThan(2 ** 24);
+  expect(model.version.profile.latencies.map(({ rows }) => rows)).toEqual([1, 2, 4, 8, 16, 32, 64]);
+});

@@ -7,7 +7,7 @@ const model = identityModel('FP32', ['N']);
 const bounds = { spares: 0, maxLoaded: 1, memoryBytesMax: 2 ** 33, keepAliveMs: 600_000, replicasMax: 1, devices: 'cpu' };
 const fleet = createFleet({ dataDir: process.argv[2] ?? '', readModel: async () => model, ...bounds }, createLog('error'));
 const inference = createInference(fleet, 'cpu');
-const { signature } = await inference.inspect(model, 10_000);
+const { signature } = await inference.inspect(model, { runLimitMs: 10_000, maxBatchRows: 1 });
 const version: RunnableVersion = {
   id: 'version',
   file: 'model',
@@ -17,6 +17,7 @@ const version: RunnableVersion = {
   maxBatchRows: 1,
   runLimitMs: 10_000,
   threads: 1,
+  peakMemoryBytes: null,
 };
 const x = { name: 'x', datatype: 'FP32', shape: [1], data: new Uint8Array(4) } as const;
 await inference.run({ version, tenantKey: '', priority: 0, inputs: [x], outputs: null, deadlineMs: 10_000 });

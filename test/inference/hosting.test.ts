@@ -1,7 +1,8 @@
+import { existsSync, readFileSync } from 'node:fs';
 import { describe, expect, test, vi } from 'vitest';
 import type { Inference } from '../../src/inference/inference.ts';
 import { fileOf, floats, isAlive, longs, numbersOf, request, testInference, versionOf } from './setup.ts';
-import { identityModel, loopModel } from './tiny-models.ts';
+import { bombModel, identityModel, loopModel } from './tiny-models.ts';
 
 const WAIT = { timeout: 20_000 };
 
@@ -138,6 +139,29 @@ describe('hosting', () => {
     await Promise.all(callers);
     await vi.waitFor(async () => expect((await inference.status()).deployments[0]?.replicas).toHaveLength(1), { timeout: 30_000 });
   }, 60_000);
+
+  test.skipIf(!existsSync('/usr/bin/prlimit'))('bounds the memory of a version by what it was seen to need', async () => {
+    const inference = await testInference();
+    const use = (id: string, peakMemoryBytes: number | null) =>
+      inference.run(request(versionOf(identityModel(), { id, peakMemoryBytes }), [row]));
+    await Promise.all([use('measured', 2 ** 27), use('unknown', null)]);
+    const { deployments } = await inference.status();
+    const limits = deployments.map(({ versionId, replicas }) => {
+      const text = readFileSync(`/proc/${replicas[0]?.pid}/limits`, 'utf8');
+      return [versionId, Number(/Max data size +(\d+)/.exec(text)?.[1])] as const;
+    });
+    const of = new Map(limits);
+    expect(of.get('measured')).toBe(2 * 2 ** 30 + 2 ** 27 + 2 ** 30);
+    expect(of.get('unknown')).toBeGreaterThan(of.get('measured') ?? 0);
+  });
+
+  test('fails a call whose model wants more memory than that, and no other', async () => {
+    const inference = await testInference();
+    const version = versionOf(bombModel(), { joinable: false, peakMemoryBytes: 2 ** 27 });
+    const bomb = inference.run(request(version, [longs([2 ** 34])]));
+    await expect(bomb).rejects.toMatchObject({ code: 'MODEL_FAILED' });
+    expect((await inference.run(request(version, [longs([3])]))).outputs[0]?.shape).toEqual([3]);
+  });
 
   test('ends the process of an unloaded version', async () => {
     const inference = await testInference();

@@ -3,35 +3,35 @@ import { node } from '../../src/inference/onnx/onnx.ts';
 import { testInference } from './setup.ts';
 import { identityModel, loopModel, mixingModel, tableModel, tinyModel } from './tiny-models.ts';
 
-const LIMIT_MS = 5_000;
+const GATE = { runLimitMs: 5_000, maxBatchRows: 8 };
 
 describe('an inspection', () => {
   test('reads the signature with its symbolic dimensions', async () => {
     const inference = await testInference();
-    const { signature, warmupMs } = await inference.inspect(identityModel('FP16', ['N', 2, 'len']), LIMIT_MS);
+    const { signature, profile } = await inference.inspect(identityModel('FP16', ['N', 2, 'len']), GATE);
     const x = { name: 'x', datatype: 'FP16', shape: [-1, 2, -1], dimensions: ['N', null, 'len'] };
     expect(signature).toEqual({ inputs: [x], outputs: [{ ...x, name: 'y' }], batchDimension: 'N' });
-    expect(warmupMs).toBeGreaterThan(0);
+    expect(profile.loadMs).toBeGreaterThan(0);
   });
 
   test('finds rows joinable that keep their outputs in any company', async () => {
     const inference = await testInference();
     for (const model of [identityModel('FP32'), identityModel('BYTES'), tableModel()]) {
-      expect(await inference.inspect(model, LIMIT_MS)).toMatchObject({ joinable: true });
+      expect(await inference.inspect(model, GATE)).toMatchObject({ joinable: true });
     }
   });
 
   test('finds rows not joinable that change with the rows beside them', async () => {
     const inference = await testInference();
     const finding = { joinable: false, batchFinding: 'Output "y" of a row changes with the rows beside it.' };
-    expect(await inference.inspect(mixingModel(), LIMIT_MS)).toMatchObject(finding);
+    expect(await inference.inspect(mixingModel(), GATE)).toMatchObject(finding);
   });
 
   test('finds rows not joinable without a symbolic dimension in front of all', async () => {
     const inference = await testInference();
     const joined = tinyModel([['x', 'FP32', ['N', 2]]], [['y', 'FP32', [2, 'N']]], [node('Transpose', ['x'], ['y'])]);
     for (const model of [identityModel('FP32', [2, 2]), identityModel('FP32', []), joined]) {
-      expect(await inference.inspect(model, LIMIT_MS)).toMatchObject({ joinable: false, signature: { batchDimension: null } });
+      expect(await inference.inspect(model, GATE)).toMatchObject({ joinable: false, signature: { batchDimension: null } });
     }
   });
 
@@ -46,13 +46,31 @@ describe('an inspection', () => {
       [['y', 'FP32', ['N', 9, 9, 2]]],
       nodes,
     );
-    expect(await inference.inspect(fixed, LIMIT_MS)).toMatchObject({ joinable: false });
+    expect(await inference.inspect(fixed, GATE)).toMatchObject({ joinable: false });
+  });
+
+  test('measures a version by rows, in rising numbers, with its memory, runtime and device', async () => {
+    const inference = await testInference();
+    const { profile } = await inference.inspect(identityModel('FP32'), { runLimitMs: 5_000, maxBatchRows: 12 });
+    expect(profile).toMatchObject({ device: 'cpu', threads: 1, runtime: expect.stringMatching(/^onnxruntime-node \d/) });
+    expect(profile.peakMemoryBytes).toBeGreaterThan(2 ** 24);
+    expect(profile.latencies.map(({ rows }) => rows)).toEqual([1, 2, 4, 8, 12]);
+    for (const { rows, p50Ms, rowsPerSecond } of profile.latencies) expect(rowsPerSecond).toBeCloseTo((rows / p50Ms) * 1_000);
+    expect((await inference.status()).deployments).toEqual([]);
+  });
+
+  test('measures one size where the rows are not a dimension of their own, and none of a model that no random input suits', async () => {
+    const inference = await testInference();
+    const { profile: fixed } = await inference.inspect(identityModel('FP32', [2, 2]), GATE);
+    expect(fixed.latencies.map(({ rows }) => rows)).toEqual([1]);
+    const never = await inference.inspect(loopModel(2 ** 52), { ...GATE, runLimitMs: 200 });
+    expect(never.profile.latencies).toEqual([]);
   });
 
   test('is not held up by a model that never ends', async () => {
     const inference = await testInference();
     const never = { joinable: false, batchFinding: 'The model crashed or exceeded its run limit on random inputs.' };
-    expect(await inference.inspect(loopModel(2 ** 52), 200)).toMatchObject(never);
+    expect(await inference.inspect(loopModel(2 ** 52), { ...GATE, runLimitMs: 200 })).toMatchObject(never);
     expect((await inference.status()).deployments).toEqual([]);
   });
 
@@ -60,7 +78,7 @@ describe('an inspection', () => {
     const inference = await testInference();
     const unknown = tinyModel([['x', 'FP32', ['N']]], [['y', 'FP32', ['N']]], [node('NoSuchOperator', ['x'], ['y'])]);
     for (const model of [Buffer.from('hello'), new Uint8Array(), unknown]) {
-      await expect(inference.inspect(model, LIMIT_MS)).rejects.toMatchObject({ code: 'MODEL_REJECTED' });
+      await expect(inference.inspect(model, GATE)).rejects.toMatchObject({ code: 'MODEL_REJECTED' });
     }
   });
 });

@@ -56,6 +56,7 @@ export function versionOf(model: Uint8Array, changes: Partial<RunnableVersion> =
     maxBatchRows: 8,
     runLimitMs: 30_000,
     threads: 1,
+    peakMemoryBytes: null,
     ...changes,
   };
 }

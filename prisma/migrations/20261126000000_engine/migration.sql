@@ -6,7 +6,8 @@ SET LOCAL ROLE mercato_owner;
 CREATE TYPE "strike_kind" AS ENUM ('CRASH', 'OVERRUN');
 
 -- AlterTable
-ALTER TABLE "model_version" ADD COLUMN     "pinned" BOOLEAN NOT NULL DEFAULT false;
+ALTER TABLE "model_version" ADD COLUMN     "pinned" BOOLEAN NOT NULL DEFAULT false,
+ADD COLUMN     "profile" JSONB;
 
 -- CreateTable
 CREATE TABLE "strike" (

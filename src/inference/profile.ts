@@ -1,0 +1,98 @@
+import { availableParallelism } from 'node:os';
+import type { CallResult } from './connection.ts';
+import { RunnerLost } from './connection.ts';
+import type { RunnerStats } from './frames.ts';
+import { type InputRange, randomInputs } from './random-inputs.ts';
+import type { Signature, Tensor } from './tensor.ts';
+
+/** One size of a run: the median of its run times, without queue and transport. */
+export type Latency = { rows: number; p50Ms: number; rowsPerSecond: number };
+
+/**
+ * What the gate measured of a version, on this machine and alone. `loadMs`: until its first run could begin. `peakMemoryBytes`: resident, of
+ * its whole process with all that was run. `latencies`: by rows, rising; empty where no random input suits the model. `threads`: what runs it best.
+ */
+export type Profile = {
+  device: string;
+  runtime: string;
+  loadMs: number;
+  peakMemoryBytes: number;
+  threads: number;
+  latencies: Latency[];
+};
+
+/** A loaded runner of the version, as it is measured. */
+export type Bench = { run(inputs: readonly Tensor[], rows: number): Promise<CallResult>; stats(): Promise<RunnerStats> };
+
+/** The whole of a profile takes about this long; a size that would not fit in what is left is not tried. */
+const BOX_MS = 4_000;
+const RUNS = { min: 3, max: 15, enoughMs: 60 };
+/** More threads are worth their cores where runs are long and get this much faster. */
+const THREADS = { max: 4, runMs: 5, gain: 1.5 };
+
+/**
+ * Runs a version on zeros and on random rows in rising numbers, up to `maxRows`. A size that the model refuses ends the walk; a crash too.
+ */
+export async function measure(signature: Signature, range: InputRange | null, maxRows: number, bench: Bench): Promise<Latency[]> {
+  if (range === null) return [];
+  const endMs = performance.now() + BOX_MS;
+  const latencies: Latency[] = [];
+  try {
+    const zeros = randomInputs(signature, 1, range)?.map((input) => ({ ...input, data: zeroed(input) }));
+    if (zeros) await bench.run(zeros, 1).catch(ignoreRefusal);
+    for (const rows of sizesOf(signature, maxRows)) {
+      const before = latencies.at(-1);
+      if (before && performance.now() + RUNS.min * 2 * before.p50Ms > endMs) break;
+      const inputs = randomInputs(signature, rows, range);
+      if (inputs === null) break;
+      latencies.push(await latencyOf(bench, inputs, rows));
+    }
+  } catch (error) {
+    ignoreRefusal(error);
+  }
+  return latencies;
+}
+
+/** Whether another number of threads is worth trying: the runs are long, and the machine has cores. */
+export function threadsToTry(latencies: readonly Latency[]): number | null {
+  const threads = Math.min(THREADS.max, availableParallelism());
+  return threads > 1 && (latencies.at(-1)?.p50Ms ?? 0) >= THREADS.runMs ? threads : null;
+}
+
+/** Whether the largest size of `more` threads is so much faster than of one. */
+export function isWorth(one: readonly Latency[], more: readonly Latency[]): boolean {
+  const largest = more.at(-1);
+  const same = one.find(({ rows }) => rows === largest?.rows);
+  return largest !== undefined && same !== undefined && same.p50Ms / largest.p50Ms >= THREADS.gain;
+}
+
+async function latencyOf(bench: Bench, inputs: readonly Tensor[], rows: number): Promise<Latency> {
+  const times: number[] = [];
+  let sumMs = 0;
+  while (times.length < RUNS.min || (times.length < RUNS.max && sumMs < RUNS.enoughMs)) {
+    const { computeMs } = await bench.run(inputs, rows);
+    times.push(computeMs);
+    sumMs += computeMs;
+  }
+  const p50Ms = times.toSorted((a, b) => a - b)[Math.floor(times.length / 2)] ?? 0;
+  return { rows, p50Ms, rowsPerSecond: p50Ms > 0 ? (rows / p50Ms) * 1_000 : 0 };
+}
+
+/** 1, 2, 4 … and `maxRows`; one size where the rows are not a dimension of their own. */
+function sizesOf({ batchDimension }: Signature, maxRows: number): number[] {
+  if (batchDimension === null) return [1];
+  const sizes: number[] = [];
+  for (let rows = 1; rows < maxRows; rows *= 2) sizes.push(rows);
+  return [...sizes, maxRows];
+}
+
+/** Of BYTES, whose zeros are empty strings, 4 bytes of length each. */
+function zeroed({ datatype, shape, data }: Tensor): Uint8Array {
+  return new Uint8Array(datatype === 'BYTES' ? 4 * shape.reduce((count, size) => count * size, 1) : data.length);
+}
+
+/** That a model refuses an input, or falls over it, is no fault of the measurement: it ends. */
+function ignoreRefusal(error: unknown): void {
+  const isModels = error instanceof RunnerLost || (error instanceof Error && 'code' in error && error.code === 'MODEL_FAILED');
+  if (!isModels) throw error;
+}
