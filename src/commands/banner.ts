@@ -1,4 +1,5 @@
 import type { App } from '../app.ts';
+import { confinement } from '../inference/inference.ts';
 import { exampleDigit } from './seed.ts';
 
 const MUTATION =
@@ -6,7 +7,7 @@ const MUTATION =
 
 /** What `npm start` tells a person: where, with which key, and one call that answers. */
 export async function banner({ url, demo }: App): Promise<string> {
-  const lines = ['', `  Mercato is at ${url}/graphql`];
+  const lines = ['', `  Mercato is at ${url}/graphql`, `  Models run     ${runnersLine()}`];
   if (demo) {
     lines.push(
       `  Operator       ${demo.operator.email}   password ${demo.operator.password}`,
@@ -20,6 +21,13 @@ export async function banner({ url, demo }: App): Promise<string> {
   } else
     lines.push('  No sign-in is kept in this data directory; MERCATO_SEED=1 makes an operator and a demo in a database that has none.');
   return `${lines.join('\n')}\n`;
+}
+
+/** What holds models back on this system. */
+function runnersLine(): string {
+  const { inForce, missing } = confinement();
+  const here = inForce.length > 0 ? `in processes with ${inForce.join('; ')}` : 'in processes of their own';
+  return missing.length > 0 ? `${here} (this system does not allow: ${missing.join('; ')})` : here;
 }
 
 /** One line, so that it can be copied whole. */

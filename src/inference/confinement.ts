@@ -1,24 +1,86 @@
-import { execFile } from 'node:child_process';
-import { existsSync } from 'node:fs';
+import { execFile, spawnSync } from 'node:child_process';
+import { existsSync, readdirSync } from 'node:fs';
+import { setPriority } from 'node:os';
 import { promisify } from 'node:util';
 
 export type Command = readonly [string, ...string[]];
 
+/** What is in force for a process under `confined`, and what this system does not allow. */
+type Confinement = { inForce: string[]; missing: string[] };
+
 /** Writable memory that Node with ONNX Runtime reserves, before it loads a model; 1.1 GiB measured on 2 cores, Nov 2026. */
 const BASE_BYTES = 2 * 1024 ** 3;
+const OPEN_FILES_MAX = 512;
+/** Of a process that may not slow down the others. */
+const LOW_PRIORITY = 5;
 
-/**
- * The command of a process that ends with this one, even when that is killed, leaves no core, and writes to at most `bytes` of memory beyond what
- * an idle one reserves: where the system has `setpriv` and `prlimit`.
- */
-export function confined(command: Command, bytes: number): Command {
-  let result = command;
-  if (existsSync('/usr/bin/setpriv')) result = ['/usr/bin/setpriv', '--pdeathsig', 'KILL', ...result];
-  if (existsSync('/usr/bin/prlimit')) result = ['/usr/bin/prlimit', `--data=${BASE_BYTES + bytes}`, '--core=0', ...result];
-  return result;
+const PRLIMIT = '/usr/bin/prlimit';
+const SETPRIV = '/usr/bin/setpriv';
+const UNSHARE = '/usr/bin/unshare';
+
+/** A measure is taken where the command before a trial lets that run. `words` are for the operator. */
+type Measure = { words: string; prefix: readonly string[] };
+
+const PRIVILEGES: Measure = {
+  words: 'no new privileges, no capabilities',
+  prefix: [SETPRIV, '--no-new-privs', '--bounding-set=-all', '--inh-caps=-all', '--pdeathsig', 'KILL'],
+};
+/** Where capabilities cannot be given up, since there is no right to. */
+const NO_NEW_PRIVILEGES: Measure = { words: 'no new privileges', prefix: [SETPRIV, '--no-new-privs', '--pdeathsig', 'KILL'] };
+const NETWORK: Measure = { words: 'no network', prefix: [UNSHARE, '--net'] };
+const NETWORK_OF_A_USER: Measure = { words: 'no network', prefix: [UNSHARE, '--user', '--map-current-user', '--net'] };
+const LIMITS: Measure = { words: 'bounds of memory and open files, no core file', prefix: [PRLIMIT, '--core=0'] };
+
+const works = ({ prefix: [program = '', ...args] }: Measure) =>
+  existsSync(program) && spawnSync(program, [...args, '/bin/true'], { stdio: 'ignore', timeout: 5_000 }).status === 0;
+
+type Taken = { limits: boolean; network: Measure | null; privileges: Measure | null };
+let taken: Taken | null = null;
+
+/** Tried once per process: it costs three short-lived processes. */
+function measures(): Taken {
+  taken ??= {
+    limits: works(LIMITS),
+    network: [NETWORK, NETWORK_OF_A_USER].find(works) ?? null,
+    privileges: [PRIVILEGES, NO_NEW_PRIVILEGES].find(works) ?? null,
+  };
+  return taken;
 }
 
-/** Lowers the bound of a process that was started under `confined`, once it is known what it needs; where the system has `prlimit`. */
+/** What holds for every process under `confined` on this system. */
+export function confinement(): Confinement {
+  const { limits, network, privileges } = measures();
+  const found = [privileges?.words ?? null, network?.words ?? null, limits ? LIMITS.words : null];
+  const wanted = [PRIVILEGES.words, NETWORK.words, LIMITS.words];
+  return { inForce: found.filter((words) => words !== null), missing: wanted.filter((_, index) => found[index] === null) };
+}
+
+/**
+ * The command of a process that ends with this one, even when that is killed, has no network and no way to more rights, leaves no core, and holds
+ * at most `bytes` of memory beyond what an idle one reserves; `writes` false: it cannot write a file either. Each where the system allows it.
+ */
+export function confined(command: Command, { bytes, writes }: { bytes: number; writes: boolean }): Command {
+  const { limits, network, privileges } = measures();
+  const rights = privileges?.prefix ?? [];
+  const bounds = [PRLIMIT, `--data=${BASE_BYTES + bytes}`, `--nofile=${OPEN_FILES_MAX}`, '--core=0', ...(writes ? [] : ['--fsize=0'])];
+  // Innermost what asks for the parent's death: another program in between would take that away again.
+  return [...(limits ? bounds : []), ...(network?.prefix ?? []), ...rights, ...command] as unknown as Command;
+}
+
+/** Lowers the bound of a process that was started under `confined`, once it is known what it needs. */
 export async function limitMemory(pid: number, bytes: number): Promise<void> {
-  if (existsSync('/usr/bin/prlimit')) await promisify(execFile)('/usr/bin/prlimit', ['--pid', String(pid), `--data=${BASE_BYTES + bytes}`]);
+  if (measures().limits) await promisify(execFile)(PRLIMIT, ['--pid', String(pid), `--data=${BASE_BYTES + bytes}`]);
+}
+
+/** Lets others go first on the processor. On Linux a priority is of a thread, so each gets its own; elsewhere it is of the process. */
+export function lowerPriority(pid: number): void {
+  const folder = `/proc/${pid}/task`;
+  const threads = existsSync(folder) ? readdirSync(folder).map(Number) : [pid];
+  for (const thread of threads) {
+    try {
+      setPriority(thread, LOW_PRIORITY);
+    } catch {
+      // It has ended meanwhile.
+    }
+  }
 }

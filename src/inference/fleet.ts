@@ -1,14 +1,17 @@
 import { setTimeout as sleep } from 'node:timers/promises';
 import { MercatoError } from '../base/errors.ts';
 import type { Log } from '../base/log.ts';
-import { limitMemory } from './confinement.ts';
+import { limitMemory, lowerPriority } from './confinement.ts';
 import { RunnerLost } from './connection.ts';
 import type { RunnerStats } from './frames.ts';
 import type { Runner } from './runner-process.ts';
 import type { Supervisor } from './supervisor.ts';
 import type { Signature } from './tensor.ts';
 
-/** A version as a runner loads it. `file`: what `readModel` reads. `joinable`: its rows may share a run; `shared`: also those of different tenants. */
+/**
+ * A version as a runner loads it. `file`: what `readModel` reads. `joinable`: its rows may share a run; `shared`: also those of different tenants,
+ * as the operator vouches; others run at a lower priority of the processor.
+ */
 export type LoadableVersion = {
   id: string;
   file: string;
@@ -215,6 +218,7 @@ export class Fleet implements FleetPort {
       await room;
       const runner = await this.#supervisor.take();
       await loadInto(runner, { ...version, device: this.#options.device }, model);
+      if (!version.shared) lowerPriority(runner.pid);
       if (peakBytes !== null) await limitMemory(runner.pid, Math.max(PEAK_FACTOR * peakBytes, peakBytes + PEAK_BYTES_MORE));
       this.#enter(deployed, { runner, stats: NO_STATS, reservedBytes: bytes, calmTicks: 0 });
     } catch (error) {

@@ -8,7 +8,7 @@ import { createRunFolder } from './run-folder.ts';
 import { Supervisor } from './supervisor.ts';
 
 export { ModelKilled, type RunRequest, type RunResult } from './calls.ts';
-export { confined } from './confinement.ts';
+export { confined, confinement } from './confinement.ts';
 export type { Deployment, FleetPort, InferenceStatus } from './fleet.ts';
 export { connectFleet, serveFleet } from './fleet-ipc.ts';
 export type { RunnableVersion } from './hosts.ts';

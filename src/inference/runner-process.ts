@@ -30,12 +30,12 @@ export type Runner = {
 type Child = ChildProcessByStdio<Writable, Readable, Readable>;
 
 /**
- * Starts a runner and connects to it: an empty environment, an empty read-only working directory, and where the system has the tools an
- * bound of memory and an end with the supervisor's, even when stopped. Rejects where it does not listen within a minute.
+ * Starts a runner and connects to it: an empty environment, an empty read-only working directory, and what `confined` adds. Rejects where it does
+ * not listen within a minute.
  */
 export async function startRunner(folder: RunFolder, log: Log): Promise<Runner> {
   const socketPath = folder.nextSocket();
-  const [command, ...args] = confined([process.execPath, RUNNER, socketPath], modelBytes());
+  const [command, ...args] = confined([process.execPath, RUNNER, socketPath], { bytes: modelBytes(), writes: false });
   const child = spawn(command, args, { cwd: folder.workingDirectory, env: {}, stdio: ['pipe', 'pipe', 'pipe'] });
   const ended = new Promise<void>((resolve) => {
     child.once('close', resolve);

@@ -61,7 +61,7 @@ class Worker {
   constructor(directory: string, handling: Handling, log: Log) {
     this.#handling = handling;
     this.#log = log;
-    const [command, ...args] = confined([process.execPath, WORKER], handling.claim.limits.memoryLimitMib * MIB);
+    const [command, ...args] = confined([process.execPath, WORKER], { bytes: handling.claim.limits.memoryLimitMib * MIB, writes: true });
     this.#child = spawn(command, args, { cwd: directory, env: { TMPDIR: directory }, stdio: ['ignore', 'ignore', 'pipe', 'ipc'] });
     this.#child.stderr?.setEncoding('utf8').on('data', (text: string) => {
       this.#stderr = (this.#stderr + text).slice(-STDERR_CHARS_MAX);
