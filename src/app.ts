@@ -56,7 +56,7 @@ export async function createApp(config: Config, overrides: Overrides = {}): Prom
   const store = await createDirectoryStore(resolve(config.modelStoreDir));
   const access = stack.use(await createAccess({ db, dataDir, jwtKeys: config.jwtKeys, log, clock }));
   const fleet = overrides.fleet ?? stack.use(await openFleet(config, log));
-  const inference = stack.use(createInference(fleet, config.devices));
+  const inference = stack.use(createInference(fleet));
   const jobs = stack.use(await createJobs(db, log));
   const billing = createBilling({ db, currency: config.currency, commissionBps: config.commissionBps });
   const usage = createUsage({ currency: config.currency });
@@ -116,10 +116,20 @@ export async function createApp(config: Config, overrides: Overrides = {}): Prom
 export async function openFleet(config: Config, log: Log): Promise<HostFleet> {
   const store = await createDirectoryStore(resolve(config.modelStoreDir));
   const readModel = (file: string) => store.read(file);
-  const { maxLoaded, devices, replicasMax } = config;
+  const { maxLoaded, devices, deviceEnvironment, replicasMax } = config;
   const [memoryBytesMax, keepAliveMs] = [config.modelMemoryMb * 1024 ** 2, config.keepAliveS * 1000];
   return createFleet(
-    { dataDir: resolve(config.dataDir), spares: SPARE_RUNNERS, readModel, maxLoaded, memoryBytesMax, keepAliveMs, replicasMax, devices },
+    {
+      dataDir: resolve(config.dataDir),
+      spares: SPARE_RUNNERS,
+      readModel,
+      maxLoaded,
+      memoryBytesMax,
+      keepAliveMs,
+      replicasMax,
+      devices,
+      deviceEnvironment,
+    },
     log,
   );
 }

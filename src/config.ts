@@ -24,7 +24,10 @@ export type Config = {
   modelStoreDir: string;
   maxBodyBytes: number;
   replayHours: number;
-  devices: 'auto' | 'cpu';
+  /** `auto`, or devices in the order in which they are tried. */
+  devices: string;
+  /** What drivers of graphics processors read from the environment; runners get it, where they use such. */
+  deviceEnvironment: Readonly<Record<string, string>>;
   /** Runners with a model at once, and the memory that they may hold together. */
   maxLoaded: number;
   modelMemoryMb: number;
@@ -50,6 +53,8 @@ export class ConfigError extends Error {
   }
 }
 
+const DEVICES = /^(auto|(cuda:\d{1,2}|webgpu|cpu)(,(cuda:\d{1,2}|webgpu|cpu))*)$/;
+const DEVICE_VARIABLES = ['VK_ICD_FILENAMES', 'XDG_RUNTIME_DIR', 'CUDA_VISIBLE_DEVICES', 'LD_LIBRARY_PATH'];
 const LOG_LEVELS = ['fatal', 'error', 'warn', 'info', 'debug', 'trace', 'silent'] as const;
 const MIB = 1024 * 1024;
 
@@ -81,7 +86,8 @@ export function readConfig(env: Env): Config {
     modelStoreDir: read.directory('MERCATO_MODEL_STORE', join(dataDir, 'models')),
     maxBodyBytes: read.integer('MERCATO_MAX_BODY_BYTES', 1024, 512 * MIB, 16 * MIB),
     replayHours: read.integer('MERCATO_REPLAY_HOURS', 1, 24 * 365, 24),
-    devices: read.choice('MERCATO_DEVICES', ['auto', 'cpu'], 'auto'),
+    devices: read.pattern('MERCATO_DEVICES', DEVICES, 'auto, or devices in their order: cuda:0,webgpu,cpu', 'auto'),
+    deviceEnvironment: pick(env, DEVICE_VARIABLES),
     maxLoaded: read.integer('MERCATO_MAX_LOADED', 1, 1_000, 16),
     modelMemoryMb: read.integer('MERCATO_MODEL_MEMORY_MB', 64, 16_777_216, Math.max(64, Math.floor(memoryBytes() / MIB / 2))),
     keepAliveS: read.integer('MERCATO_KEEP_ALIVE_S', 1, 31_536_000, 900),
@@ -99,6 +105,10 @@ export function readConfig(env: Env): Config {
   faults.push(...unknownVariables(env, known));
   if (faults.length > 0) throw new ConfigError(faults);
   return config;
+}
+
+function pick(env: Env, names: readonly string[]): Record<string, string> {
+  return Object.fromEntries(names.flatMap((name) => (env[name] ? [[name, env[name]]] : [])));
 }
 
 function memoryBytes(): number {

@@ -105,7 +105,7 @@ export const resolvers = {
   HostedVersion: {
     modelVersion: ({ version }) => version,
     state: ({ deployment }) => deployment?.state ?? 'UNLOADED',
-    device: ({ deployment }) => deployment?.device ?? null,
+    device: ({ deployment }) => deployment?.replicas[0]?.device ?? null,
     pinned: ({ version }) => version.pinned,
     memoryBytes: ({ deployment }) => sumOf(deployment, 'memoryBytes').toString(),
     queued: ({ deployment }) => sumOf(deployment, 'queued'),

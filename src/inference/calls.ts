@@ -62,16 +62,18 @@ export class ModelKilled extends MercatoError {
 async function call(hosts: Hosts, version: RunnableVersion, given: CallRequest, patience: Patience): Promise<CallResult> {
   let request = given;
   for (let attempt = 1; ; attempt++) {
-    const entered = hosts.enter(version);
-    const connection = entered instanceof Promise ? await within(entered, patience) : entered;
+    let path = '';
     try {
+      const entered = hosts.enter(version);
+      const connection = entered instanceof Promise ? await within(entered, patience) : entered;
+      path = connection.path;
       return await connection.call(request, patience);
     } catch (error) {
       const ended = error instanceof RunnerLost || error instanceof RunnerOverran;
       if (!ended) throw error;
       if (error.mixed) request = { ...request, alone: true };
-      else if (error instanceof RunnerOverran) throw new ModelKilled('OVERRUN', connection.path, error.message);
-      else if (error.begun) throw new ModelKilled('CRASH', connection.path, 'The model crashed on this input.');
+      else if (error instanceof RunnerOverran) throw new ModelKilled('OVERRUN', path, error.message);
+      else if (error.begun) throw new ModelKilled('CRASH', path, 'The model crashed on this input.');
       if (attempt === ATTEMPTS_MAX) throw new MercatoError('OVERLOADED', undefined, { retryAfterMs: RETRY_AFTER_MS });
     }
   }

@@ -67,9 +67,11 @@ export function confined(command: Command, { bytes, writes }: { bytes: number; w
   return [...(limits ? bounds : []), ...(network?.prefix ?? []), ...rights, ...command] as unknown as Command;
 }
 
-/** Lowers the bound of a process that was started under `confined`, once it is known what it needs. */
+/** Lowers the bound of a process that was started under `confined`, once it is known what it needs; of one that has ended, none. */
 export async function limitMemory(pid: number, bytes: number): Promise<void> {
-  if (measures().limits) await promisify(execFile)(PRLIMIT, ['--pid', String(pid), `--data=${BASE_BYTES + bytes}`]);
+  if (!measures().limits) return;
+  // A process that has ended is found out by its connection.
+  await promisify(execFile)(PRLIMIT, ['--pid', String(pid), `--data=${BASE_BYTES + bytes}`]).catch(() => {});
 }
 
 /** Lets others go first on the processor. On Linux a priority is of a thread, so each gets its own; elsewhere it is of the process. */

@@ -1,4 +1,69 @@
-/** Execution providers in the order in which they are tried, from the operator's setting; ONNX Runtime has no fallback of its own. */
-export function chooseDevices(_setting: string): readonly [string, ...string[]] {
-  return ['cpu'];
+import { existsSync, readdirSync } from 'node:fs';
+import type { Log } from '../base/log.ts';
+import { RunnerLost } from './connection.ts';
+import { loadInto } from './load.ts';
+import { encodeModel, graph, model, node, value } from './onnx/onnx.ts';
+import type { Runner } from './runner-process.ts';
+
+/** The devices that versions are tried on, in this order: `cuda:N`, `webgpu`, `cpu`. */
+export type DeviceChain = readonly [string, ...string[]];
+
+const PROBE = { threads: 1, joinable: false, shared: false, maxBatchRows: 1, runLimitMs: 20_000 };
+
+/** Variables of drivers that runners get, besides which their environment is empty. */
+export type DeviceEnvironment = Readonly<Record<string, string>>;
+
+/** Whether runners need what drivers of a graphics processor need: their variables, and memory that counts as a file. */
+export function wantsGpu(setting: string, env: DeviceEnvironment): boolean {
+  return candidates(setting, env).some((device) => device !== 'cpu');
 }
+
+/** What `auto` stands for here: what has a device file, and WebGPU where a Vulkan driver is named or a render device is there. */
+function candidates(setting: string, env: DeviceEnvironment): string[] {
+  if (setting !== 'auto') return [...new Set(setting.split(','))];
+  const cuda = listed('/dev', /^nvidia(\d+)$/).map((number) => `cuda:${number}`);
+  const webgpu = env.VK_ICD_FILENAMES !== undefined || listed('/dev/dri', /^renderD(\d+)$/).length > 0 ? ['webgpu'] : [];
+  return [...cuda, ...webgpu, 'cpu'];
+}
+
+function listed(folder: string, pattern: RegExp): string[] {
+  return existsSync(folder) ? readdirSync(folder).flatMap((name) => pattern.exec(name)?.[1] ?? []) : [];
+}
+
+/**
+ * The devices of a setting (`auto`, or names with commas between) that work, each tried with a tiny model in a runner of its own; `cpu` is never tried. Where none of those named
+ * works it is the CPU, loudly: ONNX Runtime itself has no fallback.
+ */
+export async function usableDevices(setting: string, env: DeviceEnvironment, take: () => Promise<Runner>, log: Log): Promise<DeviceChain> {
+  const usable: string[] = [];
+  for (const device of candidates(setting, env)) {
+    const fault = device === 'cpu' ? null : await faultOf(device, await take());
+    if (fault === null) usable.push(device);
+    else if (setting === 'auto') log.info({ device, fault }, 'a device does not work here');
+    else log.error({ device, fault }, 'a device of MERCATO_DEVICES does not work here');
+  }
+  const [first, ...rest] = usable;
+  return first === undefined ? ['cpu'] : [first, ...rest];
+}
+
+/** Why a device does not work; null: it gave the right answer. */
+async function faultOf(device: string, runner: Runner): Promise<string | null> {
+  try {
+    await loadInto(runner, { ...PROBE, device }, PROBE_MODEL);
+    const x = { name: 'x', datatype: 'FP32', shape: [2], data: new Uint8Array(Float32Array.of(-1, 2).buffer) } as const;
+    const request = { tenantKey: '', priority: 0, outputs: null, alone: true, rows: 2, inputs: [x] };
+    const patience = { expiresMs: performance.now() + PROBE.runLimitMs, signal: undefined };
+    const { outputs } = await runner.connection.call(request, patience);
+    const answer = [...new Float32Array((outputs[0]?.data ?? new Uint8Array()).slice().buffer)];
+    return String(answer) === '0,2' ? null : `it answers ${answer}`;
+  } catch (error) {
+    return error instanceof RunnerLost ? 'its process crashed' : error instanceof Error ? error.message : String(error);
+  } finally {
+    runner.kill();
+  }
+}
+
+const values = (name: string) => [value(name, 'FP32', [2])];
+const PROBE_MODEL = encodeModel(
+  model(graph({ name: 'probe', nodes: [node('Relu', ['x'], ['y'])], inputs: values('x'), outputs: values('y'), initializers: [] })),
+);

@@ -3,10 +3,11 @@ import { MercatoError } from '../base/errors.ts';
 import type { Log } from '../base/log.ts';
 import { limitMemory, lowerPriority } from './confinement.ts';
 import { RunnerLost } from './connection.ts';
+import type { DeviceChain } from './devices.ts';
 import type { RunnerStats } from './frames.ts';
-import type { Runner } from './runner-process.ts';
+import { loadInto } from './load.ts';
+import { modelBytes, type Runner } from './runner-process.ts';
 import type { Supervisor } from './supervisor.ts';
-import type { Signature } from './tensor.ts';
 
 /**
  * A version as a runner loads it. `file`: what `readModel` reads. `joinable`: its rows may share a run; `shared`: also those of different tenants,
@@ -24,16 +25,15 @@ export type LoadableVersion = {
   peakMemoryBytes: number | null;
 };
 
-/** A runner without a model that its borrower may load and use up. */
-export type Loan = { id: string; path: string };
+/** A runner without a model that its borrower may load, on one of the devices, and use up. */
+export type Loan = { id: string; path: string; devices: DeviceChain };
 
 /** One version on this host. `memoryBytes`: resident, of all its replicas; `queued`: calls that wait in them. */
 export type Deployment = {
   versionId: string;
   state: 'LOADING' | 'LOADED';
-  device: string;
   pinned: boolean;
-  replicas: { pid: number; memoryBytes: number; queued: number; running: number; queueMs: number; runMs: number }[];
+  replicas: { pid: number; device: string; memoryBytes: number; queued: number; running: number; queueMs: number; runMs: number }[];
 };
 
 export type InferenceStatus = { deployments: Deployment[]; spares: number; memoryBytes: number; memoryBytesMax: number };
@@ -58,7 +58,8 @@ export type FleetPort = {
 
 export type FleetOptions = {
   readModel: (file: string) => Promise<Uint8Array>;
-  device: string;
+  /** What versions are tried on, in this order. */
+  devices: Promise<DeviceChain>;
   /** Runners with a model at once, and what they may hold in memory together. */
   maxLoaded: number;
   memoryBytesMax: number;
@@ -69,7 +70,7 @@ export type FleetOptions = {
 };
 
 /** `reservedBytes`: what it is expected to take until its process tells. */
-type Replica = { runner: Runner; stats: RunnerStats; reservedBytes: number; calmTicks: number };
+type Replica = { runner: Runner; device: string; stats: RunnerStats; reservedBytes: number; calmTicks: number };
 type Deployed = {
   version: LoadableVersion;
   replicas: Set<Replica>;
@@ -80,7 +81,6 @@ type Deployed = {
 };
 
 const TICK_MS = 1_000;
-const LOAD_LIMIT_MS = 60_000;
 const ROOM_WAIT_MS = 2_000;
 const ROOM_LOOK_MS = 50;
 const RETRY_AFTER_MS = 1_000;
@@ -140,7 +140,7 @@ export class Fleet implements FleetPort {
     const runner = await this.#supervisor.take();
     const id = String(++this.#loanCount);
     this.#loans.set(id, runner);
-    return { id, path: runner.path };
+    return { id, path: runner.path, devices: await this.#options.devices };
   }
 
   async giveBack(loanId: string): Promise<void> {
@@ -195,13 +195,13 @@ export class Fleet implements FleetPort {
   }
 
   #show(deployed: Deployed): Deployment {
-    const replicas = [...deployed.replicas].map(({ runner: { pid }, stats }) => {
+    const replicas = [...deployed.replicas].map(({ runner: { pid }, device, stats }) => {
       const { queued, running, queueMs, runMs, rssBytes } = stats;
-      return { pid, memoryBytes: rssBytes, queued, running, queueMs, runMs };
+      return { pid, device, memoryBytes: rssBytes, queued, running, queueMs, runMs };
     });
     const { id } = deployed.version;
     const state = deployed.replicas.size === 0 ? 'LOADING' : 'LOADED';
-    return { versionId: id, state, device: this.#options.device, pinned: this.#pinned.has(id), replicas };
+    return { versionId: id, state, pinned: this.#pinned.has(id), replicas };
   }
 
   /** Loads one replica of the version; there is never more than one load of a version under way. */
@@ -216,11 +216,11 @@ export class Fleet implements FleetPort {
       const room = this.#room.then(() => this.#makeRoom(place, bytes, mayEvict));
       this.#room = room.catch(() => {});
       await room;
-      const runner = await this.#supervisor.take();
-      await loadInto(runner, { ...version, device: this.#options.device }, model);
+      const { runner, device } = await this.#place(version, model);
       if (!version.shared) lowerPriority(runner.pid);
-      if (peakBytes !== null) await limitMemory(runner.pid, Math.max(PEAK_FACTOR * peakBytes, peakBytes + PEAK_BYTES_MORE));
-      this.#enter(deployed, { runner, stats: NO_STATS, reservedBytes: bytes, calmTicks: 0 });
+      if (peakBytes !== null)
+        await limitMemory(runner.pid, Math.min(modelBytes(), Math.max(PEAK_FACTOR * peakBytes, peakBytes + PEAK_BYTES_MORE)));
+      this.#enter(deployed, { runner, device, stats: NO_STATS, reservedBytes: bytes, calmTicks: 0 });
     } catch (error) {
       if (error instanceof RunnerLost) throw new MercatoError('MODEL_FAILED', 'The model could not be loaded.', {}, { cause: error });
       throw error;
@@ -230,6 +230,23 @@ export class Fleet implements FleetPort {
       this.#forgetIfEmpty(deployed);
       this.#supervisor.refill();
     }
+  }
+
+  /** Loads a model on the first device that takes it. */
+  async #place(version: LoadableVersion, model: Uint8Array): Promise<{ runner: Runner; device: string }> {
+    const devices = await this.#options.devices;
+    for (const [index, device] of devices.entries()) {
+      const runner = await this.#supervisor.take();
+      try {
+        await loadInto(runner, { ...version, device }, index < devices.length - 1 ? model.slice() : model);
+        return { runner, device };
+      } catch (error) {
+        if (index === devices.length - 1) throw error;
+        const next = devices[index + 1];
+        this.#log.warn({ err: error, versionId: version.id, device, next }, 'a device does not take a model; trying the next');
+      }
+    }
+    throw new Error('a chain without devices');
   }
 
   #enter(deployed: Deployed, replica: Replica): void {
@@ -338,23 +355,5 @@ export class Fleet implements FleetPort {
     const isCalm = usable.length > 1 && busyMs / TICK_MS < (usable.length - 1) * CALM_BUSY_SHARE;
     last.calmTicks = isCalm ? last.calmTicks + 1 : 0;
     if (last.calmTicks >= CALM_TICKS) void this.#retire(last);
-  }
-}
-
-type LoadOptions = Omit<LoadableVersion, 'id' | 'file' | 'peakMemoryBytes'> & { device: string };
-/** What loads a model: a runner, or somebody's own connection to one. */
-type Loads = Pick<Runner, 'kill'> & { connection: Pick<Runner['connection'], 'loadModel'> };
-
-/** Loads a model into an empty runner, within a minute. MODEL_FAILED or RunnerLost; the runner is dead then. */
-export async function loadInto(runner: Loads, options: LoadOptions, model: Uint8Array): Promise<Signature> {
-  const { device, threads, joinable, shared, maxBatchRows, runLimitMs } = options;
-  const limit = setTimeout(() => runner.kill(), LOAD_LIMIT_MS);
-  try {
-    return await runner.connection.loadModel({ device, threads, joinable, shared, maxBatchRows, runLimitMs }, model);
-  } catch (error) {
-    runner.kill();
-    throw error;
-  } finally {
-    clearTimeout(limit);
   }
 }

@@ -1,6 +1,6 @@
 import type { Log } from '../base/log.ts';
 import { type RunRequest, type RunResult, runRequest } from './calls.ts';
-import { chooseDevices } from './devices.ts';
+import { type DeviceEnvironment, usableDevices, wantsGpu } from './devices.ts';
 import { Fleet, type FleetOptions, type FleetPort, type InferenceStatus } from './fleet.ts';
 import { Hosts, type RunnableVersion } from './hosts.ts';
 import { type Gate, type Inspection, inspectModel } from './inspect.ts';
@@ -50,17 +50,29 @@ export type Inference = AsyncDisposable & {
 };
 
 export type HostFleet = FleetPort & AsyncDisposable;
-export type FleetConfig = Omit<FleetOptions, 'device'> & { dataDir: string; spares: number; devices: string };
+export type FleetConfig = Omit<FleetOptions, 'devices'> & {
+  dataDir: string;
+  spares: number;
+  /** `auto`, or devices with commas between: `cuda:0,webgpu,cpu`. */
+  devices: string;
+  deviceEnvironment: DeviceEnvironment;
+};
+
+const CPU_ALONE = Promise.resolve(['cpu'] as const);
 
 /**
  * The runners of this host, which one process owns. `dataDir` takes their sockets; `spares` wait with ONNX Runtime in memory. Dispose of it: it ends
  * every runner.
  */
 export function createFleet(config: FleetConfig, log: Log): HostFleet {
-  const [device] = chooseDevices(config.devices);
   const folder = createRunFolder(config.dataDir);
-  const supervisor = new Supervisor(config.spares, folder, log);
-  const fleet = new Fleet({ ...config, device }, supervisor, log);
+  const gpu = wantsGpu(config.devices, config.deviceEnvironment);
+  const env = gpu ? config.deviceEnvironment : {};
+  const supervisor = new Supervisor(config.spares, { folder, env, gpu }, log);
+  const devices = gpu ? usableDevices(config.devices, config.deviceEnvironment, () => supervisor.take(), log) : CPU_ALONE;
+  // Whoever loads something meets a failure.
+  devices.catch(() => {});
+  const fleet = new Fleet({ ...config, devices }, supervisor, log);
   supervisor.refill();
   return Object.assign(fleet, {
     async [Symbol.asyncDispose]() {
@@ -76,11 +88,10 @@ export function createFleet(config: FleetConfig, log: Log): HostFleet {
  * A round trip of 4 KB takes 0.30 ms at the median, of which 0.05 ms is the run; the net 784-128-10 answers 18,500 calls of one row per
  * second with 64 in flight, half of that while other processes keep both cores busy (measured on 2 cores, Nov 2026).
  */
-export function createInference(fleet: FleetPort, devices: string): Inference {
-  const [device] = chooseDevices(devices);
+export function createInference(fleet: FleetPort): Inference {
   const hosts = new Hosts(fleet);
   return {
-    inspect: (model, gate) => inspectModel(model, gate, device, fleet),
+    inspect: (model, gate) => inspectModel(model, gate, fleet),
     run: (request) => runRequest(hosts, request),
     async load(version) {
       await hosts.enter(version);

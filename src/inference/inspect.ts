@@ -1,7 +1,8 @@
 import { readFileSync } from 'node:fs';
 import { MercatoError } from '../base/errors.ts';
 import { type CallResult, connectRunner, type RunnerConnection, RunnerLost } from './connection.ts';
-import { type FleetPort, loadInto } from './fleet.ts';
+import type { FleetPort } from './fleet.ts';
+import { loadInto } from './load.ts';
 import { checkModel } from './onnx/onnx.ts';
 import { probe } from './probe.ts';
 import { type Bench, isWorth, measure, type Profile, threadsToTry } from './profile.ts';
@@ -15,23 +16,21 @@ export type Gate = { runLimitMs: number; maxBatchRows: number };
 const { version } = JSON.parse(readFileSync(new URL(import.meta.resolve('onnxruntime-node/package.json')), 'utf8')) as { version: string };
 const RUNTIME = `onnxruntime-node ${version}`;
 
-type Loaded = Bench & { signature: Signature; loadMs: number };
+type Loaded = Bench & { signature: Signature; loadMs: number; device: string };
 
 /** As `Inference.inspect` says. */
-export async function inspectModel(model: Uint8Array, gate: Gate, device: string, fleet: FleetPort): Promise<Inspection> {
+export async function inspectModel(model: Uint8Array, gate: Gate, fleet: FleetPort): Promise<Inspection> {
   checkModel(model);
   try {
-    return await inRunner(model, { ...gate, device, threads: 1 }, fleet, async (loaded) => {
-      const { signature, loadMs } = loaded;
+    return await inRunner(model, { ...gate, threads: 1 }, fleet, async (loaded) => {
+      const { signature, loadMs, device } = loaded;
       const { range, ...finding } = await probe(signature, async (inputs, rows) => (await loaded.run(inputs, rows)).outputs);
       const latencies = await measure(signature, range, gate.maxBatchRows, loaded);
       const peakMemoryBytes = await peakOf(loaded);
       const profile = { device, runtime: RUNTIME, loadMs, peakMemoryBytes, threads: 1, latencies };
       const threads = threadsToTry(latencies);
       if (threads === null) return { signature, ...finding, profile };
-      const more = await inRunner(model, { ...gate, device, threads }, fleet, (second) =>
-        measure(signature, range, gate.maxBatchRows, second),
-      );
+      const more = await inRunner(model, { ...gate, threads }, fleet, (second) => measure(signature, range, gate.maxBatchRows, second));
       const best = isWorth(latencies, more) ? { threads, latencies: more } : {};
       return { signature, ...finding, profile: { ...profile, ...best } };
     });
@@ -40,25 +39,29 @@ export async function inspectModel(model: Uint8Array, gate: Gate, device: string
   }
 }
 
-type Options = Gate & { device: string; threads: number };
+type Options = Gate & { threads: number };
 
-/** Does something with a runner that serves nothing else, and ends it. */
+/** Does something with a runner that serves nothing else, and ends it; on the first device that takes the model. */
 async function inRunner<T>(model: Uint8Array, options: Options, fleet: FleetPort, work: (loaded: Loaded) => Promise<T>): Promise<T> {
-  const loan = await fleet.borrow();
-  try {
-    const startedMs = performance.now();
-    const connection = await connectRunner(loan.path, () => {});
-    const settings = { ...options, joinable: false, shared: false };
-    const signature = await loadInto({ connection, kill: () => void fleet.giveBack(loan.id) }, settings, model);
-    const loadMs = performance.now() - startedMs;
-    return await work({
-      signature,
-      loadMs,
-      run: (inputs, rows) => runAlone(connection, inputs, rows, options.runLimitMs),
-      stats: () => connection.stats(),
-    });
-  } finally {
-    await fleet.giveBack(loan.id);
+  for (let tried = 0; ; tried++) {
+    const loan = await fleet.borrow();
+    try {
+      const device = loan.devices[tried] ?? 'cpu';
+      const startedMs = performance.now();
+      const connection = await connectRunner(loan.path, () => {});
+      const runner = { connection, kill: () => void fleet.giveBack(loan.id) };
+      const loading = loadInto(runner, { ...options, device, joinable: false, shared: false }, model.slice());
+      const signature = await loading.catch((error: unknown) => {
+        if (tried + 1 < loan.devices.length) return null;
+        throw error;
+      });
+      if (signature === null) continue;
+      const loadMs = performance.now() - startedMs;
+      const run = (inputs: readonly Tensor[], rows: number) => runAlone(connection, inputs, rows, options.runLimitMs);
+      return await work({ signature, loadMs, device, run, stats: () => connection.stats() });
+    } finally {
+      await fleet.giveBack(loan.id);
+    }
   }
 }
 

@@ -5,6 +5,7 @@ import { fileURLToPath } from 'node:url';
 import type { Log } from '../base/log.ts';
 import { confined } from './confinement.ts';
 import { connectRunner, type RunnerConnection } from './connection.ts';
+import type { DeviceEnvironment } from './devices.ts';
 import type { RunFolder } from './run-folder.ts';
 
 const RUNNER = fileURLToPath(new URL('./runner.ts', import.meta.url));
@@ -27,16 +28,19 @@ export type Runner = {
   onLost(listener: () => void): void;
 };
 
+/** `env` is all that a runner gets. `gpu`: drivers of graphics processors keep memory in files without a name. */
+export type RunnerSettings = { folder: RunFolder; env: DeviceEnvironment; gpu: boolean };
+
 type Child = ChildProcessByStdio<Writable, Readable, Readable>;
 
 /**
  * Starts a runner and connects to it: an empty environment, an empty read-only working directory, and what `confined` adds. Rejects where it does
  * not listen within a minute.
  */
-export async function startRunner(folder: RunFolder, log: Log): Promise<Runner> {
+export async function startRunner({ folder, env, gpu }: RunnerSettings, log: Log): Promise<Runner> {
   const socketPath = folder.nextSocket();
-  const [command, ...args] = confined([process.execPath, RUNNER, socketPath], { bytes: modelBytes(), writes: false });
-  const child = spawn(command, args, { cwd: folder.workingDirectory, env: {}, stdio: ['pipe', 'pipe', 'pipe'] });
+  const [command, ...args] = confined([process.execPath, RUNNER, socketPath], { bytes: modelBytes(), writes: gpu });
+  const child = spawn(command, args, { cwd: folder.workingDirectory, env, stdio: ['pipe', 'pipe', 'pipe'] });
   const ended = new Promise<void>((resolve) => {
     child.once('close', resolve);
     child.once('error', () => resolve());
@@ -65,7 +69,8 @@ export async function startRunner(folder: RunFolder, log: Log): Promise<Runner> 
   }
 }
 
-function modelBytes(): number {
+/** What a runner may take, before it is known what its model needs. */
+export function modelBytes(): number {
   const memoryBytes = Math.min(totalmem(), process.constrainedMemory() || Number.POSITIVE_INFINITY);
   return Math.max(MODEL_BYTES_MIN, Math.floor(memoryBytes / 4));
 }

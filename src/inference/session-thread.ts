@@ -57,13 +57,19 @@ const VIEWS = {
 
 let session: Ort.InferenceSession | null = null;
 
+/** `cuda:1` is ONNX Runtime's provider `cuda` on device 1. */
+function providerOf(device: string): Ort.InferenceSession.ExecutionProviderConfig {
+  const [name = '', number] = device.split(':');
+  return number === undefined ? name : { name: 'cuda', deviceId: Number(number) };
+}
+
 /**
  * The arena is off: it would keep the memory of the largest batch ever seen, and costs nothing measurable to do without (MLP 784-128-10,
  * SqueezeNet and ResNet-50 within noise, measured on 2 cores, Nov 2026). Spinning is off because many runners share the cores.
  */
 async function load({ model, threads, device }: SessionOrder & { kind: 'load' }): Promise<Signature> {
   session = await ort.InferenceSession.create(model, {
-    executionProviders: [device],
+    executionProviders: [providerOf(device)],
     intraOpNumThreads: threads,
     interOpNumThreads: 1,
     enableCpuMemArena: false,

@@ -1,14 +1,13 @@
 import { MercatoError } from '../base/errors.ts';
 import type { Log } from '../base/log.ts';
-import type { RunFolder } from './run-folder.ts';
-import { type Runner, startRunner } from './runner-process.ts';
+import { type Runner, type RunnerSettings, startRunner } from './runner-process.ts';
 
 /** A spare that ends by itself is replaced after this pause, so that a broken installation does not spawn in a loop. */
 const REPLACE_AFTER_MS = 1_000;
 
 /** Owns every runner of this process, and the spares among them: runners that wait for a model with ONNX Runtime in memory. */
 export class Supervisor {
-  readonly #folder: RunFolder;
+  readonly #settings: RunnerSettings;
   readonly #log: Log;
   readonly #spares: Runner[] = [];
   readonly #living = new Set<Runner>();
@@ -16,9 +15,9 @@ export class Supervisor {
   #missing: number;
   #ending = false;
 
-  constructor(spares: number, folder: RunFolder, log: Log) {
+  constructor(spares: number, settings: RunnerSettings, log: Log) {
     this.#missing = spares;
-    this.#folder = folder;
+    this.#settings = settings;
     this.#log = log;
   }
 
@@ -57,7 +56,7 @@ export class Supervisor {
 
   async #start(): Promise<Runner> {
     if (this.#ending) throw new MercatoError('OVERLOADED', 'The server is shutting down.');
-    const started = startRunner(this.#folder, this.#log).then((runner) => {
+    const started = startRunner(this.#settings, this.#log).then((runner) => {
       this.#living.add(runner);
       void runner.ended.then(() => this.#living.delete(runner));
       return runner;

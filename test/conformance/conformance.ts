@@ -45,7 +45,7 @@ for (const [title, list] of [
   for (const [why, some] of [...reasons].toSorted((a, b) => b[1].length - a[1].length)) {
     console.log(`${String(some.length).padStart(6)}  ${title}: ${why}`);
     if (title === 'outside') continue;
-    for (const { name, detail } of some.slice(0, 8)) console.log(`          ${name}: ${detail.slice(0, 160)}`);
+    for (const { name, detail } of some.slice(0, 40)) console.log(`          ${name}: ${detail.slice(0, 300)}`);
   }
 }
 process.exitCode = share >= SHARE && wrong.length === 0 ? 0 : 1;

@@ -14,7 +14,7 @@ export async function openDoor() {
   await using stack = new AsyncDisposableStack();
   const dataDir = await mkdtemp(join(tmpdir(), 'mercato-conformance-'));
   stack.defer(() => rm(dataDir, { recursive: true, force: true }));
-  const env = { MERCATO_DATA: dataDir, MERCATO_PORT: '0', MERCATO_SEED: '0', MERCATO_LOG_LEVEL: 'silent' };
+  const env = { MERCATO_DATA: dataDir, MERCATO_PORT: '0', MERCATO_SEED: '0', MERCATO_LOG_LEVEL: 'error' };
   const app = stack.use(await createApp(readConfig(env)));
   const client = stack.use(new Client(app.url, 16));
   const { token } = await signUp(client, 'conformance');

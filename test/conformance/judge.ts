@@ -9,6 +9,9 @@ export type Judged = { name: string; verdict: 'RIGHT' | 'WRONG' | 'REFUSED' | 'O
 const LACKING =
   /Could not find an implementation|is not a registered function|No Op registered|NOT_IMPLEMENTED|not implemented|is not supported/i;
 
+const UNDER_DEVELOPMENT = /Opset \d+ is under development/;
+const PREVIEW = /domain "ai\.onnx\.preview(\.training)?" is not known/;
+
 /** Takes a case through upload and predict. */
 export async function judge(door: Door, one: Case): Promise<Judged> {
   const { name } = one;
@@ -45,6 +48,9 @@ function outsideOf(one: Case): string | null {
 function refused(name: string, message: string, place: string | null, code = 'MODEL_REJECTED'): Judged {
   if (LACKING.test(message))
     return { name, verdict: 'OUTSIDE', why: "an operator, or a type of it, that ONNX Runtime's CPU provider lacks", detail: message };
+  if (UNDER_DEVELOPMENT.test(message))
+    return { name, verdict: 'OUTSIDE', why: 'an opset that ONNX Runtime does not have yet', detail: message };
+  if (PREVIEW.test(message)) return { name, verdict: 'OUTSIDE', why: "a preview's operator, which ONNX Runtime lacks", detail: message };
   if (message.includes('locale name not valid'))
     return { name, verdict: 'OUTSIDE', why: 'a locale that this machine does not have', detail: message };
   const why = place === null ? code : `refused by the reader: ${message.replace(/\s*\(.*\)$/s, '').replaceAll(/"[^"]*"|\d+/g, '…')}`;

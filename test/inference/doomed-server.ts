@@ -4,9 +4,17 @@ import { identityModel } from './tiny-models.ts';
 
 /** A process with a loaded model in the data directory of its argument; it prints the ids of its runners and waits to be killed. */
 const model = identityModel('FP32', ['N']);
-const bounds = { spares: 0, maxLoaded: 1, memoryBytesMax: 2 ** 33, keepAliveMs: 600_000, replicasMax: 1, devices: 'cpu' };
+const bounds = {
+  spares: 0,
+  maxLoaded: 1,
+  memoryBytesMax: 2 ** 33,
+  keepAliveMs: 600_000,
+  replicasMax: 1,
+  devices: 'cpu',
+  deviceEnvironment: {},
+};
 const fleet = createFleet({ dataDir: process.argv[2] ?? '', readModel: async () => model, ...bounds }, createLog('error'));
-const inference = createInference(fleet, 'cpu');
+const inference = createInference(fleet);
 const { signature } = await inference.inspect(model, { runLimitMs: 10_000, maxBatchRows: 1 });
 const version: RunnableVersion = {
   id: 'version',

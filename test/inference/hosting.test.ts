@@ -178,7 +178,8 @@ describe('hosting', () => {
     await vi.waitFor(() => inference.status().then(({ spares }) => expect(spares).toBe(1)), { timeout: 20_000 });
     await inference.run(request(versionOf(identityModel()), [row]));
     await vi.waitFor(
-      () => inference.status().then((status) => expect(status).toMatchObject({ deployments: [{ device: 'cpu' }], spares: 1 })),
+      () =>
+        inference.status().then((status) => expect(status).toMatchObject({ deployments: [{ replicas: [{ device: 'cpu' }] }], spares: 1 })),
       { timeout: 20_000 },
     );
   });

@@ -27,7 +27,15 @@ export function fileOf(read: () => Promise<Uint8Array>): string {
 /** The runners of a host, which end when the test does. */
 export async function testFleet(options: Partial<FleetConfig> = {}): Promise<HostFleet> {
   const dataDir = await mkdtemp(join(tmpdir(), 'mercato-test-'));
-  const bounds = { spares: 0, maxLoaded: 4, memoryBytesMax: 2 ** 34, keepAliveMs: 600_000, replicasMax: 1, devices: 'cpu' };
+  const bounds = {
+    spares: 0,
+    maxLoaded: 4,
+    memoryBytesMax: 2 ** 34,
+    keepAliveMs: 600_000,
+    replicasMax: 1,
+    devices: 'cpu',
+    deviceEnvironment: {},
+  };
   const readModel = async (file: string) => (await models.get(file)?.()) ?? new Uint8Array();
   const fleet = createFleet({ dataDir, readModel, ...bounds, ...options }, createLog('error'));
   onTestFinished(async () => {
@@ -39,7 +47,7 @@ export async function testFleet(options: Partial<FleetConfig> = {}): Promise<Hos
 
 /** An Inference on runners of its own. */
 export async function testInference(options: Partial<FleetConfig> = {}): Promise<Inference> {
-  const inference = createInference(await testFleet(options), 'cpu');
+  const inference = createInference(await testFleet(options));
   onTestFinished(() => inference[Symbol.asyncDispose]());
   return inference;
 }

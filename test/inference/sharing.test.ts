@@ -4,7 +4,7 @@ import { join } from 'node:path';
 import { expect, onTestFinished, test, vi } from 'vitest';
 import { createLog } from '../../src/base/log.ts';
 import { connectRunner } from '../../src/inference/connection.ts';
-import { loadInto } from '../../src/inference/fleet.ts';
+import { loadInto } from '../../src/inference/load.ts';
 import { createRunFolder } from '../../src/inference/run-folder.ts';
 import { startRunner } from '../../src/inference/runner-process.ts';
 import { longs, numbersOf } from './setup.ts';
@@ -14,7 +14,7 @@ test('server processes share the batches of one runner, and one that leaves take
   const dataDir = await mkdtemp(join(tmpdir(), 'mercato-test-'));
   const folder = createRunFolder(dataDir);
   const path = folder.nextSocket();
-  const runner = await startRunner({ ...folder, nextSocket: () => path }, createLog('error'));
+  const runner = await startRunner({ folder: { ...folder, nextSocket: () => path }, env: {}, gpu: false }, createLog('error'));
   onTestFinished(async () => {
     runner.kill();
     await runner.ended;

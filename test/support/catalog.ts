@@ -48,9 +48,17 @@ export async function openCatalog(): Promise<CatalogRig> {
   const jobs = resources.use(await createJobs(db, log));
   const storeDir = join(dataDir, 'models');
   const store = await createDirectoryStore(storeDir);
-  const bounds = { spares: 1, maxLoaded: 2, memoryBytesMax: 2 ** 33, keepAliveMs: 600_000, replicasMax: 1, devices: 'cpu' };
+  const bounds = {
+    spares: 1,
+    maxLoaded: 2,
+    memoryBytesMax: 2 ** 33,
+    keepAliveMs: 600_000,
+    replicasMax: 1,
+    devices: 'cpu',
+    deviceEnvironment: {},
+  };
   const fleet = resources.use(createFleet({ dataDir, readModel: (file) => store.read(file), ...bounds }, log));
-  const inference = resources.use(createInference(fleet, 'cpu'));
+  const inference = resources.use(createInference(fleet));
   const { invalidations } = access;
   const uploadsUrl = () => 'http://localhost/uploads';
   const catalog = resources.use(createCatalog({ db, store, inference, invalidations, jobs, currency: 'EUR', uploadsUrl, log }));

@@ -29,6 +29,7 @@ describe('configuration', () => {
       maxBodyBytes: 16 * 1024 * 1024,
       replayHours: 24,
       devices: 'auto',
+      deviceEnvironment: {},
       maxLoaded: 16,
       modelMemoryMb: expect.any(Number),
       keepAliveS: 900,
@@ -80,6 +81,8 @@ describe('configuration', () => {
 
   it('runs one process with the embedded database, and says so', () => {
     expect(readConfig({ MERCATO_PROCESSES: '1' })).toEqual(readConfig({}));
+    expect(faultsOf({ MERCATO_DEVICES: 'cuda' })[0]?.expected).toContain('cuda:0,webgpu,cpu');
+    expect(readConfig({ MERCATO_DEVICES: 'cuda:1,cpu' }).devices).toBe('cuda:1,cpu');
     expect(faultsOf({ MERCATO_PROCESSES: '4' })[0]?.expected).toContain('set DATABASE_URL');
     expect(readConfig({ MERCATO_PROCESSES: '4', DATABASE_URL: 'postgres://a@b/c' }).processes).toBe(4);
   });

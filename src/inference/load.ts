@@ -1,0 +1,23 @@
+import type { LoadableVersion } from './fleet.ts';
+import type { Runner } from './runner-process.ts';
+import type { Signature } from './tensor.ts';
+
+const LOAD_LIMIT_MS = 60_000;
+
+export type LoadOptions = Omit<LoadableVersion, 'id' | 'file' | 'peakMemoryBytes'> & { device: string };
+/** What loads a model: a runner, or somebody's own connection to one. */
+type Loads = Pick<Runner, 'kill'> & { connection: Pick<Runner['connection'], 'loadModel'> };
+
+/** Loads a model into an empty runner, within a minute. MODEL_FAILED or RunnerLost; the runner is dead then. */
+export async function loadInto(runner: Loads, options: LoadOptions, model: Uint8Array): Promise<Signature> {
+  const { device, threads, joinable, shared, maxBatchRows, runLimitMs } = options;
+  const limit = setTimeout(() => runner.kill(), LOAD_LIMIT_MS);
+  try {
+    return await runner.connection.loadModel({ device, threads, joinable, shared, maxBatchRows, runLimitMs }, model);
+  } catch (error) {
+    runner.kill();
+    throw error;
+  } finally {
+    clearTimeout(limit);
+  }
+}

@@ -1,0 +1,91 @@
+import { existsSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { describe, expect, test } from 'vitest';
+import { createInference, type Inference } from '../../src/inference/inference.ts';
+import { node, tensor } from '../../src/inference/onnx/onnx.ts';
+import { floats, numbersOf, request, testFleet, testInference, versionOf } from './setup.ts';
+import { identityModel, tinyModel } from './tiny-models.ts';
+
+/** Chromium's software implementation of Vulkan, or whatever driver the environment names. */
+const ICD = process.env.VK_ICD_FILENAMES ?? '/usr/lib/chromium/vk_swiftshader_icd.json';
+const hasVulkan =
+  existsSync(ICD) && ['/usr/lib/x86_64-linux-gnu', '/usr/lib64', '/usr/lib'].some((lib) => existsSync(`${lib}/libvulkan.so.1`));
+const vulkan = { VK_ICD_FILENAMES: ICD, XDG_RUNTIME_DIR: process.env.XDG_RUNTIME_DIR ?? tmpdir() };
+const hasCuda = existsSync('/dev/nvidia0');
+
+const row = floats([1, 2], [1, 2]);
+const LIMIT = { timeout: 90_000 };
+
+async function deviceOf(inference: Inference): Promise<string | undefined> {
+  return (await inference.status()).deployments[0]?.replicas[0]?.device;
+}
+
+/** A convolution and a dense layer, as a small network has them. */
+function network(): Uint8Array {
+  const weights = Float32Array.from({ length: 2 * 1 * 3 * 3 }, (_, i) => Math.sin(i));
+  const dense = Float32Array.from({ length: 72 * 3 }, (_, i) => Math.cos(i) / 10);
+  return tinyModel(
+    [['x', 'FP32', ['N', 1, 8, 8]]],
+    [['y', 'FP32', ['N', 3]]],
+    [
+      node('Conv', ['x', 'w'], ['c'], { kernel_shape: [3, 3] }),
+      node('Relu', ['c'], ['r']),
+      node('Flatten', ['r'], ['f'], { axis: 1 }),
+      node('MatMul', ['f', 'd'], ['m']),
+      node('Softmax', ['m'], ['y'], { axis: 1 }),
+    ],
+    [tensor('w', 'FP32', [2, 1, 3, 3], weights), tensor('d', 'FP32', [72, 3], dense)],
+  );
+}
+
+describe('the chain of devices', () => {
+  test('is the CPU where nothing else is there, and a prediction says so', async () => {
+    const inference = await testInference({ devices: 'cpu' });
+    expect(await inference.run(request(versionOf(identityModel()), [row]))).toMatchObject({ device: 'cpu' });
+    expect(await deviceOf(inference)).toBe('cpu');
+  });
+
+  test.skipIf(hasCuda)('goes on to the next device where one does not work, and to the CPU where none does', LIMIT, async () => {
+    for (const devices of ['cuda:0,cpu', 'cuda:0']) {
+      const inference = await testInference({ devices });
+      expect(await inference.run(request(versionOf(identityModel()), [row]))).toMatchObject({ device: 'cpu' });
+      expect((await inference.inspect(identityModel(), { runLimitMs: 5_000, maxBatchRows: 1 })).profile.device).toBe('cpu');
+    }
+  });
+
+  test.skipIf(!hasVulkan)('runs tiny models and a convolution on WebGPU as on the CPU (not run: no Vulkan)', LIMIT, async () => {
+    const fleet = await testFleet({ devices: 'webgpu,cpu', deviceEnvironment: vulkan });
+    const gpu = createInference(fleet);
+    const cpu = await testInference();
+    const pictures = floats(
+      [2, 1, 8, 8],
+      Array.from({ length: 128 }, (_, i) => Math.sin(i / 3)),
+    );
+    for (const [id, version, input] of [
+      ['identity', versionOf(identityModel()), row],
+      ['network', versionOf(network()), pictures],
+    ] as const) {
+      const [there, here] = await Promise.all([gpu, cpu].map((inference) => inference.run(request({ ...version, id }, [input]))));
+      expect(there).toMatchObject({ device: 'webgpu' });
+      expect(here).toMatchObject({ device: 'cpu' });
+      const [got, wanted] = [numbersOf(there?.outputs[0]), numbersOf(here?.outputs[0])];
+      expect(got.length).toBe(wanted.length);
+      for (const [index, value] of got.entries()) expect(value).toBeCloseTo(wanted[index] ?? Number.NaN, 3);
+    }
+    expect((await gpu.inspect(network(), { runLimitMs: 20_000, maxBatchRows: 2 })).profile.device).toBe('webgpu');
+    await gpu[Symbol.asyncDispose]();
+  });
+
+  test.skipIf(!hasCuda)('runs on CUDA as on the CPU (not run: no CUDA device)', LIMIT, async () => {
+    const [gpu, cpu] = [await testInference({ devices: 'cuda:0' }), await testInference()];
+    const version = versionOf(network(), { maxBatchRows: 2 });
+    const pictures = floats(
+      [2, 1, 8, 8],
+      Array.from({ length: 128 }, (_, i) => Math.sin(i / 3)),
+    );
+    const [there, here] = await Promise.all([gpu, cpu].map((inference) => inference.run(request(version, [pictures]))));
+    expect(there).toMatchObject({ device: 'cuda:0' });
+    const wanted = numbersOf(here?.outputs[0]);
+    for (const [index, value] of numbersOf(there?.outputs[0]).entries()) expect(value).toBeCloseTo(wanted[index] ?? Number.NaN, 3);
+  });
+});
