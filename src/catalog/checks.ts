@@ -46,9 +46,9 @@ export function createChecks({ db, store, inference, invalidations, jobs, log }:
     try {
       // `inspect` reads the file first and refuses at once what is not acceptable: whoever sees CHECKED for longer sees the truth.
       await change(version, { state: 'CHECKED' });
-      const { signature, joinable, batchFinding, profile } = await inference.inspect(bytes, version);
+      const { signature, joinable, batchFinding, contents, profile } = await inference.inspect(bytes, version);
       const measured = { threads: profile.threads, profile: { ...profile, measuredAt: new Date().toISOString() } };
-      return { state: 'READY', signature: signature as unknown as Prisma.InputJsonObject, joinable, batchFinding, ...measured };
+      return { state: 'READY', signature: signature as unknown as Prisma.InputJsonObject, joinable, batchFinding, contents, ...measured };
     } catch (error) {
       if (!(error instanceof MercatoError) || error.code !== 'MODEL_REJECTED') throw error;
       const rejection: Rejection = { code: error.code, message: error.message, place: error.data.place ?? null };

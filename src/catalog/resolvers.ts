@@ -129,6 +129,12 @@ export const resolvers = {
   ModelVersion: {
     id: (version) => globalId('ModelVersion', version.id),
     sizeBytes: (version) => version.sizeBytes.toString(),
+    inspection: ({ contents, batchFinding }) => {
+      if (contents === null) return null;
+      const { operators, opsets, parameters, rowsProved, rowFinding } = contents;
+      const findings = batchFinding === null ? [rowFinding] : [rowFinding, batchFinding];
+      return { operators, opsets, parameters: String(parameters), rowsProved, findings };
+    },
     profile: ({ profile }) =>
       profile && { ...profile, measuredAt: new Date(profile.measuredAt), peakMemoryBytes: String(profile.peakMemoryBytes) },
     suspension: (version, _, ctx) => ctx.loaders.load(suspensionsByVersion, version.id),

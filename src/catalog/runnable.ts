@@ -3,7 +3,8 @@ import type { ModelVersionView } from './views.ts';
 
 /** A version as the inference loads it. */
 export function runnable(version: ModelVersionView, signature: Signature): RunnableVersion {
-  const { id, sha256, joinable, trusted, maxBatchRows, runLimitMs, threads, profile } = version;
+  const { id, sha256, joinable, trusted, maxBatchRows, runLimitMs, threads, profile, contents } = version;
+  const shared = trusted || (contents?.rowsProved ?? false);
   const peakMemoryBytes = profile?.peakMemoryBytes || null;
-  return { id, file: sha256, signature, joinable, shared: trusted, maxBatchRows, runLimitMs, threads, peakMemoryBytes };
+  return { id, file: sha256, signature, joinable, shared, trusted, maxBatchRows, runLimitMs, threads, peakMemoryBytes };
 }

@@ -10,7 +10,7 @@ import type {
   Tenant,
   Upload,
 } from '../generated/prisma/client.ts';
-import type { Profile, Signature } from '../inference/inference.ts';
+import type { Contents, Profile, Signature } from '../inference/inference.ts';
 
 /** Why a version is REJECTED; `place` says where in the graph, null where it is not one place. */
 export type Rejection = { code: ErrorCode; message: string; place: string | null };
@@ -35,6 +35,8 @@ export type ModelVersionView = {
   runLimitMs: number;
   deadlineMs: number;
   threads: number;
+  /** What the gate read in the file; null before READY, and of versions from before it did. */
+  contents: Contents | null;
   /** What the gate measured; null before READY, and of versions from before it measured. */
   profile: (Profile & { measuredAt: string }) | null;
   /** Stays loaded. */
@@ -109,6 +111,7 @@ export function toVersionView(row: ModelVersion, modelHandle: string): ModelVers
     handle: `${modelHandle}@${row.number}`,
     rejection: row.rejection as Rejection | null,
     signature: row.signature as Signature | null,
+    contents: row.contents as Contents | null,
     profile: row.profile as ModelVersionView['profile'],
   };
 }

@@ -10,14 +10,15 @@ import { modelBytes, type Runner } from './runner-process.ts';
 import type { Supervisor } from './supervisor.ts';
 
 /**
- * A version as a runner loads it. `file`: what `readModel` reads. `joinable`: its rows may share a run; `shared`: also those of different tenants,
- * as the operator vouches; others run at a lower priority of the processor.
+ * A version as a runner loads it. `file`: what `readModel` reads. `joinable`: its rows may share a run; `shared`: also those of different tenants.
+ * `trusted`: the operator vouches for it; others run at a lower priority of the processor.
  */
 export type LoadableVersion = {
   id: string;
   file: string;
   joinable: boolean;
   shared: boolean;
+  trusted: boolean;
   maxBatchRows: number;
   runLimitMs: number;
   threads: number;
@@ -217,7 +218,7 @@ export class Fleet implements FleetPort {
       this.#room = room.catch(() => {});
       await room;
       const { runner, device } = await this.#place(version, model);
-      if (!version.shared) lowerPriority(runner.pid);
+      if (!version.trusted) lowerPriority(runner.pid);
       if (peakBytes !== null)
         await limitMemory(runner.pid, Math.min(modelBytes(), Math.max(PEAK_FACTOR * peakBytes, peakBytes + PEAK_BYTES_MORE)));
       this.#enter(deployed, { runner, device, stats: NO_STATS, reservedBytes: bytes, calmTicks: 0 });

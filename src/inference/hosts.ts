@@ -49,8 +49,8 @@ class Host {
   }
 
   async #open(): Promise<RunnerConnection> {
-    const { id, file, joinable, shared, maxBatchRows, runLimitMs, threads, peakMemoryBytes } = this.#version;
-    const version = { id, file, joinable, shared, maxBatchRows, runLimitMs, threads, peakMemoryBytes };
+    const { id, file, joinable, shared, trusted, maxBatchRows, runLimitMs, threads, peakMemoryBytes } = this.#version;
+    const version = { id, file, joinable, shared, trusted, maxBatchRows, runLimitMs, threads, peakMemoryBytes };
     const paths = await this.#fleet.claim(version, [...this.#dead]);
     this.#dead.clear();
     await Promise.all(paths.map((path) => this.add(path)));

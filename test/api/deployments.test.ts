@@ -83,7 +83,15 @@ test("a publisher neither sees nor loads another's version; a typo is NOT_FOUND"
   }
 });
 
-test('anybody sees what the check measured of a version on offer', async () => {
+test('anybody sees what the check read and measured of a version on offer', async () => {
+  const contents =
+    '{ model(handle: "mercato/digits") { version { inspection { operators { name count } parameters opsets { domain version } rowsProved findings } } } }';
+  const read = await client.ask<{ model: { version: { inspection: object } } }>(contents, {}, null);
+  expect(read.model.version.inspection).toMatchObject({
+    parameters: expect.stringMatching(/^10\d{4}$/),
+    opsets: [{ domain: '', version: 17 }],
+    rowsProved: true,
+  });
   const query =
     '{ model(handle: "mercato/digits") { version { profile { device runtime threads loadMs peakMemoryBytes latencies { rows rowsPerSecond } } } } }';
   const { model } = await client.ask<{ model: { version: { profile: { peakMemoryBytes: string; latencies: { rows: number }[] } } } }>(

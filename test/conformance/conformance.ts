@@ -30,14 +30,15 @@ await inParallel(names.length, WIDTH, async (i) => {
 });
 
 const of = (verdict: Judged['verdict']) => judged.filter((one) => one.verdict === verdict);
-const [right, wrong, refused, outside] = [of('RIGHT'), of('WRONG'), of('REFUSED'), of('OUTSIDE')];
-const asked = right.length + wrong.length + refused.length;
+const [right, wrong, runtime, refused, outside] = [of('RIGHT'), of('WRONG'), of('RUNTIME'), of('REFUSED'), of('OUTSIDE')];
+const asked = right.length + wrong.length + runtime.length + refused.length;
 const share = asked === 0 ? 0 : right.length / asked;
 console.log(
-  `${judged.length} cases, ${asked} can be asked: ${right.length} right (${(share * 100).toFixed(2)} %), ${wrong.length} wrong, ${refused.length} refused`,
+  `${judged.length} cases, ${asked} can be asked: ${right.length} right (${(share * 100).toFixed(2)} %), ${wrong.length} wrong, ${runtime.length} as ONNX Runtime alone answers and ONNX does not, ${refused.length} refused`,
 );
 for (const [title, list] of [
   ['wrong', wrong],
+  ['runtime', runtime],
   ['refused', refused],
   ['outside', outside],
 ] as const) {

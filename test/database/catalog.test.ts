@@ -8,6 +8,7 @@ import { LIMITS } from '../../src/base/limits.ts';
 import type { ModelView, PlanInput, PlanView } from '../../src/catalog/catalog.ts';
 import { versionsByModel } from '../../src/catalog/catalog.ts';
 import { encodeModel, graph, node, model as onnxModel, tensor, value } from '../../src/inference/onnx/onnx.ts';
+import { identityModel, mixingModel } from '../inference/tiny-models.ts';
 import { type CatalogRig, openCatalog, tokenOf } from '../support/catalog.ts';
 
 let rig: CatalogRig;
@@ -251,12 +252,24 @@ test('published, subscribed and called: the entitlement says under which terms',
     publisherTenantId: publisher.id,
     subscriptionId: subscription.id,
     terms: { unitPriceNanos: 250n, freeUnits: 10n, quotaUnits: 1000n, requestsPerMinute: 90, burst: 1, priority: 3, currency: 'EUR' },
-    runnable: { joinable: true, shared: false, maxBatchRows: 64 },
+    runnable: { joinable: true, shared: true, trusted: false, maxBatchRows: 64 },
     deadlineMs: 10_000,
   });
   expect(entitlement.runnable.file).toBe(entitlement.version.sha256);
   expect(rig.catalog.entitlement({ tenantId: consumer.id }, model.handle)).toBe(entitlement);
   expect(await rig.catalog.entitlement({ tenantId: consumer.id }, `${model.handle}@1`)).toMatchObject({ version: { number: 1 } });
+});
+
+test('tenants share the runs of a version whose operators keep rows apart, and of no other', async () => {
+  const publisher = await rig.tenant();
+  for (const [name, bytes, shared, finding] of [
+    ['apart', identityModel('FP32', ['N', 5]), true, 'Every operator keeps the rows apart.'],
+    ['mixing', mixingModel(), false, 'That rows stay apart is not proved: graph.node[0]'],
+  ] as const) {
+    const model = await rig.publish(publisher.id, { name, bytes });
+    expect(model.version?.contents?.rowFinding).toContain(finding);
+    expect(await rig.catalog.entitlement({ tenantId: publisher.id }, model.handle)).toMatchObject({ runnable: { shared, trusted: false } });
+  }
 });
 
 test('a publisher calls its own model freely, published or not, and any READY version', async () => {

@@ -14,9 +14,9 @@ const { inForce } = confinement();
 const holds = (words: string) => inForce.some((measure) => measure.includes(words));
 const row = floats([1, 2], [1, 2]);
 
-async function loadedPid(shared = false): Promise<number> {
+async function loadedPid(trusted = false): Promise<number> {
   const inference = await testInference();
-  await inference.run(request(versionOf(identityModel(), { shared }), [row]));
+  await inference.run(request(versionOf(identityModel(), { trusted }), [row]));
   return (await inference.status()).deployments[0]?.replicas[0]?.pid ?? 0;
 }
 

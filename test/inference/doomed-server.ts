@@ -22,6 +22,7 @@ const version: RunnableVersion = {
   signature,
   joinable: true,
   shared: false,
+  trusted: false,
   maxBatchRows: 1,
   runLimitMs: 10_000,
   threads: 1,

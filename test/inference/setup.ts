@@ -61,6 +61,7 @@ export function versionOf(model: Uint8Array, changes: Partial<RunnableVersion> =
     signature: { inputs: [x], outputs: [{ ...x, name: 'y' }], batchDimension: 'N' },
     joinable: true,
     shared: false,
+    trusted: false,
     maxBatchRows: 8,
     runLimitMs: 30_000,
     threads: 1,

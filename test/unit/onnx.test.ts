@@ -174,6 +174,12 @@ const refusals: [name: string, refused: OnnxModel, place: string, text: RegExp][
     /element type 0/,
   ],
   ['a negative dimension of an input', withParts({ inputs: [value('x', 'FP32', [-1])] }), 'graph.input["x"]', /negative/],
+  [
+    'a dimension larger than any tensor',
+    withParts({ outputs: [value('y', 'FP32', [2 ** 31])] }),
+    'graph.output["y"]',
+    /larger than any tensor that this service carries/,
+  ],
   ['an input given twice', withParts({ inputs: [x, x] }), 'graph.input["x"]', /twice/],
   ['an input without a name', withParts({ inputs: [{ ...x, name: '' }] }), 'graph.input[0]', /no name/],
   ['data in two fields', withWeights({ ...weights, floatData: [new Uint8Array(8)] }), 'graph.initializer["w1"]', /more than one field/],

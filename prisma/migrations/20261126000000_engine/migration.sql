@@ -7,6 +7,7 @@ CREATE TYPE "strike_kind" AS ENUM ('CRASH', 'OVERRUN');
 
 -- AlterTable
 ALTER TABLE "model_version" ADD COLUMN     "pinned" BOOLEAN NOT NULL DEFAULT false,
+ADD COLUMN     "contents" JSONB,
 ADD COLUMN     "profile" JSONB;
 
 -- CreateTable

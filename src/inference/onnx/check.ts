@@ -4,6 +4,9 @@ import { decodeModel, rejected } from './read.ts';
 import type { OnnxGraph, OnnxModel, OnnxValue } from './schema.ts';
 import { checkFunction, checkGraph, named, type Tally } from './walk.ts';
 
+/** A tensor of so many elements is beyond every bound of a call; larger is no Int of GraphQL either. */
+const DIMENSION_MAX = 2n ** 31n - 1n;
+
 /** A fixed size, the name of a symbolic one, or null: any. */
 export type Dimension = number | string | null;
 
@@ -97,7 +100,7 @@ function dimensionOf({ dimValue, dimParam }: { dimValue?: bigint; dimParam?: str
   if (dimValue !== undefined && dimParam !== undefined) throw rejected('A dimension has both a size and a name.', place);
   if (dimValue === undefined) return dimParam === undefined || dimParam === '' ? null : dimParam;
   if (dimValue < 0n) throw rejected(`The dimension ${dimValue} is negative; leave it out or name it where it may vary.`, place);
-  if (dimValue > BigInt(Number.MAX_SAFE_INTEGER)) throw rejected('A dimension is larger than any tensor.', place);
+  if (dimValue > DIMENSION_MAX) throw rejected(`The dimension ${dimValue} is larger than any tensor that this service carries.`, place);
   return Number(dimValue);
 }
 

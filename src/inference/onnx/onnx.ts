@@ -1,7 +1,8 @@
 /** The door of `inference/onnx/`: reads, checks and writes ONNX files without a runtime. */
 export { type AttributeValue, float, graph, model, node, tensor, value } from './build.ts';
-export { checkModel, type Dimension } from './check.ts';
+export { checkModel, type Dimension, type ModelSummary } from './check.ts';
 export { DATATYPES, type Datatype } from './datatypes.ts';
 export { decodeModel } from './read.ts';
+export { proveRows, type RowProof } from './row-wise.ts';
 export type { OnnxGraph, OnnxModel, OnnxNode, OnnxTensor, OnnxValue } from './schema.ts';
 export { encodeModel } from './write.ts';
