@@ -8,8 +8,10 @@ import { availableParallelism, cpus } from 'node:os';
 import { parseArgs } from 'node:util';
 import { joinedRows, manyRows } from './batching.ts';
 import { describeDatabase } from './database.ts';
+import { firstCall, overload, reloads } from './engine.ts';
 import { type Figure, type NotRun, tableOf } from './figure.ts';
 import { firstAnswer } from './first-answer.ts';
+import { hostile } from './hostile.ts';
 import { loopDelay } from './loop-delay.ts';
 import { type Market, openMarket } from './market.ts';
 import { manyCallers, oneCaller } from './overhead.ts';
@@ -35,9 +37,13 @@ const MEASUREMENTS: Record<string, () => Promise<Figure | NotRun>> = {
   P4: () => inMarket(joinedRows),
   P5: () => inMarket(pictures),
   P6: () => inMarket(oneCaller),
+  P9: () => firstCall(effort),
   P10: () => training(effort, values.data ?? testData()),
   P11: () => firstAnswer(effort),
   P12: () => loopDelay(effort),
+  R9: () => hostile(effort),
+  R10: () => overload(effort),
+  LOADS: () => reloads(),
 };
 
 /** Where the suite has its data, MNIST is a folder of it. */

@@ -2,7 +2,7 @@ import { mkdtemp, readFile, rm } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { Client } from '../support/client.ts';
-import { signIn } from '../support/people.ts';
+import { createKey, signIn, signUp } from '../support/people.ts';
 import type { Demo } from '../support/server.ts';
 import { openDatabase } from './database.ts';
 import { childrenOf, start } from './processes.ts';
@@ -15,6 +15,8 @@ export type Market = AsyncDisposable & {
   side(call: PredictCall): Side;
   /** Uploads a model as the operator and subscribes the consumer: its handle. */
   offer(name: string, bytes: Uint8Array, maxBatchRows: number): Promise<string>;
+  /** Uploads a model with a run limit as the operator, and subscribes so many new consumers: their keys. */
+  attackers(name: string, bytes: Uint8Array, runLimitMs: number, count: number): Promise<{ handle: string; secrets: string[] }>;
   /** One call; its answer's milliseconds. */
   predict(call: PredictCall): Promise<number>;
 };
@@ -57,7 +59,7 @@ export async function openMarket(nodeOptions: readonly string[] = [], env: Recor
   const consumer = await signIn(client, demo.demo);
   const headers = { authorization: `Bearer ${demo.apiKey}` };
 
-  async function offer(name: string, bytes: Uint8Array, maxBatchRows: number): Promise<string> {
+  async function publish(name: string, bytes: Uint8Array, bounds: object): Promise<{ handle: string; planId: string | undefined }> {
     type Made = { createModel: { model: { id: string; handle: string } }; createUpload: { upload: { id: string }; url: string } };
     const query =
       'mutation ($name: String!) { createModel(input: { name: $name }) { model { id handle } } createUpload { upload { id } url } }';
@@ -67,16 +69,41 @@ export async function openMarket(nodeOptions: readonly string[] = [], env: Recor
     const modelId = createModel.model.id;
     await client.ask(
       'mutation ($input: CreateModelVersionInput!) { createModelVersion(input: $input) { modelVersion { state } } }',
-      { input: { modelId, uploadId: createUpload.upload.id, maxBatchRows } },
+      { input: { modelId, uploadId: createUpload.upload.id, ...bounds } },
       operator,
     );
     const plans = [{ name: 'bench', unitPriceNanos: UNIT_PRICE_NANOS }];
     type Published = { publishListing: { model: { plans: { id: string }[] } } };
-    const publish = 'mutation ($input: PublishListingInput!) { publishListing(input: $input) { model { plans { id } } } }';
-    const { publishListing } = await client.ask<Published>(publish, { input: { modelId, plans } }, operator);
-    const planId = publishListing.model.plans[0]?.id;
-    await client.ask('mutation ($planId: ID!) { subscribe(input: { planId: $planId }) { subscription { id } } }', { planId }, consumer);
-    return createModel.model.handle;
+    const listing = 'mutation ($input: PublishListingInput!) { publishListing(input: $input) { model { plans { id } } } }';
+    const { publishListing } = await client.ask<Published>(listing, { input: { modelId, plans } }, operator);
+    return { handle: createModel.model.handle, planId: publishListing.model.plans[0]?.id };
+  }
+
+  const subscribe = (planId: string | undefined, token: string) =>
+    client.ask('mutation ($planId: ID!) { subscribe(input: { planId: $planId }) { subscription { id } } }', { planId }, token);
+
+  async function offer(name: string, bytes: Uint8Array, maxBatchRows: number): Promise<string> {
+    const { handle, planId } = await publish(name, bytes, { maxBatchRows });
+    await subscribe(planId, consumer);
+    return handle;
+  }
+
+  async function attackers(
+    name: string,
+    bytes: Uint8Array,
+    runLimitMs: number,
+    count: number,
+  ): Promise<{ handle: string; secrets: string[] }> {
+    const { handle, planId } = await publish(name, bytes, { runLimitMs });
+    const secrets: string[] = [];
+    for (let index = 0; index < count; index++) {
+      const { token, tenantId } = await signUp(client, `attacker-${index}`);
+      await subscribe(planId, token);
+      const credit = 'mutation ($input: AddCreditInput!) { addCredit(input: $input) { transfer { id } } }';
+      await client.ask(credit, { input: { tenantId, amountNanos: '1000000', idempotencyKey: tenantId } }, operator);
+      secrets.push((await createKey(client, token)).secret);
+    }
+    return { handle, secrets };
   }
 
   async function predict(call: PredictCall): Promise<number> {
@@ -102,6 +129,7 @@ export async function openMarket(nodeOptions: readonly string[] = [], env: Recor
       pids: async () => ({ server: [server.pid], runners: childrenOf(server.pid), database: await database.backends() }),
     }),
     offer,
+    attackers,
     predict,
     [Symbol.asyncDispose]: () => parts.disposeAsync(),
   };

@@ -1,0 +1,200 @@
+/** P9, LOADS and R10 of the engine by itself: its runners as the server has them, without HTTP and bill. */
+import { mkdtemp, readFile, rm } from 'node:fs/promises';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { createLog } from '../../src/base/log.ts';
+import {
+  createFleet,
+  createInference,
+  type FleetConfig,
+  type Inference,
+  type RunnableVersion,
+  type Tensor,
+} from '../../src/inference/inference.ts';
+import { loopModel } from '../inference/tiny-models.ts';
+import type { Figure } from './figure.ts';
+import { ROOT } from './processes.ts';
+import { type Effort, median } from './sides.ts';
+
+type Engine = AsyncDisposable & {
+  inference: Inference;
+  version(id: string, file: string, changes?: Partial<RunnableVersion>): RunnableVersion;
+};
+
+const LOOP = 'loop';
+
+/** Reads `loop` and the names of shipped models. */
+async function openEngine(changes: Partial<FleetConfig>): Promise<Engine> {
+  const stack = new AsyncDisposableStack();
+  const dataDir = await mkdtemp(join(tmpdir(), 'mercato-bench-'));
+  stack.defer(() => rm(dataDir, { recursive: true, force: true }));
+  const readModel = async (file: string) =>
+    file === LOOP ? loopModel() : new Uint8Array(await readFile(join(ROOT, 'models', file, 'model.onnx')));
+  const bounds = {
+    spares: 1,
+    maxLoaded: 16,
+    memoryBytesMax: 2 ** 34,
+    keepAliveMs: 600_000,
+    replicasMax: 1,
+    devices: 'cpu',
+    deviceEnvironment: {},
+  };
+  const fleet = stack.use(createFleet({ dataDir, readModel, ...bounds, ...changes }, createLog('error')));
+  const inference = stack.use(createInference(fleet));
+  const signature = { inputs: [], outputs: [], batchDimension: 'N' };
+  const common = { joinable: true, shared: false, trusted: true, maxBatchRows: 64, runLimitMs: 10_000, threads: 1, peakMemoryBytes: null };
+  return {
+    inference,
+    version: (id, file, more) => ({ id, file, signature, ...common, ...more }),
+    [Symbol.asyncDispose]: () => stack.disposeAsync(),
+  };
+}
+
+const image: Tensor = { name: 'image', datatype: 'UINT8', shape: [1, 28, 28], data: new Uint8Array(784) };
+const turns = (count: number): Tensor => ({
+  name: 'x',
+  datatype: 'INT64',
+  shape: [1],
+  data: new Uint8Array(BigInt64Array.of(BigInt(count)).buffer),
+});
+const pause = (ms: number) => new Promise((resolve) => setTimeout(resolve, ms));
+const at = (values: readonly number[], share: number) =>
+  values.toSorted((a, b) => a - b)[Math.min(values.length - 1, Math.floor(values.length * share))] ?? Number.NaN;
+
+async function spareReady(inference: Inference): Promise<void> {
+  while ((await inference.status()).spares === 0) await pause(20);
+}
+
+/** P9: the first call to a model that is not loaded, with a spare waiting. */
+export async function firstCall(effort: Effort): Promise<Figure> {
+  await using engine = await openEngine({});
+  const { inference } = engine;
+  const times: number[] = [];
+  const memory: number[] = [];
+  for (let round = 0; round < Math.max(5, effort.rounds); round++) {
+    await spareReady(inference);
+    await pause(200);
+    const startedMs = performance.now();
+    await inference.run({
+      version: engine.version(`v${round}`, 'digits'),
+      tenantKey: 'a',
+      priority: 0,
+      inputs: [image],
+      outputs: null,
+      deadlineMs: 30_000,
+    });
+    times.push(performance.now() - startedMs);
+    const { deployments } = await inference.status();
+    memory.push(deployments.find(({ versionId }) => versionId === `v${round}`)?.replicas[0]?.memoryBytes ?? Number.NaN);
+  }
+  return {
+    ...{ id: 'P9', what: 'first call to an unloaded model, a spare waiting', unit: 'ms', rounds: times, value: median(times) },
+    ours: `p50 ${median(times).toFixed(0)} ms; ${(median(memory) / 2 ** 20).toFixed(0)} MiB a model`,
+    theirs: '',
+    mark: { most: 100 },
+    goal: { most: 80 },
+    notes: [],
+  };
+}
+
+/** LOADS: 200 versions, called in turn under room for 10: whether a call fails, and what stays behind. */
+export async function reloads(): Promise<Figure> {
+  await using engine = await openEngine({ maxLoaded: 10 });
+  const { inference } = engine;
+  const [versions, sizes, times]: [number, number[], number[]] = [200, [], []];
+  let failed = 0;
+  const own: number[] = [];
+  for (let call = 0; call < 2 * versions; call++) {
+    const version = engine.version(`v${call % versions}`, 'digits');
+    const startedMs = performance.now();
+    await inference.run({ version, tenantKey: 'a', priority: 0, inputs: [image], outputs: null, deadlineMs: 30_000 }).then(
+      () => times.push(performance.now() - startedMs),
+      () => failed++,
+    );
+    if (call % 40 !== 39) continue;
+    own.push(process.memoryUsage.rss() / 2 ** 20);
+    sizes.push((await inference.status()).memoryBytes / 2 ** 20);
+  }
+  const mib = (values: readonly number[]) => values.map((value) => value.toFixed(0)).join(' ');
+  return {
+    ...{
+      id: 'LOADS',
+      what: '400 first calls of 200 versions under room for 10: calls that failed',
+      unit: '×',
+      rounds: [failed],
+      value: failed,
+    },
+    ours: `p50 ${at(times, 0.5).toFixed(0)}, p99 ${at(times, 0.99).toFixed(0)} ms a load and call`,
+    theirs: '',
+    mark: { most: 0 },
+    goal: { most: 0 },
+    notes: [`LOADS MiB of the runners, every 40 calls: ${mib(sizes)}`, `LOADS MiB of this process: ${mib(own)}`],
+  };
+}
+
+const RUN_TURNS = 4_000;
+const DEADLINE_MS = 200;
+
+type Sent = { answered: number[]; refused: number[]; late: number };
+
+/** Calls at a fixed rate, whatever becomes of them. */
+async function send(engine: Engine, tenantKey: string, perSecond: number, seconds: number): Promise<Sent> {
+  const sent: Sent = { answered: [], refused: [], late: 0 };
+  const version = engine.version('loop', LOOP, { joinable: false });
+  const calls: Promise<unknown>[] = [];
+  const startedMs = performance.now();
+  for (let index = 0; index < perSecond * seconds; ) {
+    for (const due = ((performance.now() - startedMs) / 1_000) * perSecond; index < due; index++) {
+      const calledMs = performance.now();
+      const took = () => performance.now() - calledMs;
+      calls.push(
+        engine.inference.run({ version, tenantKey, priority: 0, inputs: [turns(RUN_TURNS)], outputs: null, deadlineMs: DEADLINE_MS }).then(
+          () => sent.answered.push(took()),
+          (error: { code?: string }) => (error.code === 'OVERLOADED' ? sent.refused.push(took()) : sent.late++),
+        ),
+      );
+    }
+    await pause(1);
+  }
+  await Promise.all(calls);
+  return sent;
+}
+
+/** R10: ten times the load that a version can take, and one tenant that makes it beside one that does not. */
+export async function overload(effort: Effort): Promise<Figure> {
+  await using engine = await openEngine({});
+  const version = engine.version('loop', LOOP, { joinable: false });
+  const once = () =>
+    engine.inference.run({ version, tenantKey: 'a', priority: 0, inputs: [turns(RUN_TURNS)], outputs: null, deadlineMs: 30_000 });
+  await once();
+  const { seconds } = effort;
+  const rounds: number[] = [];
+  const notes: string[] = [];
+  for (let round = 0; round < effort.rounds; round++) {
+    let peak = 0;
+    const endMs = performance.now() + seconds * 1_000;
+    await Promise.all(
+      Array.from({ length: 4 }, async () => {
+        for (; performance.now() < endMs; peak++) await once();
+      }),
+    );
+    const perSecond = peak / seconds;
+    const { answered, refused, late } = await send(engine, 'a', 10 * perSecond, seconds);
+    rounds.push(answered.length / seconds / perSecond);
+    const quiet = await send(engine, 'good', perSecond / 10, seconds);
+    const [beside] = await Promise.all([send(engine, 'good', perSecond / 10, seconds), send(engine, 'noisy', 10 * perSecond, seconds)]);
+    const p = (values: readonly number[], share: number) => at(values, share).toFixed(1);
+    notes.push(
+      `R10 peak ${perSecond.toFixed(0)}/s; of ten times that answered ${answered.length}, refused ${refused.length} (p99 ${p(refused, 0.99)} ms), late ${late}`,
+      `R10 a quiet tenant's p50, p99 alone ${p(quiet.answered, 0.5)}, ${p(quiet.answered, 0.99)} ms; beside a noisy one ${p(beside.answered, 0.5)}, ${p(beside.answered, 0.99)} ms, ${beside.refused.length + beside.late} of ${beside.answered.length} not answered`,
+    );
+  }
+  return {
+    ...{ id: 'R10', what: 'ten times overload: goodput of the peak', unit: '×', rounds, value: median(rounds) },
+    ours: `${(median(rounds) * 100).toFixed(0)} % of the peak`,
+    theirs: '',
+    mark: { least: 0.9 },
+    goal: { least: 0.9 },
+    notes,
+  };
+}
