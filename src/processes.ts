@@ -10,6 +10,8 @@ const REPLACE_AFTER_MS = 1_000;
 /** Ctrl-C under npm arrives twice; a person who insists is slower. */
 const REPEATED_MS_MAX = 500;
 
+/** Of a connection, inside Node. */
+type Handle = { close(): void };
 type Ready = { ready: true; banner: string };
 
 /** A server process says that it listens, and what its parent may print. */
@@ -34,6 +36,7 @@ export async function runProcesses(config: Config, log: Log): Promise<number> {
   function start(): Promise<string> {
     const worker = cluster.fork();
     workers.add(worker);
+    closeWhatItNeverTook(worker);
     serveFleet(fleet, worker.process);
     return new Promise((resolve, reject) => {
       let ready = false;
@@ -99,6 +102,24 @@ export async function runProcesses(config: Config, log: Log): Promise<number> {
   }
   await ended.promise;
   return exitCode;
+}
+
+/**
+ * node:cluster forgets the connection that it was handing to a process when that died: it stays open in this one, and its client would wait for an
+ * answer for ever. Closed, the client sees what it sees of every other connection of that process.
+ */
+function closeWhatItNeverTook({ process: child }: Worker): void {
+  const handed = new Map<unknown, Handle>();
+  const send = child.send.bind(child) as (...given: unknown[]) => boolean;
+  child.send = (...given: unknown[]) => {
+    const [message, handle] = given as [{ act?: string; seq?: number } | null, Handle | undefined];
+    if (handle && message?.act === 'newconn') handed.set(message.seq, handle);
+    return send(...given);
+  };
+  child.on('internalMessage', (message: { ack?: number }) => handed.delete(message.ack));
+  child.once('exit', () => {
+    for (const handle of handed.values()) handle.close();
+  });
 }
 
 function isReady(message: unknown): message is Ready {

@@ -65,6 +65,26 @@ describe.skipIf(process.env.MERCATO_TEST_DATABASE_URL === undefined)('several pr
     expect(await market.audit()).toContain('invariants hold');
   });
 
+  test('a connection that was on its way to a process is closed when that is killed', { timeout: 60_000 }, async () => {
+    await using market = await openMarket();
+    const server = await market.start({ MERCATO_PROCESSES: '2' });
+    const [victim = 0] = childrenOf(server.pid).servers;
+    process.kill(victim, 'SIGSTOP');
+    let answered = 0;
+    // One connection at most is on its way to a process that does not take it; the other process has the rest.
+    const all = Promise.allSettled(
+      Array.from({ length: 4 }, async () => {
+        using client = new Client(server.url, 1);
+        await client.ask('{ __typename }', {}, null);
+        answered++;
+      }),
+    );
+    await expect.poll(() => answered, { timeout: 20_000 }).toBeGreaterThanOrEqual(3);
+    process.kill(victim, 'SIGKILL');
+    expect((await all).filter(({ status }) => status === 'rejected').length).toBe(4 - answered);
+    expect(answered).toBe(3);
+  });
+
   test('drain on SIGTERM: what was answered is billed, and all end with 0', { timeout: 120_000 }, async () => {
     await using market = await openMarket();
     const server = await market.start({ MERCATO_PROCESSES: '2' });

@@ -4,6 +4,7 @@ import { mkdtemp, readFile, rm } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { createTestDatabase } from './database.ts';
+import { children as left } from './leftovers.ts';
 
 const ROOT = new URL('../..', import.meta.url).pathname;
 
@@ -37,10 +38,16 @@ export async function openMarket(): Promise<Market> {
     const child = spawn(process.execPath, ['--disable-warning=ExperimentalWarning', file], {
       cwd: ROOT,
       env: { ...env, ...more },
-      stdio: ['ignore', 'pipe', 'inherit'],
+      // Not inherited: a server that outlived its test would keep open what reads the suite's output.
+      stdio: ['ignore', 'pipe', 'pipe'],
     });
+    child.stderr.on('data', (part: Buffer) => process.stderr.write(part));
     children.add(child);
-    child.on('exit', () => children.delete(child));
+    left.add(child);
+    child.on('exit', () => {
+      children.delete(child);
+      left.delete(child);
+    });
     return child;
   };
 
