@@ -1,5 +1,5 @@
 import { type Datatype, datatypeOf } from './datatypes.ts';
-import { type Body, checkCalls, functionsOf } from './functions.ts';
+import { type Body, checkCalls, functionsOf, versionsOf } from './functions.ts';
 import { decodeModel, rejected } from './read.ts';
 import type { OnnxGraph, OnnxModel, OnnxValue } from './schema.ts';
 import { checkFunction, checkGraph, named, type Tally } from './walk.ts';
@@ -26,13 +26,14 @@ export type ModelSummary = {
 
 /**
  * Reads an ONNX file and refuses what must not reach a runtime: anything that the file does not carry itself, a door that is not made of
- * tensors of the contract's types with a declared rank, functions that recurse or multiply. Inputs that are also initializers are constants
+ * tensors of the contract's types with a declared rank, operators that it does not run at this version, names that are read before they are
+ * made or made twice, values that two readers could take for two things, functions that recurse or multiply. Inputs that are also initializers are constants
  * with another name, not inputs. Takes time linear in the file and changes nothing.
  *
  * Errors: MODEL_REJECTED with `place`, like `graph.node[12] (Loop "l").body.node[3] (Constant).attribute value`, in this order: those of
  * `decodeModel`; no graph; training information; functions without a name or defined twice; inputs, then outputs: no name, given twice, no
- * tensor, element type, undeclared rank (inputs), negative dimension; then, for the graph and for each function: initializers, nodes
- * (operator, attributes, subgraphs); last, recursive or exploding functions.
+ * tensor, element type, undeclared rank (inputs), negative dimension; imported operator sets; then, for the graph and for each function, those
+ * of `checkGraph`; last, recursive or exploding functions.
  */
 export function checkModel(bytes: Uint8Array): ModelSummary {
   const model = decodeModel(bytes);
@@ -42,7 +43,7 @@ export function checkModel(bytes: Uint8Array): ModelSummary {
   const tally: Tally = { functions: functionsOf(model), operators: new Map(), parameters: 0 };
   const inputs = inputsOf(graph);
   const outputs = valuesOf(graph.output, 'graph.output');
-  checkBodies(graph, tally);
+  checkBodies(model, graph, tally);
   return {
     irVersion: Number(model.irVersion ?? 0n),
     opsets: opsetsOf(model),
@@ -53,12 +54,14 @@ export function checkModel(bytes: Uint8Array): ModelSummary {
   };
 }
 
-function checkBodies(graph: OnnxGraph, tally: Tally): void {
-  const main: Body = { place: 'graph', nodes: 0, calls: [] };
+function checkBodies(model: OnnxModel, graph: OnnxGraph, tally: Tally): void {
+  const versions = versionsOf(model.opsetImport, '');
+  const main: Body = { place: 'graph', nodes: 0, calls: [], versions, inFunction: false };
   checkGraph(graph, main.place, main, tally);
   const bodies = new Map<string, Body>();
   for (const [key, one] of tally.functions) {
-    const body: Body = { place: `functions[${named(one.name, 0)}]`, nodes: 0, calls: [] };
+    const place = `functions[${named(one.name, 0)}]`;
+    const body: Body = { place, nodes: 0, calls: [], versions: versionsOf(one.opsetImport, `${place}.`, versions), inFunction: true };
     checkFunction(one, body, tally);
     bodies.set(key, body);
   }

@@ -1,11 +1,33 @@
+import { isOperator, versionFault } from './operators.ts';
 import { rejected } from './read.ts';
-import type { OnnxFunction, OnnxModel } from './schema.ts';
+import type { OnnxFunction, OnnxModel, OnnxOpset } from './schema.ts';
 
 /** Nodes after every call of a local function is replaced by its body, as ONNX Runtime does before it runs. */
 const EXPANDED_NODES_MAX = 1_000_000;
 
-/** What a graph or a function holds directly: its nodes, subgraphs included, and the functions that these call, one entry per call. */
-export type Body = { place: string; nodes: number; calls: string[] };
+/**
+ * What a graph or a function holds directly: its nodes, subgraphs included, and the functions that these call, one entry per call.
+ * `versions`: of the operator sets that it means, by domain.
+ */
+export type Body = { place: string; nodes: number; calls: string[]; versions: Versions; inFunction: boolean };
+export type Versions = ReadonlyMap<string, number>;
+
+const NONE: Versions = new Map();
+
+/** The versions that a model or function imports, over those around it. Errors: a domain imported twice, a version that none knows. */
+export function versionsOf(imports: readonly OnnxOpset[], place: string, around: Versions = NONE): Versions {
+  const versions = new Map<string, number>();
+  for (const [index, { domain, version }] of imports.entries()) {
+    const name = plainDomain(domain);
+    const number = Number(version ?? 0n);
+    const here = `${place}opset_import[${index}]`;
+    if (versions.has(name)) throw rejected('The operator set is imported twice.', here);
+    const fault = versionFault(name, number);
+    if (fault !== null) throw rejected(fault, here);
+    versions.set(name, number);
+  }
+  return new Map([...around, ...versions]);
+}
 
 /** One name for domain, operator and overload; ONNX's own domain has two spellings. */
 export function functionKey(domain: string | undefined, name: string | undefined, overload: string | undefined): string {
@@ -16,12 +38,15 @@ export function plainDomain(domain: string | undefined): string {
   return domain === undefined || domain === 'ai.onnx' ? '' : domain;
 }
 
-/** The local functions by key. Errors: a function without a name, two of one name. */
+/** The local functions by key. Errors: a function without a name, with that of an operator, two of one name. */
 export function functionsOf(model: OnnxModel): Map<string, OnnxFunction> {
   const functions = new Map<string, OnnxFunction>();
   for (const [index, one] of model.functions.entries()) {
     if (one.name === undefined || one.name === '') throw rejected('The function has no name.', `functions[${index}]`);
     const key = functionKey(one.domain, one.name, one.overload);
+    if (isOperator(plainDomain(one.domain), one.name)) {
+      throw rejected('The function has the name of an operator and would stand for it.', `functions[${index}]`);
+    }
     if (functions.has(key)) throw rejected('The function is defined twice.', `functions[${index}]`);
     functions.set(key, one);
   }

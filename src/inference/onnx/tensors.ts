@@ -1,8 +1,12 @@
-import { type Storage, storageOf, type TypedField } from './datatypes.ts';
+import { LIMITS } from '../../base/limits.ts';
+import { DATATYPES, type Storage, storageOf, type TypedField } from './datatypes.ts';
+import { integersOf } from './elements.ts';
 import { rejected } from './read.ts';
 import type { OnnxSparseTensor, OnnxTensor } from './schema.ts';
 
 const TYPED_FIELDS = ['floatData', 'int32Data', 'int64Data', 'doubleData', 'uint64Data', 'stringData'] as const;
+/** More dimensions than any operator takes. */
+const RANK_MAX = 64;
 
 /**
  * Holds a constant to what the file itself carries, and gives its number of elements.
@@ -24,16 +28,36 @@ export function checkTensor(tensor: OnnxTensor, place: string): number {
   return elements;
 }
 
-/** The same for a sparse constant, whose parts are `values` and `indices`; gives the number of stored values. */
+/**
+ * The same for a sparse constant, whose parts are `values` and `indices`; gives the number of stored values. Errors: a part is missing, those of
+ * `checkTensor`, more bytes than a file when the runtime writes out the zeros, values that are no list, indices that do not fit.
+ */
 export function checkSparseTensor({ values, indices, dims }: OnnxSparseTensor, place: string): number {
   if (values === undefined || indices === undefined) throw rejected('The sparse tensor lacks its values or its indices.', place);
   const stored = checkTensor(values, `${place}.values`);
   checkTensor(indices, `${place}.indices`);
-  elementsOf(dims, place);
+  const elements = elementsOf(dims, place);
+  const bytes = (elements * (storageOf(values.dataType ?? 0)?.bits ?? 0)) / 8;
+  if (bytes > LIMITS.modelBytesMax) throw rejected(`With its zeros the tensor has ${bytes} bytes.`, place);
+  if (values.dims.length !== 1) throw rejected('The values of a sparse tensor are a list.', `${place}.values`);
+  checkIndices(indices, dims, stored, elements, `${place}.indices`);
   return stored;
 }
 
+/** One number for each stored value, or one for each of its dimensions. */
+function checkIndices(indices: OnnxTensor, dims: readonly bigint[], stored: number, elements: number, place: string): void {
+  const shape = indices.dims.map(Number);
+  const linear = shape.length === 1;
+  const fits = shape[0] === stored && (linear || (shape.length === 2 && shape[1] === dims.length));
+  if (!fits || indices.dataType !== DATATYPES.INT64) throw rejected('The indices do not fit the values.', place);
+  const bounds = linear ? [BigInt(elements)] : dims;
+  const numbers = integersOf(indices, Number.MAX_SAFE_INTEGER) ?? [];
+  const outside = numbers.find((one, at) => one < 0n || one >= (bounds[at % bounds.length] ?? 0n));
+  if (outside !== undefined) throw rejected(`The index ${outside} is outside the tensor.`, place);
+}
+
 function elementsOf(dims: readonly bigint[], place: string): number {
+  if (dims.length > RANK_MAX) throw rejected(`The tensor has more than ${RANK_MAX} dimensions.`, place);
   let elements = 1n;
   for (const dim of dims) {
     if (dim < 0n) throw rejected(`The tensor has the negative dimension ${dim}.`, place);

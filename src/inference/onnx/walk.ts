@@ -1,29 +1,40 @@
+import { attributeFault } from './attributes.ts';
 import { type Body, functionKey, plainDomain } from './functions.ts';
+import { checkMakes, checkOutputs, checkReads, functionScope, openScope, type Scope } from './names.ts';
+import { isKnownDomain, operatorFault } from './operators.ts';
 import { rejected } from './read.ts';
 import type { OnnxAttribute, OnnxFunction, OnnxGraph, OnnxNode } from './schema.ts';
 import { checkSparseTensor, checkTensor } from './tensors.ts';
 
-/** The domains whose operators ONNX Runtime brings. */
-const DOMAINS: ReadonlySet<string> = new Set(['', 'ai.onnx.ml', 'com.microsoft']);
-
 /** What a walk over one model gathers. `operators`: nodes by name, functions' bodies once. */
 export type Tally = { functions: ReadonlyMap<string, OnnxFunction>; operators: Map<string, number>; parameters: number };
 
-/** Checks the graph, its subgraphs and every constant in them. Errors: the first in the order initializers, sparse ones, nodes. */
-export function checkGraph(graph: OnnxGraph, place: string, body: Body, tally: Tally): void {
+/** Operators of com.microsoft that hand bytes of another file, or a path to one, to another engine. */
+const FOREIGN: ReadonlySet<string> = new Set(['EPContext', 'Snpe']);
+
+/**
+ * Checks the graph, its subgraphs and every constant in them. Errors: the first in the order initializers, sparse ones, nodes (no operator,
+ * domain, operator, version, what it reads, attributes, what it makes), outputs.
+ */
+export function checkGraph(graph: OnnxGraph, place: string, body: Body, tally: Tally, outer: Scope | null = null): void {
   for (const [index, one] of graph.initializer.entries()) {
     tally.parameters += checkTensor(one, `${place}.initializer[${named(one.name, index)}]`);
   }
   for (const [index, one] of graph.sparseInitializer.entries()) {
     tally.parameters += checkSparseTensor(one, `${place}.sparse_initializer[${named(one.values?.name, index)}]`);
   }
-  checkNodes(graph.node, place, body, tally);
+  const scope = openScope(graph, place, outer);
+  checkNodes(graph.node, place, body, tally, scope);
+  const names = graph.output.map(({ name }) => name);
+  checkOutputs(names, place, scope);
 }
 
 /** Checks a local function's defaults and nodes. */
 export function checkFunction(one: OnnxFunction, body: Body, tally: Tally): void {
-  for (const attribute of one.attributeProto) checkAttribute(attribute, body.place, body, tally);
-  checkNodes(one.node, body.place, body, tally);
+  const scope = functionScope(one, body.place);
+  for (const attribute of one.attributeProto) checkAttribute(attribute, body.place, body, tally, scope);
+  checkNodes(one.node, body.place, body, tally, scope);
+  checkOutputs(one.output, body.place, scope);
 }
 
 /** `"name"` cut to a length that a person reads, or the index where there is no name. */
@@ -31,13 +42,27 @@ export function named(name: string | undefined, index: number): string {
   return name === undefined || name === '' ? `${index}` : quoted(name);
 }
 
-function checkNodes(nodes: readonly OnnxNode[], place: string, body: Body, tally: Tally): void {
+/** Where a node of the main graph, or of the body at `place`, is. */
+export function placeOf(one: OnnxNode, index: number, place = 'graph'): string {
+  const name = one.name === undefined || one.name === '' ? '' : ` ${quoted(one.name)}`;
+  return `${place}.node[${index}] (${plain(one.opType ?? '')}${name})`;
+}
+
+function checkNodes(nodes: readonly OnnxNode[], place: string, body: Body, tally: Tally, scope: Scope): void {
   for (const [index, one] of nodes.entries()) {
-    const name = one.name === undefined || one.name === '' ? '' : ` ${quoted(one.name)}`;
-    const nodePlace = `${place}.node[${index}] (${plain(one.opType ?? '')}${name})`;
+    const here = placeOf(one, index, place);
     body.nodes++;
-    checkOperator(one, nodePlace, body, tally);
-    for (const attribute of one.attribute) checkAttribute(attribute, nodePlace, body, tally);
+    checkOperator(one, here, body, tally);
+    checkReads(one, here, scope);
+    const seen = new Set<string>();
+    for (const attribute of one.attribute) {
+      const { name = '' } = attribute;
+      if (name === '') throw rejected('An attribute has no name.', here);
+      if (seen.has(name)) throw rejected('The attribute is given twice.', `${here}.attribute ${plain(name)}`);
+      seen.add(name);
+      checkAttribute(attribute, here, body, tally, scope);
+    }
+    checkMakes(one, here, scope);
   }
 }
 
@@ -46,22 +71,29 @@ function checkOperator(one: OnnxNode, place: string, body: Body, tally: Tally): 
   const domain = plainDomain(one.domain);
   const key = functionKey(one.domain, one.opType, one.overload);
   if (tally.functions.has(key)) body.calls.push(key);
-  else if (!DOMAINS.has(domain)) throw rejected(`The operator's domain ${quoted(domain)} is not known.`, place);
-  else if (one.opType === 'EPContext') throw rejected('The node loads a compiled model from another file.', place);
+  else if (!isKnownDomain(domain)) throw rejected(`The operator's domain ${quoted(domain)} is not known.`, place);
+  else if (FOREIGN.has(one.opType)) throw rejected('The node loads a compiled model from another file.', place);
+  else {
+    const fault = operatorFault(domain, one.opType, body.versions.get(domain));
+    if (fault !== null) throw rejected(fault, place);
+    if ((one.overload ?? '') !== '') throw rejected('The node names an overload of what is no function.', place);
+  }
   const name = domain === '' ? one.opType : `${domain}.${one.opType}`;
   tally.operators.set(name, (tally.operators.get(name) ?? 0) + 1);
 }
 
-/** Every value field is checked, whichever of them `type` names: the runtime's choice is not ours. */
-function checkAttribute(attribute: OnnxAttribute, place: string, body: Body, tally: Tally): void {
+/** Every value field is checked, whichever of them `type` names; then that there is one. */
+function checkAttribute(attribute: OnnxAttribute, place: string, body: Body, tally: Tally, scope: Scope): void {
   const name = plain(attribute.name ?? '');
   const here = `${place}.attribute ${name}`;
-  if (attribute.t !== undefined) checkTensor(attribute.t, here);
+  if (attribute.t !== undefined) tally.parameters += checkTensor(attribute.t, here);
   for (const [index, one] of attribute.tensors.entries()) checkTensor(one, `${here}[${index}]`);
-  if (attribute.sparseTensor !== undefined) checkSparseTensor(attribute.sparseTensor, here);
+  if (attribute.sparseTensor !== undefined) tally.parameters += checkSparseTensor(attribute.sparseTensor, here);
   for (const [index, one] of attribute.sparseTensors.entries()) checkSparseTensor(one, `${here}[${index}]`);
-  if (attribute.g !== undefined) checkGraph(attribute.g, `${place}.${name}`, body, tally);
-  for (const [index, one] of attribute.graphs.entries()) checkGraph(one, `${place}.${name}[${index}]`, body, tally);
+  if (attribute.g !== undefined) checkGraph(attribute.g, `${place}.${name}`, body, tally, scope);
+  for (const [index, one] of attribute.graphs.entries()) checkGraph(one, `${place}.${name}[${index}]`, body, tally, scope);
+  const fault = attributeFault(attribute, body.inFunction);
+  if (fault !== null) throw rejected(fault, here);
 }
 
 function quoted(name: string): string {
