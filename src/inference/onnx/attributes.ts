@@ -27,10 +27,11 @@ const TYPES: ReadonlySet<number> = new Set(Object.values(TYPE_OF));
  */
 export function attributeFault(attribute: OnnxAttribute, inFunction: boolean): string | null {
   const { type = 0, refAttrName = '' } = attribute;
-  const given = FIELDS.filter((field) => {
+  const given: ValueField[] = [];
+  for (const field of FIELDS) {
     const value = attribute[field];
-    return Array.isArray(value) ? value.length > 0 : value !== undefined;
-  });
+    if (Array.isArray(value) ? value.length > 0 : value !== undefined) given.push(field);
+  }
   if (!TYPES.has(type)) return `The attribute has the unknown type ${type}.`;
   if (refAttrName !== '' && !inFunction) return 'The attribute refers to one of a function, and this is none.';
   if (refAttrName !== '' && given.length > 0) return 'The attribute has a value and refers to another one.';

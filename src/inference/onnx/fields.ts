@@ -25,6 +25,8 @@ export type Counted = 'nodes' | 'tensors' | 'attributes' | 'functions';
 export type Message = {
   readonly fields: readonly Field[];
   readonly byId: readonly (Field | undefined)[];
+  /** The message without a field: all its lists, which are one and empty. */
+  readonly empty: Readonly<Record<string, readonly never[]>>;
   readonly counted: Counted | null;
 };
 
@@ -36,11 +38,14 @@ type Table<T> = {
     : readonly [id: number, kind: Kind];
 };
 
+export const NONE: readonly never[] = Object.freeze([]);
+
 function message<T>(table: Table<T>, counted: Counted | null = null): Message {
   const byId: (Field | undefined)[] = [];
   const fields = Object.entries<Entry>(table).map(([key, [id, kind, many]]) => ({ key, id, kind, many: many !== undefined }));
   for (const field of fields) byId[field.id] = field;
-  return { fields, byId, counted };
+  const empty = Object.fromEntries(fields.filter(({ many }) => many).map(({ key }) => [key, NONE]));
+  return { fields, byId, empty, counted };
 }
 
 const ENTRY = message<OnnxEntry>({ key: [1, 'string'], value: [2, 'string'] });

@@ -6,17 +6,19 @@ export class WireError extends Error {
 /** Wire types of https://protobuf.dev/programming-guides/encoding; groups (3 and 4) are refused. */
 export const WIRE = { varint: 0, fixed64: 1, bytes: 2, fixed32: 5 } as const;
 
+/** Names of values are mostly this short and ASCII, where this is faster than a decoder. */
+const SHORT = 64;
 const utf8 = new TextDecoder('utf-8', { fatal: true, ignoreBOM: true });
 const utf8Encoder = new TextEncoder();
 
 /** Reads protobuf primitives. Every method takes the `end` of the enclosing message and throws WireError rather than pass it. */
 export class WireReader {
-  readonly #bytes: Uint8Array;
+  readonly #bytes: Buffer;
   readonly #view: DataView;
   offset = 0;
 
   constructor(bytes: Uint8Array) {
-    this.#bytes = bytes;
+    this.#bytes = Buffer.from(bytes.buffer, bytes.byteOffset, bytes.byteLength);
     this.#view = new DataView(bytes.buffer, bytes.byteOffset, bytes.byteLength);
   }
 
@@ -71,7 +73,7 @@ export class WireReader {
   view(length: number, end: number): Uint8Array {
     const at = this.offset;
     this.#advance(length, end);
-    return this.#bytes.subarray(at, at + length);
+    return new Uint8Array(this.#bytes.buffer, this.#bytes.byteOffset + at, length);
   }
 
   /** The bytes of a length-prefixed field as a view on the input. */
@@ -80,12 +82,20 @@ export class WireReader {
   }
 
   string(end: number): string {
-    const bytes = this.bytes(end);
+    const length = this.uint32(end);
+    const at = this.offset;
+    this.#advance(length, end);
+    if (length <= SHORT && this.#isAscii(at, length)) return this.#bytes.toString('latin1', at, at + length);
     try {
-      return utf8.decode(bytes);
+      return utf8.decode(this.#bytes.subarray(at, at + length));
     } catch {
       throw new WireError('a string is not valid UTF-8');
     }
+  }
+
+  #isAscii(at: number, length: number): boolean {
+    for (let index = at; index < at + length; index++) if ((this.#bytes[index] ?? 0) >= 0x80) return false;
+    return true;
   }
 
   #byte(end: number): number {

@@ -1,6 +1,6 @@
 import { MercatoError } from '../../base/errors.ts';
 import { LIMITS } from '../../base/limits.ts';
-import { type Counted, type Field, type Message, MODEL, type Scalar } from './fields.ts';
+import { type Counted, type Field, type Message, MODEL, NONE, type Scalar } from './fields.ts';
 import { WIRE, WireError, WireReader } from './protobuf.ts';
 import type { OnnxModel } from './schema.ts';
 
@@ -14,8 +14,6 @@ const MODEL_LIMITS = {
   functions: 1_000,
   values: 2_000_000,
 } as const;
-
-const NONE: readonly never[] = Object.freeze([]);
 
 /**
  * Reads an ONNX file (protobuf `ModelProto`) in time linear in its length. Weights are views on `bytes`: nothing is copied, and they change
@@ -40,7 +38,9 @@ export function rejected(text: string, place: string): MercatoError {
 class Decoder {
   readonly #reader: WireReader;
   readonly #length: number;
-  readonly #path: string[] = [];
+  /** Fields down to where the reader is, and places in their lists: made into text for an error only. */
+  readonly #path: (string | number)[] = [];
+  #depth = 0;
   readonly #counts: Record<Counted | 'values', number> = { nodes: 0, tensors: 0, attributes: 0, functions: 0, values: 0 };
 
   constructor(bytes: Uint8Array) {
@@ -53,29 +53,29 @@ class Decoder {
       return this.#message(MODEL, this.#length) as OnnxModel;
     } catch (error) {
       if (!(error instanceof WireError)) throw error;
-      const place = [...this.#path, `byte ${this.#reader.offset}`].join('.');
+      const steps = this.#path.map((step) => (typeof step === 'number' ? `[${step}]` : `.${step}`)).join('');
+      const place = `${steps}.byte ${this.#reader.offset}`.slice(1);
       throw rejected(`The file is not a readable ONNX model: ${error.message}.`, place);
     }
   }
 
   /** The path is not unwound on an error: it says where the error was. */
   #message(message: Message, end: number): Record<string, unknown> {
-    if (this.#path.length > MODEL_LIMITS.depth) throw new WireError(`messages are nested deeper than ${MODEL_LIMITS.depth}`);
+    if (this.#depth > MODEL_LIMITS.depth) throw new WireError(`messages are nested deeper than ${MODEL_LIMITS.depth}`);
     if (message.counted !== null) this.#count(message.counted);
-    const result: Record<string, unknown> = {};
-    for (const field of message.fields) if (field.many) result[field.key] = NONE;
+    const result: Record<string, unknown> = { ...message.empty };
     while (this.#reader.offset < end) {
       const tag = this.#reader.uint32(end);
       const field = message.byId[tag >>> 3];
       if (field === undefined) throw new WireError(`field ${tag >>> 3} is not one of ONNX`);
       if (field.many) this.#many(field, tag & 7, end, list(result, field.key));
-      else if (Object.hasOwn(result, field.key)) throw new WireError(`${field.key} is given twice`);
-      else result[field.key] = this.#value(field, tag & 7, end, field.key);
+      else if (result[field.key] !== undefined) throw new WireError(`${field.key} is given twice`);
+      else result[field.key] = this.#value(field, tag & 7, end, null);
     }
     return result;
   }
 
-  #value(field: Field, wire: number, end: number, step: string): unknown {
+  #value(field: Field, wire: number, end: number, index: number | null): unknown {
     this.#count('values');
     if (typeof field.kind === 'string') {
       if (wire !== wireOf(field.kind)) throw new WireError(`${field.key} has the wrong wire type`);
@@ -84,8 +84,12 @@ class Decoder {
     if (wire !== WIRE.bytes) throw new WireError(`${field.key} has the wrong wire type`);
     const length = this.#reader.uint32(end);
     if (this.#reader.offset + length > end) throw new WireError('the data ends inside a field');
-    this.#path.push(step);
+    this.#path.push(field.key);
+    if (index !== null) this.#path.push(index);
+    this.#depth++;
     const inner = this.#message(field.kind(), this.#reader.offset + length);
+    this.#depth--;
+    if (index !== null) this.#path.pop();
     this.#path.pop();
     return inner;
   }
@@ -95,7 +99,7 @@ class Decoder {
     const { kind } = field;
     const packable = typeof kind === 'string' && wireOf(kind) !== WIRE.bytes;
     if (!packable || wire !== WIRE.bytes) {
-      into.push(this.#value(field, wire, end, `${field.key}[${into.length}]`));
+      into.push(this.#value(field, wire, end, into.length));
     } else if (kind.startsWith('packed')) {
       this.#count('values');
       into.push(whole(kind, this.#reader.bytes(end)));

@@ -9,6 +9,9 @@ import { checkSparseTensor, checkTensor } from './tensors.ts';
 /** What a walk over one model gathers. `operators`: nodes by name, functions' bodies once. */
 export type Tally = { functions: ReadonlyMap<string, OnnxFunction>; operators: Map<string, number>; parameters: number };
 
+/** A place is made into text for an error only. */
+type Place = () => string;
+
 /** Operators of com.microsoft that hand bytes of another file, or a path to one, to another engine. */
 const FOREIGN: ReadonlySet<string> = new Set(['EPContext', 'Snpe']);
 
@@ -32,7 +35,7 @@ export function checkGraph(graph: OnnxGraph, place: string, body: Body, tally: T
 /** Checks a local function's defaults and nodes. */
 export function checkFunction(one: OnnxFunction, body: Body, tally: Tally): void {
   const scope = functionScope(one, body.place);
-  for (const attribute of one.attributeProto) checkAttribute(attribute, body.place, body, tally, scope);
+  for (const attribute of one.attributeProto) checkAttribute(attribute, () => body.place, body, tally, scope);
   checkNodes(one.node, body.place, body, tally, scope);
   checkOutputs(one.output, body.place, scope);
 }
@@ -50,50 +53,56 @@ export function placeOf(one: OnnxNode, index: number, place = 'graph'): string {
 
 function checkNodes(nodes: readonly OnnxNode[], place: string, body: Body, tally: Tally, scope: Scope): void {
   for (const [index, one] of nodes.entries()) {
-    const here = placeOf(one, index, place);
+    const here = (): string => placeOf(one, index, place);
     body.nodes++;
     checkOperator(one, here, body, tally);
     checkReads(one, here, scope);
-    const seen = new Set<string>();
-    for (const attribute of one.attribute) {
-      const { name = '' } = attribute;
-      if (name === '') throw rejected('An attribute has no name.', here);
-      if (seen.has(name)) throw rejected('The attribute is given twice.', `${here}.attribute ${plain(name)}`);
-      seen.add(name);
-      checkAttribute(attribute, here, body, tally, scope);
-    }
+    checkAttributeNames(one, here);
+    for (const attribute of one.attribute) checkAttribute(attribute, here, body, tally, scope);
     checkMakes(one, here, scope);
   }
 }
 
-function checkOperator(one: OnnxNode, place: string, body: Body, tally: Tally): void {
-  if (one.opType === undefined || one.opType === '') throw rejected('The node names no operator.', place);
+function checkAttributeNames({ attribute }: OnnxNode, place: Place): void {
+  if (attribute.length === 0) return;
+  const names = new Set(attribute.map(({ name = '' }) => name));
+  if (names.has('')) throw rejected('An attribute has no name.', place());
+  if (names.size < attribute.length) throw rejected('An attribute is given twice.', place());
+}
+
+function checkOperator(one: OnnxNode, place: Place, body: Body, tally: Tally): void {
+  if (one.opType === undefined || one.opType === '') throw rejected('The node names no operator.', place());
   const domain = plainDomain(one.domain);
-  const key = functionKey(one.domain, one.opType, one.overload);
+  const key = tally.functions.size === 0 ? '' : functionKey(one.domain, one.opType, one.overload);
   if (tally.functions.has(key)) body.calls.push(key);
-  else if (!isKnownDomain(domain)) throw rejected(`The operator's domain ${quoted(domain)} is not known.`, place);
-  else if (FOREIGN.has(one.opType)) throw rejected('The node loads a compiled model from another file.', place);
+  else if (!isKnownDomain(domain)) throw rejected(`The operator's domain ${quoted(domain)} is not known.`, place());
+  else if (FOREIGN.has(one.opType)) throw rejected('The node loads a compiled model from another file.', place());
   else {
     const fault = operatorFault(domain, one.opType, body.versions.get(domain));
-    if (fault !== null) throw rejected(fault, place);
-    if ((one.overload ?? '') !== '') throw rejected('The node names an overload of what is no function.', place);
+    if (fault !== null) throw rejected(fault, place());
+    if ((one.overload ?? '') !== '') throw rejected('The node names an overload of what is no function.', place());
   }
   const name = domain === '' ? one.opType : `${domain}.${one.opType}`;
   tally.operators.set(name, (tally.operators.get(name) ?? 0) + 1);
 }
 
 /** Every value field is checked, whichever of them `type` names; then that there is one. */
-function checkAttribute(attribute: OnnxAttribute, place: string, body: Body, tally: Tally, scope: Scope): void {
+function checkAttribute(attribute: OnnxAttribute, place: Place, body: Body, tally: Tally, scope: Scope): void {
+  const fault = attributeFault(attribute, body.inFunction);
+  if (fault === null && isPlain(attribute)) return;
   const name = plain(attribute.name ?? '');
-  const here = `${place}.attribute ${name}`;
+  const here = `${place()}.attribute ${name}`;
   if (attribute.t !== undefined) tally.parameters += checkTensor(attribute.t, here);
   for (const [index, one] of attribute.tensors.entries()) checkTensor(one, `${here}[${index}]`);
   if (attribute.sparseTensor !== undefined) tally.parameters += checkSparseTensor(attribute.sparseTensor, here);
   for (const [index, one] of attribute.sparseTensors.entries()) checkSparseTensor(one, `${here}[${index}]`);
-  if (attribute.g !== undefined) checkGraph(attribute.g, `${place}.${name}`, body, tally, scope);
-  for (const [index, one] of attribute.graphs.entries()) checkGraph(one, `${place}.${name}[${index}]`, body, tally, scope);
-  const fault = attributeFault(attribute, body.inFunction);
+  if (attribute.g !== undefined) checkGraph(attribute.g, `${place()}.${name}`, body, tally, scope);
+  for (const [index, one] of attribute.graphs.entries()) checkGraph(one, `${place()}.${name}[${index}]`, body, tally, scope);
   if (fault !== null) throw rejected(fault, here);
+}
+
+function isPlain({ t, g, tensors, graphs, sparseTensor, sparseTensors }: OnnxAttribute): boolean {
+  return t === undefined && g === undefined && sparseTensor === undefined && tensors.length + graphs.length + sparseTensors.length === 0;
 }
 
 function quoted(name: string): string {
