@@ -131,9 +131,13 @@ export const resolvers = {
     sizeBytes: (version) => version.sizeBytes.toString(),
     inspection: ({ contents, batchFinding }) => {
       if (contents === null) return null;
-      const { operators, opsets, parameters, rowsProved, rowFinding } = contents;
-      const findings = batchFinding === null ? [rowFinding] : [rowFinding, batchFinding];
-      return { operators, opsets, parameters: String(parameters), rowsProved, findings };
+      const { parameters, findings, estimates, ...rest } = contents;
+      return {
+        ...rest,
+        parameters: String(parameters),
+        findings: batchFinding === null ? findings : [...findings, batchFinding],
+        estimates: estimates.map((one) => ({ ...one, activationBytes: one.activationBytes?.toString() ?? null })),
+      };
     },
     profile: ({ profile }) =>
       profile && { ...profile, measuredAt: new Date(profile.measuredAt), peakMemoryBytes: String(profile.peakMemoryBytes) },

@@ -12,7 +12,8 @@ export { confined, confinement } from './confinement.ts';
 export type { Deployment, FleetPort, InferenceStatus } from './fleet.ts';
 export { connectFleet, serveFleet } from './fleet-ipc.ts';
 export type { RunnableVersion } from './hosts.ts';
-export type { Contents, Inspection } from './inspect.ts';
+export type { Inspection } from './inspect.ts';
+export type { Contents } from './onnx/onnx.ts';
 export type { Profile } from './profile.ts';
 export {
   DATATYPES,

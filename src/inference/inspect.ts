@@ -3,13 +3,10 @@ import { MercatoError } from '../base/errors.ts';
 import { type CallResult, connectRunner, type RunnerConnection, RunnerLost } from './connection.ts';
 import type { FleetPort } from './fleet.ts';
 import { loadInto } from './load.ts';
-import { checkModel, decodeModel, type ModelSummary, proveRows } from './onnx/onnx.ts';
+import { type Contents, readContents } from './onnx/onnx.ts';
 import { probe } from './probe.ts';
 import { type Bench, isWorth, measure, type Profile, threadsToTry } from './profile.ts';
 import type { Signature, Tensor } from './tensor.ts';
-
-/** What the file says by itself. `rowsProved`: its operators keep rows apart, so that calls of several tenants may share a run; `rowFinding` says why not. */
-export type Contents = Pick<ModelSummary, 'operators' | 'opsets' | 'parameters'> & { rowsProved: boolean; rowFinding: string };
 
 /** `joinable`: rows of different calls may share a run. `batchFinding` says why, or why not, in one sentence. */
 export type Inspection = { signature: Signature; joinable: boolean; batchFinding: string; contents: Contents; profile: Profile };
@@ -23,7 +20,7 @@ type Loaded = Bench & { signature: Signature; loadMs: number; device: string };
 
 /** As `Inference.inspect` says. */
 export async function inspectModel(model: Uint8Array, gate: Gate, fleet: FleetPort): Promise<Inspection> {
-  const contents = contentsOf(model);
+  const contents = readContents(model, gate.maxBatchRows > 1 ? [1, gate.maxBatchRows] : [1]);
   try {
     return await inRunner(model, { ...gate, threads: 1 }, fleet, async (loaded) => {
       const { signature, loadMs, device } = loaded;
@@ -40,14 +37,6 @@ export async function inspectModel(model: Uint8Array, gate: Gate, fleet: FleetPo
   } catch (error) {
     throw rejected(error);
   }
-}
-
-/** MODEL_REJECTED. */
-function contentsOf(file: Uint8Array): Contents {
-  const { operators, opsets, parameters } = checkModel(file);
-  const proof = proveRows(decodeModel(file));
-  const rowFinding = proof.proved ? 'Every operator keeps the rows apart.' : `That rows stay apart is not proved: ${proof.node}.`;
-  return { operators, opsets, parameters, rowsProved: proof.proved, rowFinding };
 }
 
 type Options = Gate & { threads: number };

@@ -85,12 +85,16 @@ test("a publisher neither sees nor loads another's version; a typo is NOT_FOUND"
 
 test('anybody sees what the check read and measured of a version on offer', async () => {
   const contents =
-    '{ model(handle: "mercato/digits") { version { inspection { operators { name count } parameters opsets { domain version } rowsProved findings } } } }';
+    '{ model(handle: "mercato/digits") { version { inspection { operators { name count } parameters opsets { domain version } rowsProved findings estimates { rows flops activationBytes } } } } }';
   const read = await client.ask<{ model: { version: { inspection: object } } }>(contents, {}, null);
   expect(read.model.version.inspection).toMatchObject({
     parameters: expect.stringMatching(/^10\d{4}$/),
     opsets: [{ domain: '', version: 17 }],
     rowsProved: true,
+    estimates: [
+      { rows: 1, flops: expect.closeTo(204_000, -4), activationBytes: expect.stringMatching(/^\d{4,5}$/) },
+      { rows: 64, flops: expect.closeTo(64 * 204_000, -6) },
+    ],
   });
   const query =
     '{ model(handle: "mercato/digits") { version { profile { device runtime threads loadMs peakMemoryBytes latencies { rows rowsPerSecond } } } } }';

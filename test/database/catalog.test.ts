@@ -267,7 +267,7 @@ test('tenants share the runs of a version whose operators keep rows apart, and o
     ['mixing', mixingModel(), false, 'That rows stay apart is not proved: graph.node[0]'],
   ] as const) {
     const model = await rig.publish(publisher.id, { name, bytes });
-    expect(model.version?.contents?.rowFinding).toContain(finding);
+    expect(model.version?.contents?.findings[0]).toContain(finding);
     expect(await rig.catalog.entitlement({ tenantId: publisher.id }, model.handle)).toMatchObject({ runnable: { shared, trusted: false } });
   }
 });

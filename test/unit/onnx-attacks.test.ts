@@ -429,7 +429,7 @@ const more: typeof refusals = [
     /both a size and a name/,
   ],
   [
-    'a dimension larger than any tensor',
+    'a dimension of an input larger than any tensor',
     withParts({ inputs: [tensorType({ tensorType: { elemType: 1, shape: { dim: [{ dimValue: 2n ** 60n }] } } })] }),
     'graph.input["x"]',
     /larger than any tensor/,

@@ -1,4 +1,5 @@
 import { type Datatype, datatypeOf } from './datatypes.ts';
+import { checkEinsums } from './einsum.ts';
 import { type Body, checkCalls, functionsOf, versionsOf } from './functions.ts';
 import { decodeModel, rejected } from './read.ts';
 import type { OnnxGraph, OnnxModel, OnnxValue } from './schema.ts';
@@ -33,10 +34,14 @@ export type ModelSummary = {
  * Errors: MODEL_REJECTED with `place`, like `graph.node[12] (Loop "l").body.node[3] (Constant).attribute value`, in this order: those of
  * `decodeModel`; no graph; training information; functions without a name or defined twice; inputs, then outputs: no name, given twice, no
  * tensor, element type, undeclared rank (inputs), negative dimension; imported operator sets; then, for the graph and for each function, those
- * of `checkGraph`; last, recursive or exploding functions.
+ * of `checkGraph`; then recursive or exploding functions; last, those of `checkEinsums`.
  */
 export function checkModel(bytes: Uint8Array): ModelSummary {
-  const model = decodeModel(bytes);
+  return checkDecoded(decodeModel(bytes));
+}
+
+/** The same for a model that is read already. */
+export function checkDecoded(model: OnnxModel): ModelSummary {
   const { graph } = model;
   if (graph === undefined) throw rejected('The file holds no graph.', 'graph');
   if (model.trainingInfo.length > 0) throw rejected('The model carries training information; export it for inference.', 'training_info');
@@ -44,6 +49,7 @@ export function checkModel(bytes: Uint8Array): ModelSummary {
   const inputs = inputsOf(graph);
   const outputs = valuesOf(graph.output, 'graph.output');
   checkBodies(model, graph, tally);
+  checkEinsums(model);
   return {
     irVersion: Number(model.irVersion ?? 0n),
     opsets: opsetsOf(model),

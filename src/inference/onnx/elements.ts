@@ -2,7 +2,7 @@ import { DATATYPES } from './datatypes.ts';
 import type { OnnxTensor } from './schema.ts';
 
 /** More elements than this are weights, not sizes, axes or indices. */
-const FEW = 4_096;
+const FEW = 256;
 
 const WIDTHS: Record<number, { bytes: 1 | 2 | 4 | 8; signed: boolean }> = {
   [DATATYPES.UINT8]: { bytes: 1, signed: false },
@@ -23,6 +23,14 @@ export function integersOf(tensor: OnnxTensor, most: number = FEW): bigint[] | n
   if (width === undefined || count > BigInt(most)) return null;
   if (tensor.rawData !== undefined) return littleEndian(tensor.rawData, width);
   return [...tensor.int32Data, ...tensor.int64Data, ...tensor.uint64Data].flatMap((chunk) => varints(chunk));
+}
+
+/** The elements of a small tensor of FP32 or FP64; null for another type or more than `FEW`. */
+export function fractionsOf(tensor: OnnxTensor): number[] | null {
+  const count = tensor.dims.reduce((product, dim) => product * dim, 1n);
+  if (count > BigInt(FEW)) return null;
+  if (tensor.dataType === DATATYPES.FP32) return [...new Float32Array(whole(tensor.rawData, tensor.floatData))];
+  return tensor.dataType === DATATYPES.FP64 ? [...new Float64Array(whole(tensor.rawData, tensor.doubleData))] : null;
 }
 
 function littleEndian(raw: Uint8Array, { bytes, signed }: { bytes: number; signed: boolean }): bigint[] {
@@ -48,4 +56,9 @@ function varints(chunk: Uint8Array): bigint[] {
     [value, shift] = [0n, 0n];
   }
   return values;
+}
+
+/** Protobuf bytes may lie at any offset; typed arrays want theirs aligned. */
+function whole(raw: Uint8Array | undefined, chunks: readonly Uint8Array[]): ArrayBuffer {
+  return Uint8Array.from(raw ?? Buffer.concat(chunks)).buffer;
 }

@@ -10,6 +10,11 @@ export class Scope {
     this.#outer = outer;
   }
 
+  /** Whether another graph is around. */
+  get inner(): boolean {
+    return this.#outer !== null;
+  }
+
   /** False where the body has made the name already. */
   add(name: string): boolean {
     if (this.#names.has(name)) return false;

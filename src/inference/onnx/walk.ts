@@ -9,6 +9,8 @@ import { checkSparseTensor, checkTensor } from './tensors.ts';
 /** What a walk over one model gathers. `operators`: nodes by name, functions' bodies once. */
 export type Tally = { functions: ReadonlyMap<string, OnnxFunction>; operators: Map<string, number>; parameters: number };
 
+const EINSUM_INSIDE = 'Inside a subgraph or function it cannot be told how many dimensions Einsum gets, which must fit its equation.';
+
 /** A place is made into text for an error only. */
 type Place = () => string;
 
@@ -56,6 +58,7 @@ function checkNodes(nodes: readonly OnnxNode[], place: string, body: Body, tally
     const here = (): string => placeOf(one, index, place);
     body.nodes++;
     checkOperator(one, here, body, tally);
+    if (one.opType === 'Einsum' && (scope.inner || body.inFunction)) throw rejected(EINSUM_INSIDE, here());
     checkReads(one, here, scope);
     checkAttributeNames(one, here);
     for (const attribute of one.attribute) checkAttribute(attribute, here, body, tally, scope);

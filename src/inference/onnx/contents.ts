@@ -1,0 +1,68 @@
+import { LIMITS } from '../../base/limits.ts';
+import { checkDecoded, type ModelSummary } from './check.ts';
+import { info } from './dims.ts';
+import { bytesOf, estimate, type Sizes } from './estimate.ts';
+import { decodeModel, rejected } from './read.ts';
+import { proveRows } from './row-wise.ts';
+import type { OnnxModel } from './schema.ts';
+
+/** What a run with so many rows takes, by the file alone; null where a shape is not known before a run. As `Estimate` says. */
+export type RunEstimate = { rows: number; flops: number | null; activationBytes: number | null };
+
+/**
+ * What a file says by itself. `rowsProved`: its operators keep rows apart, so that calls of several tenants may share a run. `findings`: in plain
+ * words, the proof's first. `estimates`: one for each number of rows that was asked for.
+ */
+export type Contents = Pick<ModelSummary, 'operators' | 'opsets' | 'parameters'> & {
+  rowsProved: boolean;
+  findings: string[];
+  estimates: RunEstimate[];
+};
+
+/** A constant of more bytes is worth a finding. */
+const LARGE_BYTES = 64 * 1024 ** 2;
+const LARGE_RUN_BYTES = 1024 ** 3;
+const FINDINGS_MAX = 20;
+
+/**
+ * Reads an ONNX file without a runtime. A symbolic dimension that leads an input is taken for the number of rows, another for 1.
+ *
+ * Errors: those of `checkModel`; then MODEL_REJECTED with the place of the largest of the constants that the runtime would make from others, where they
+ * grow beyond the size that a file may have.
+ */
+export function readContents(bytes: Uint8Array, rowCounts: readonly number[] = [1]): Contents {
+  const model = decodeModel(bytes);
+  const { operators, opsets, parameters } = checkDecoded(model);
+  const runs = rowCounts.map((rows) => ({ rows, ...estimate(model, sizesOf(model, rows)) }));
+  const { computed, unknown } = runs[0] ?? estimate(model, sizesOf(model, 1));
+  if (computed.bytes > LIMITS.modelBytesMax) {
+    throw rejected(`The runtime would compute ${computed.bytes} bytes of constants when it loads the model.`, computed.place ?? 'graph');
+  }
+  const proof = proveRows(model);
+  const mostBytes = Math.max(0, ...runs.map(({ activationBytes }) => activationBytes ?? 0));
+  const findings = [
+    proof.proved ? 'Every operator keeps the rows apart.' : `That rows stay apart is not proved: ${proof.node}.`,
+    ...(unknown === null ? [] : [`What a run takes cannot be told before it: no shape, or no size of elements, from ${unknown} on.`]),
+    ...(mostBytes > LARGE_RUN_BYTES ? [`A run holds up to ${mostBytes} bytes between operators.`] : []),
+    ...(computed.bytes > LARGE_BYTES ? [`The runtime computes ${computed.bytes} bytes of constants when it loads the model.`] : []),
+    ...largeConstants(model),
+  ].slice(0, FINDINGS_MAX);
+  const estimates = runs.map(({ rows, flops, activationBytes }) => ({ rows, flops, activationBytes }));
+  return { operators, opsets, parameters, rowsProved: proof.proved, findings, estimates };
+}
+
+function sizesOf({ graph }: OnnxModel, rows: number): Sizes {
+  const leading = new Set(graph?.input.map(({ type }) => type?.tensorType?.shape?.dim[0]?.dimParam));
+  return (name) => (name !== null && leading.has(name) ? rows : 1);
+}
+
+function largeConstants({ graph }: OnnxModel): string[] {
+  const sized = (graph?.initializer ?? []).map(({ name = '', dataType = 0, dims }) => ({
+    name,
+    bytes: bytesOf(info(dataType, dims.map(Number))) ?? 0,
+  }));
+  const large = sized.filter(({ bytes }) => bytes > LARGE_BYTES);
+  return large.map(
+    ({ name, bytes }) => `The constant ${JSON.stringify(name.slice(0, 60))} is large: ${bytes} bytes of at most ${LIMITS.modelBytesMax}.`,
+  );
+}

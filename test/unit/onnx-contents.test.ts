@@ -1,0 +1,109 @@
+import { readFileSync } from 'node:fs';
+import { join } from 'node:path';
+import { describe, expect, it } from 'vitest';
+import { MercatoError } from '../../src/base/errors.ts';
+import {
+  encodeModel,
+  graph,
+  model,
+  node,
+  type OnnxNode,
+  type OnnxTensor,
+  readContents,
+  tensor,
+  value,
+} from '../../src/inference/onnx/onnx.ts';
+
+const floats = (name: string, ...dims: number[]) => tensor(name, 'FP32', dims, new Float32Array(dims.reduce((a, b) => a * b, 1)));
+const longs = (name: string, ...numbers: number[]) => tensor(name, 'INT64', [numbers.length], BigInt64Array.from(numbers, BigInt));
+
+/** A file from x [N, ...] to y. */
+function file(nodes: OnnxNode[], constants: OnnxTensor[] = [], x: (number | string | null)[] = ['N', 4]): Uint8Array {
+  return encodeModel(
+    model(
+      graph({ name: 'g', nodes, inputs: [value('x', 'FP32', x)], outputs: [value('y', 'FP32', ['N', null])], initializers: constants }),
+    ),
+  );
+}
+
+/** What a run of one row takes. */
+const runOf = (bytes: Uint8Array) => readContents(bytes).estimates[0] ?? { flops: null, activationBytes: null };
+
+describe('what a file says by itself', () => {
+  it('estimates the steps of a product, and what lives at once, for the given number of rows', () => {
+    const bytes = file([node('MatMul', ['x', 'w'], ['m']), node('Relu', ['m'], ['r']), node('Relu', ['r'], ['y'])], [floats('w', 4, 3)]);
+    // A product of 5×4 by 4×3, then two passes over 5×3; x with the first result and one more at a time.
+    expect(readContents(bytes, [1, 5]).estimates).toMatchObject([
+      { rows: 1 },
+      { rows: 5, flops: 2 * 5 * 4 * 3 + 2 * 15, activationBytes: 4 * (5 * 4 + 2 * 15) },
+    ]);
+  });
+
+  it('keeps a value in memory until its last reader, also one in a branch', () => {
+    const inner = graph({ name: 'b', nodes: [node('Relu', ['a'], ['i'])], inputs: [], outputs: [value('i', 'FP32', ['N', 4])] });
+    const chain = (last: OnnxNode) => file([node('Relu', ['x'], ['a']), node('Relu', ['a'], ['b']), node('Relu', ['b'], ['c']), last]);
+    expect(runOf(chain(node('Add', ['c', 'c'], ['y']))).activationBytes).toBe(3 * 16);
+    expect(runOf(chain(node('Add', ['c', 'a'], ['y']))).activationBytes).toBe(4 * 16);
+    const branch = node('If', ['t'], ['z'], { then_branch: inner, else_branch: inner });
+    const flag = tensor('t', 'BOOL', [], Uint8Array.of(1));
+    const branched = file([node('Relu', ['x'], ['a']), node('Relu', ['a'], ['y']), branch], [flag]);
+    expect(runOf(branched)).toMatchObject({ flops: null, activationBytes: null });
+  });
+
+  it('says from which node on it knows nothing, and estimates nothing then', () => {
+    const found = readContents(file([node('NonZero', ['x'], ['i'], {}, { name: 'where' }), node('Cast', ['i'], ['y'], { to: 1 })]));
+    expect(found).toMatchObject({ rowsProved: false, estimates: [{ flops: null, activationBytes: null }] });
+    expect(found.findings).toContainEqual(expect.stringContaining('from graph.node[0] (NonZero "where") on'));
+  });
+
+  it('says which constants are very large', () => {
+    const found = readContents(file([node('MatMul', ['x', 'w'], ['y'])], [floats('w', 4, 5 * 1024 * 1024)]));
+    expect(found.findings).toContainEqual(expect.stringContaining('constant "w" is large: 83886080 bytes'));
+  });
+
+  it('says when loading computes large constants', () => {
+    const nodes = [node('ConstantOfShape', ['s'], ['w']), node('MatMul', ['x', 'w'], ['y'])];
+    const found = readContents(file(nodes, [longs('s', 4, 5 * 1024 * 1024)]));
+    expect(found.findings).toContainEqual(expect.stringContaining('computes 83886080 bytes of constants'));
+  });
+
+  it.each([
+    ['a hundred bytes that ask for 16 GB', [node('ConstantOfShape', ['s'], ['w'])], 'graph.node[0] (ConstantOfShape)'],
+    [
+      'a constant that doubles until it fills memory',
+      Array.from({ length: 30 }, (_, index) => node('Concat', [`w${index}`, `w${index}`], [`w${index + 1}`], { axis: 0 })),
+      'graph.node[29] (Concat)',
+    ],
+  ])('refuses %s', (_name, bomb, place) => {
+    const bytes = file([...bomb, node('Relu', ['x'], ['y'])], [longs('s', 2 ** 16, 2 ** 16), floats('w0', 1)]);
+    const refused = () => readContents(bytes);
+    expect(refused).toThrow(MercatoError);
+    expect(refused).toThrow(expect.objectContaining({ code: 'MODEL_REJECTED', data: { place } }));
+  });
+
+  it('tells from the inside of a Reshape what an exporter computed', () => {
+    const nodes = [
+      node('Shape', ['x'], ['s']),
+      node('Gather', ['s', 'zero'], ['n']),
+      node('Concat', ['n', 'rest'], ['to'], { axis: 0 }),
+      node('Reshape', ['x', 'to'], ['y']),
+    ];
+    const found = readContents(file(nodes, [longs('zero', 0), longs('rest', -1)], ['N', 2, 8]), [3]);
+    expect(found.estimates[0]?.flops).toBe(0);
+    expect(found.estimates[0]?.activationBytes).toBeGreaterThanOrEqual(2 * 3 * 16 * 4);
+  });
+});
+
+const folder = join(process.env.MERCATO_TEST_DATA ?? '../shared/data', 'onnx');
+
+describe.skipIf(process.env.MERCATO_TEST_DATA === undefined)('models made by others', () => {
+  it.each([
+    ['densenet121', 2.87],
+    ['resnet50', 4.1],
+    ['squeezenet', 0.35],
+  ])('%s multiplies as often as its authors say', (name, billions) => {
+    const { flops } = runOf(readFileSync(join(folder, `light_${name}.onnx`)));
+    expect((flops ?? 0) / 2e9 / billions).toBeGreaterThan(0.9);
+    expect((flops ?? 0) / 2e9 / billions).toBeLessThan(1.1);
+  });
+});
