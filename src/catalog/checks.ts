@@ -2,11 +2,12 @@ import type { Invalidations } from '../access/access.ts';
 import { asSystem, asTenant, type Database } from '../base/database.ts';
 import { MercatoError } from '../base/errors.ts';
 import type { Log } from '../base/log.ts';
-import type { ModelVersion, ModelVersionState, Prisma } from '../generated/prisma/client.ts';
-import type { Inference } from '../inference/inference.ts';
+import { type ModelVersion, type ModelVersionState, Prisma } from '../generated/prisma/client.ts';
+import type { Inference, Profile, Sample } from '../inference/inference.ts';
 import type { CheckVersion, Jobs } from './jobs.ts';
 import { found } from './models.ts';
 import type { ModelStore } from './store.ts';
+import { resumeVerified, suspendUntilVerified } from './suspensions.ts';
 import { type ModelVersionView, type Rejection, versionInclude, versionView } from './views.ts';
 
 type Options = { db: Database; store: ModelStore; inference: Inference; invalidations: Invalidations; jobs: Jobs; log: Log };
@@ -22,7 +23,8 @@ const LOOK_MS = { first: 50, last: 2_000 };
 export type Checks = {
   start(): Promise<void>;
   stop(): Promise<void>;
-  /** Puts a version through the gate. What is wrong with the model ends in REJECTED; anything else throws, and may be tried again. */
+  /**
+   * Puts a version through the gate; runs the samples of one that is READY again, and suspends it where it answers otherwise. What is wrong with the model ends in REJECTED; anything else throws, and may be tried again. */
   check(data: CheckVersion): Promise<void>;
   /** Asks for a check, by whichever process. */
   request(data: CheckVersion): Promise<void>;
@@ -38,6 +40,7 @@ export function createChecks({ db, store, inference, invalidations, jobs, log }:
   async function check({ tenantId, versionId }: CheckVersion): Promise<void> {
     const version = await asTenant(db, tenantId, (tx) => tx.modelVersion.findFirst({ where: { id: versionId, tenantId } }));
     if (version !== null && isOpen(version.state)) await settle(version, await judge(version));
+    else if (version?.state === 'READY' && version.samples !== null) await verify(version);
     for (const look of waiting.get(versionId) ?? []) look();
   }
 
@@ -46,7 +49,7 @@ export function createChecks({ db, store, inference, invalidations, jobs, log }:
     try {
       // `inspect` reads the file first and refuses at once what is not acceptable: whoever sees CHECKED for longer sees the truth.
       await change(version, { state: 'CHECKED' });
-      const { signature, joinable, batchFinding, contents, profile } = await inference.inspect(bytes, version);
+      const { signature, joinable, batchFinding, contents, profile } = await inference.inspect(bytes, gateOf(version));
       const measured = { threads: profile.threads, profile: { ...profile, measuredAt: new Date().toISOString() } };
       return { state: 'READY', signature: signature as unknown as Prisma.InputJsonObject, joinable, batchFinding, contents, ...measured };
     } catch (error) {
@@ -54,6 +57,44 @@ export function createChecks({ db, store, inference, invalidations, jobs, log }:
       const rejection: Rejection = { code: error.code, message: error.message, place: error.data.place ?? null };
       return { state: 'REJECTED', rejection };
     }
+  }
+
+  /** By the device and the runtime that there are now. */
+  async function verify(version: ModelVersion): Promise<void> {
+    const { id, tenantId, modelId } = version;
+    const verified = await inference.verify(await store.read(version.sha256), gateOf(version)).catch((error: unknown) => {
+      if (error instanceof MercatoError && error.code === 'MODEL_REJECTED') return error;
+      throw error;
+    });
+    if (!(verified instanceof MercatoError)) {
+      const profile = { ...(version.profile as Profile), ...verified };
+      await asTenant(db, tenantId, (tx) => tx.modelVersion.updateMany({ where: { id, tenantId }, data: { profile } }));
+    }
+    const seq = await asSystem(db, async (tx) => {
+      if (verified instanceof MercatoError) await suspendUntilVerified(tx, version, verified.message);
+      else await resumeVerified(tx, id);
+      const listing = await tx.listing.findUniqueOrThrow({ where: { modelId, publisherTenantId: tenantId } });
+      return invalidations.publish(tx, 'listing', [listing.id]);
+    });
+    if (verified instanceof MercatoError) {
+      log.error({ versionId: id, err: verified }, 'a model version answers otherwise than it did, and is suspended');
+      await inference.unload(id);
+    }
+    await invalidations.confirmed(seq);
+  }
+
+  /** Versions whose samples were answered on another device or runtime than there is now. */
+  async function verifyOnNewGrounds(): Promise<void> {
+    const sampled = await asSystem(db, (tx) => tx.modelVersion.count({ where: { state: 'READY', samples: { not: Prisma.AnyNull } } }));
+    if (sampled === 0) return;
+    const { device, runtime } = await inference.grounds();
+    await asSystem(db, async (tx) => {
+      const moved = await tx.$queryRaw<CheckVersion[]>`
+        select id as "versionId", tenant_id as "tenantId" from model_version where state = 'READY' and samples is not null
+          and (profile->>'device', profile->>'runtime') is distinct from (${device}, ${runtime}) order by id`;
+      for (const data of moved) await jobs.enqueue(tx, 'check-version', data, `${data.versionId} ${device} ${runtime}`);
+    });
+    jobs.wake('check-version');
   }
 
   async function change({ id, tenantId }: ModelVersion, data: Prisma.ModelVersionUpdateManyMutationInput): Promise<void> {
@@ -125,6 +166,7 @@ export function createChecks({ db, store, inference, invalidations, jobs, log }:
     async start() {
       await jobs.work('check-version', check, CONCURRENCY);
       await sweep();
+      await verifyOnNewGrounds();
       if (sweeping) clearInterval(sweeping);
       sweeping = setInterval(() => {
         sweep().catch((error: unknown) => log.error({ err: error }, 'looking for lost checks failed'));
@@ -141,6 +183,12 @@ export function createChecks({ db, store, inference, invalidations, jobs, log }:
     settled,
   };
 }
+
+const gateOf = ({ runLimitMs, maxBatchRows, samples }: ModelVersion) => ({
+  runLimitMs,
+  maxBatchRows,
+  samples: (samples ?? []) as unknown as Sample[],
+});
 
 const OPEN = ['DRAFT', 'CHECKED'] as const satisfies ModelVersionState[];
 

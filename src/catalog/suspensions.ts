@@ -14,6 +14,8 @@ import type { Entitlement } from './entitlements.ts';
 const STRIKES = { windowMinutes: 10, max: 3, consumers: 2 };
 /** The first time, and what each call that is let through and fails again doubles. */
 const SUSPENDED_S = { first: 60, max: 3_600 };
+/** No call ends a suspension for wrong answers: it has no time, which a column must have. */
+const UNVERIFIED_YEARS = 100;
 /** What a call that is let through may take beyond its version's run limit, loading included. */
 const PROBE_GRACE_S = 120;
 const PROBING_RETRY_MS = 1_000;
@@ -157,11 +159,27 @@ function reasonOf(counts: readonly Count[], runLimitMs: number): string {
 }
 
 function refusal(suspended: readonly Suspended[], leftMs: number): MercatoError {
-  const retryAfterMs = Math.ceil(leftMs);
+  const retryAfterMs = Math.min(Math.ceil(leftMs), SUSPENDED_S.max * 1000);
   const whom = suspended.some(({ everyone }) => everyone) ? 'for everybody' : 'for your tenant';
-  return new MercatoError('MODEL_SUSPENDED', `The model version is suspended ${whom}; its runs crashed or took too long.`, {
+  return new MercatoError('MODEL_SUSPENDED', `The model version is suspended ${whom}; its \`suspension\` says why.`, {
     retryAfterMs,
   });
+}
+
+/** Suspends for everybody a version that does not answer its samples any more, until `resumeVerified`. */
+export async function suspendUntilVerified(tx: Tx, version: { id: string; tenantId: string }, reason: string): Promise<void> {
+  await tx.$executeRaw`
+    insert into suspension (id, version_id, publisher_tenant_id, consumer_tenant_id, reason, until)
+    values (${newId()}::uuid, ${version.id}::uuid, ${version.tenantId}::uuid, null, ${reason},
+            mercato_now() + make_interval(years => ${UNVERIFIED_YEARS}::int))
+    on conflict (version_id, coalesce(consumer_tenant_id, '00000000-0000-0000-0000-000000000000')) where ended_at is null do update
+      set reason = excluded.reason, until = excluded.until, probing_until = null`;
+}
+
+export async function resumeVerified(tx: Tx, versionId: string): Promise<void> {
+  await tx.$executeRaw`
+    update suspension set ended_at = mercato_now() where version_id = ${versionId}::uuid and ended_at is null
+       and until > since + make_interval(years => ${UNVERIFIED_YEARS}::int) - interval '1 day'`;
 }
 
 /** What keeps a tenant from calling a version now. */

@@ -2,6 +2,7 @@ import { asTenant, type Database, type Tx } from '../base/database.ts';
 import { MercatoError } from '../base/errors.ts';
 import { newId } from '../base/ids.ts';
 import { LIMITS } from '../base/limits.ts';
+import { parseSamples, type Sample } from '../inference/inference.ts';
 import type { Checks } from './checks.ts';
 import { parseCount } from './input.ts';
 import { found } from './models.ts';
@@ -14,6 +15,7 @@ export type VersionInput = {
   maxBatchRows?: number | null | undefined;
   runLimitMs?: number | null | undefined;
   deadlineMs?: number | null | undefined;
+  samples?: Parameters<typeof parseSamples>[0] | null | undefined;
 };
 
 type Bounds = { maxBatchRows: number; runLimitMs: number; deadlineMs: number };
@@ -30,10 +32,11 @@ export async function createVersion(db: Database, checks: Checks, tenantId: stri
     runLimitMs: parseCount('runLimitMs', input.runLimitMs, [1, 60_000]) ?? DEFAULT_BOUNDS.runLimitMs,
     deadlineMs: parseCount('deadlineMs', input.deadlineMs, [1, LIMITS.deadlineMsMax]) ?? DEFAULT_BOUNDS.deadlineMs,
   };
+  const samples = parseSamples(input.samples ?? []);
   return checked(db, checks, tenantId, async (tx) => {
     const { id: modelId } = found(await tx.model.findFirst({ where: { id: input.modelId, tenantId } }));
     const { file, taken } = await takeUpload(tx, tenantId, input.uploadId);
-    if (taken) return insertVersion(tx, { tenantId, modelId, ...file, ...bounds, trusted: false });
+    if (taken) return insertVersion(tx, { tenantId, modelId, ...file, ...bounds, trusted: false, samples });
     const existing = await tx.modelVersion.findFirst({ where: { modelId, tenantId, sha256: file.sha256 } });
     if (existing) return { id: existing.id, created: false };
     throw new MercatoError('CONFLICT', 'The upload was used for a version of another model.', { field: 'uploadId' });
@@ -76,16 +79,17 @@ export async function takeUpload(tx: Tx, tenantId: string, id: string): Promise<
   return { file: { sha256, sizeBytes: Number(sizeBytes) }, taken: count > 0 };
 }
 
-type NewVersion = Stored & Bounds & { tenantId: string; modelId: string; trusted: boolean };
+type NewVersion = Stored & Bounds & { tenantId: string; modelId: string; trusted: boolean; samples?: Sample[] };
 
 /** A version with the model's next number, or the one that has these bytes already. */
 export async function insertVersion(tx: Tx, version: NewVersion): Promise<{ id: string; created: boolean }> {
-  const { tenantId, modelId, sha256, trusted } = version;
+  const { tenantId, modelId, sha256, trusted, samples = [] } = version;
+  const samplesJson = samples.length === 0 ? null : JSON.stringify(samples);
   for (let attempt = 0; attempt < ATTEMPTS_MAX; attempt++) {
     const [created] = await tx.$queryRaw<{ id: string }[]>`
-      insert into model_version (id, tenant_id, model_id, number, sha256, size_bytes, trusted, max_batch_rows, run_limit_ms, deadline_ms)
+      insert into model_version (id, tenant_id, model_id, number, sha256, size_bytes, trusted, max_batch_rows, run_limit_ms, deadline_ms, samples)
       select ${newId()}::uuid, ${tenantId}::uuid, ${modelId}::uuid, coalesce(max(number), 0) + 1, ${sha256}, ${version.sizeBytes}::bigint,
-        ${trusted}, ${version.maxBatchRows}::int, ${version.runLimitMs}::int, ${version.deadlineMs}::int
+        ${trusted}, ${version.maxBatchRows}::int, ${version.runLimitMs}::int, ${version.deadlineMs}::int, ${samplesJson}::jsonb
       from model_version where model_id = ${modelId}::uuid
       on conflict do nothing returning id`;
     if (created) return { id: created.id, created: true };

@@ -3,7 +3,7 @@ import { type RunRequest, type RunResult, runRequest } from './calls.ts';
 import { type DeviceEnvironment, usableDevices, wantsGpu } from './devices.ts';
 import { Fleet, type FleetOptions, type FleetPort, type InferenceStatus } from './fleet.ts';
 import { Hosts, type RunnableVersion } from './hosts.ts';
-import { type Gate, type Inspection, inspectModel } from './inspect.ts';
+import { type Gate, type Grounds, groundsOf, type Inspection, inspectModel, verifySamples } from './inspect.ts';
 import { createRunFolder } from './run-folder.ts';
 import { Supervisor } from './supervisor.ts';
 
@@ -15,26 +15,30 @@ export type { RunnableVersion } from './hosts.ts';
 export type { Inspection } from './inspect.ts';
 export type { Contents } from './onnx/onnx.ts';
 export type { Profile } from './profile.ts';
+export { parseSamples, type Sample } from './samples.ts';
 export {
   DATATYPES,
   type Datatype,
   decodeBytes,
   elementCount,
-  elementSize,
   encodeBytes,
-  rowsOf,
   type Signature,
   type SignatureTensor,
   type Tensor,
 } from './tensor.ts';
+export { checkAgainst, type GivenTensor, parseInputs, toBase64, toJson, wantedOf } from './tensor-input.ts';
 
 export type Inference = AsyncDisposable & {
   /**
    * Checks a model file, loads it in a runner that serves nothing else, reads its signature, and tries whether joined rows equal separate
-   * runs, and measures it in runs of up to `maxBatchRows` rows, within some seconds. No run takes longer than `runLimitMs`, the load at most a minute.
+   * runs, whether it answers its publisher's samples, and measures it in runs of up to `maxBatchRows` rows, within some seconds. No run takes longer than `runLimitMs`, the load at most a minute.
    * MODEL_REJECTED, with `data.place` where the fault has one.
    */
   inspect(model: Uint8Array, gate: Gate): Promise<Inspection>;
+  /** Runs the samples of a version again, on what runs versions now. MODEL_REJECTED as `inspect`. */
+  verify(model: Uint8Array, gate: Gate): Promise<Grounds>;
+  /** What a version that is loaded now runs on where it can. */
+  grounds(): Promise<Grounds>;
   /**
    * Runs a model, loading it first where needed; more rows than `maxBatchRows` run in slices, all or nothing. OVERLOADED with `retryAfterMs`,
    * DEADLINE_EXCEEDED (also when `signal` is aborted; a run that others share goes on), MODEL_FAILED; that as ModelKilled where the run ended its process.
@@ -93,6 +97,8 @@ export function createInference(fleet: FleetPort): Inference {
   const hosts = new Hosts(fleet);
   return {
     inspect: (model, gate) => inspectModel(model, gate, fleet),
+    verify: (model, gate) => verifySamples(model, gate, fleet),
+    grounds: () => groundsOf(fleet),
     run: (request) => runRequest(hosts, request),
     async load(version) {
       await hosts.enter(version);

@@ -6,17 +6,40 @@ import { loadInto } from './load.ts';
 import { type Contents, readContents } from './onnx/onnx.ts';
 import { probe } from './probe.ts';
 import { type Bench, isWorth, measure, type Profile, threadsToTry } from './profile.ts';
+import { checkSamples, type Sample } from './samples.ts';
 import type { Signature, Tensor } from './tensor.ts';
 
 /** `joinable`: rows of different calls may share a run. `batchFinding` says why, or why not, in one sentence. */
 export type Inspection = { signature: Signature; joinable: boolean; batchFinding: string; contents: Contents; profile: Profile };
 
-export type Gate = { runLimitMs: number; maxBatchRows: number };
+export type Gate = { runLimitMs: number; maxBatchRows: number; samples?: readonly Sample[] };
+
+/** What answers a version's samples; another one may answer otherwise. */
+export type Grounds = { device: string; runtime: string };
 
 const { version } = JSON.parse(readFileSync(new URL(import.meta.resolve('onnxruntime-node/package.json')), 'utf8')) as { version: string };
 const RUNTIME = `onnxruntime-node ${version}`;
 
 type Loaded = Bench & { signature: Signature; loadMs: number; device: string };
+
+/** As `Inference.verify` says. */
+export async function verifySamples(model: Uint8Array, gate: Gate, fleet: FleetPort): Promise<Grounds> {
+  try {
+    return await inRunner(model, { ...gate, threads: 1 }, fleet, async ({ signature, device, run }) => {
+      await checkSamples(gate.samples ?? [], signature, gate.maxBatchRows, run);
+      return { device, runtime: RUNTIME };
+    });
+  } catch (error) {
+    throw rejected(error);
+  }
+}
+
+/** As `Inference.grounds` says. */
+export async function groundsOf(fleet: FleetPort): Promise<Grounds> {
+  const loan = await fleet.borrow();
+  await fleet.giveBack(loan.id);
+  return { device: loan.devices[0] ?? 'cpu', runtime: RUNTIME };
+}
 
 /** As `Inference.inspect` says. */
 export async function inspectModel(model: Uint8Array, gate: Gate, fleet: FleetPort): Promise<Inspection> {
@@ -25,6 +48,7 @@ export async function inspectModel(model: Uint8Array, gate: Gate, fleet: FleetPo
     return await inRunner(model, { ...gate, threads: 1 }, fleet, async (loaded) => {
       const { signature, loadMs, device } = loaded;
       const { range, ...finding } = await probe(signature, async (inputs, rows) => (await loaded.run(inputs, rows)).outputs);
+      await checkSamples(gate.samples ?? [], signature, gate.maxBatchRows, loaded.run);
       const latencies = await measure(signature, range, gate.maxBatchRows, loaded);
       const peakMemoryBytes = await peakOf(loaded);
       const profile = { device, runtime: RUNTIME, loadMs, peakMemoryBytes, threads: 1, latencies };
@@ -39,7 +63,7 @@ export async function inspectModel(model: Uint8Array, gate: Gate, fleet: FleetPo
   }
 }
 
-type Options = Gate & { threads: number };
+type Options = Omit<Gate, 'samples'> & { threads: number };
 
 /** Does something with a runner that serves nothing else, and ends it; on the first device that takes the model. */
 async function inRunner<T>(model: Uint8Array, options: Options, fleet: FleetPort, work: (loaded: Loaded) => Promise<T>): Promise<T> {

@@ -11,16 +11,24 @@ import type { Log } from '../base/log.ts';
 import type { Money } from '../base/money.ts';
 import type { Billing } from '../billing/billing.ts';
 import type { Catalog, Entitlement, ModelStore, ModelVersionView } from '../catalog/catalog.ts';
-import { type Inference, ModelKilled, type RunResult, type Tensor } from '../inference/inference.ts';
+import {
+  checkAgainst,
+  type GivenTensor,
+  type Inference,
+  ModelKilled,
+  parseInputs,
+  type RunResult,
+  type Tensor,
+  wantedOf,
+} from '../inference/inference.ts';
 import { openCancellations } from './cancellations.ts';
 import { type Admission, createLeases } from './leases.ts';
 import { type Answer, createReplays, digestOf, keyConflict, replayOf, type Stored } from './replays.ts';
 import { createSettlement, type Metered, type Settled } from './settlement.ts';
-import { checkAgainst, type GivenTensor, parseInputs, wantedOf } from './tensors.ts';
 
+export { toBase64, toJson } from '../inference/inference.ts';
 export { type Finding, runAudit } from './audit.ts';
 export { createJobs } from './jobs.ts';
-export { toBase64, toJson } from './tensors.ts';
 
 export type PredictRequest = {
   model: string;

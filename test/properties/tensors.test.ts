@@ -16,7 +16,7 @@ import {
 } from 'fast-check';
 import { describe, expect, it } from 'vitest';
 import { DATATYPES, type Datatype } from '../../src/inference/tensor.ts';
-import { parseInputs, toBase64, toJson } from '../../src/prediction/tensors.ts';
+import { parseInputs, toBase64, toJson } from '../../src/inference/tensor-input.ts';
 
 const special = constantFrom('NaN', 'Infinity', '-Infinity');
 const digits = (min: bigint, max: bigint) => bigInt(min, max).map(String);

@@ -1,6 +1,6 @@
 import { describe, expect, it } from 'vitest';
 import { type Datatype, encodeBytes, type Signature, type Tensor } from '../../src/inference/inference.ts';
-import { checkAgainst, type GivenTensor, parseInputs, toBase64, toJson } from '../../src/prediction/tensors.ts';
+import { checkAgainst, type GivenTensor, parseInputs, toBase64, toJson } from '../../src/inference/tensor-input.ts';
 
 function parsed(datatype: Datatype, data: unknown, shape?: number[]): Tensor {
   const [tensor] = parseInputs([{ name: 'x', datatype, data, shape }]);

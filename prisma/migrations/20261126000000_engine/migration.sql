@@ -8,7 +8,8 @@ CREATE TYPE "strike_kind" AS ENUM ('CRASH', 'OVERRUN');
 -- AlterTable
 ALTER TABLE "model_version" ADD COLUMN     "pinned" BOOLEAN NOT NULL DEFAULT false,
 ADD COLUMN     "contents" JSONB,
-ADD COLUMN     "profile" JSONB;
+ADD COLUMN     "profile" JSONB,
+ADD COLUMN     "samples" JSONB;
 
 -- CreateTable
 CREATE TABLE "strike" (
@@ -50,6 +51,18 @@ CREATE INDEX "suspension_version_id_idx" ON "suspension"("version_id");
 
 -- ─── What Prisma's schema cannot say ───
 
+-- As before, and what a version must answer never changes.
+CREATE OR REPLACE FUNCTION mercato_keep_model_version() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+  IF (NEW.id, NEW.tenant_id, NEW.model_id, NEW.number, NEW.sha256, NEW.size_bytes, NEW.samples)
+     IS DISTINCT FROM (OLD.id, OLD.tenant_id, OLD.model_id, OLD.number, OLD.sha256, OLD.size_bytes, OLD.samples)
+     OR (OLD.state IN ('READY', 'REJECTED') AND (NEW.state, NEW.signature, NEW.joinable, NEW.rejection)
+         IS DISTINCT FROM (OLD.state, OLD.signature, OLD.joinable, OLD.rejection)) THEN
+    RAISE EXCEPTION 'model_version % is immutable', OLD.id USING ERRCODE = 'integrity_constraint_violation';
+  END IF;
+  RETURN NEW;
+END
+$$;
 -- One open suspension per version and tenant, and one for everybody.
 CREATE UNIQUE INDEX "suspension_open_key" ON "suspension" ("version_id", coalesce("consumer_tenant_id", '00000000-0000-0000-0000-000000000000'))
   WHERE "ended_at" IS NULL;

@@ -1,5 +1,6 @@
 import { badInput } from '../base/errors.ts';
 import { LIMITS } from '../base/limits.ts';
+import { numberCodec } from './numbers.ts';
 import {
   type Datatype,
   decodeBytes,
@@ -10,8 +11,7 @@ import {
   type Signature,
   type SignatureTensor,
   type Tensor,
-} from '../inference/inference.ts';
-import { numberCodec } from './numbers.ts';
+} from './tensor.ts';
 
 /** A tensor as GraphQL brings it: `data` is base64 where it is a string, else nested or flat JSON values; a scalar's too is a list. */
 export type GivenTensor = { name: string; datatype: Datatype; shape?: readonly number[] | null | undefined; data: unknown };

@@ -1,4 +1,4 @@
-import type { Datatype } from '../inference/inference.ts';
+import type { Datatype } from './tensor.ts';
 
 /** Writes a JSON value as a little-endian element, false where it is none of the datatype; reads an element as a JSON value. */
 export type NumberCodec = {

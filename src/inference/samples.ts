@@ -1,0 +1,119 @@
+import { badInput, MercatoError } from '../base/errors.ts';
+import { LIMITS } from '../base/limits.ts';
+import type { Signature, Tensor } from './tensor.ts';
+import { checkAgainst, type GivenTensor, parseInputs, toJson } from './tensor-input.ts';
+
+/**
+ * What a publisher says that a version answers. An element of FP16, FP32 or FP64 may differ by `tolerance` × max(1, |expected|); any other is equal.
+ * At least one output is named; others are not looked at.
+ */
+export type Sample = { inputs: readonly GivenTensor[]; outputs: readonly GivenTensor[]; tolerance: number };
+type Parsed = { inputs: Tensor[]; outputs: Tensor[]; tolerance: number };
+
+const SAMPLES_MAX = 16;
+const TOLERANCE = { usual: 1e-3, max: 1 };
+
+/**
+ * Holds samples in the form that GraphQL brings them against every rule that needs no signature. Errors, sample by sample: tolerance; no outputs; those of
+ * `parseInputs`, of the inputs and then of the outputs. @throws BAD_USER_INPUT with a field like `samples[2].inputs[0].data`
+ */
+export function parseSamples(given: readonly (Omit<Sample, 'tolerance'> & { tolerance?: number | null | undefined })[]): Sample[] {
+  if (given.length > SAMPLES_MAX)
+    throw badInput('samples', `A version may have at most ${SAMPLES_MAX} samples.`, {
+      given: String(given.length),
+      expected: `at most ${SAMPLES_MAX}`,
+    });
+  return given.map(({ inputs, outputs, tolerance }, i) => {
+    const sample = { inputs, outputs, tolerance: tolerance ?? TOLERANCE.usual };
+    if (!(sample.tolerance >= 0 && sample.tolerance <= TOLERANCE.max)) {
+      const expected = `0 to ${TOLERANCE.max}`;
+      throw badInput(`samples[${i}].tolerance`, `A tolerance is ${expected}.`, { given: String(tolerance), expected });
+    }
+    if (outputs.length === 0)
+      throw badInput(`samples[${i}].outputs`, 'A sample names at least one output.', { given: '[]', expected: 'one output or more' });
+    parse(sample, i);
+    return sample;
+  });
+}
+
+/** @throws BAD_USER_INPUT */
+function parse({ inputs, outputs, tolerance }: Sample, i: number): Parsed {
+  return {
+    inputs: within(`samples[${i}].`, () => parseInputs(inputs)),
+    outputs: within(`samples[${i}].`, () => parseInputs(outputs), 'outputs'),
+    tolerance,
+  };
+}
+
+/** Runs `work`; a fault that it finds at `inputs…` is told as one at `prefix` + `part…`. */
+function within<T>(prefix: string, work: () => T, part = 'inputs'): T {
+  try {
+    return work();
+  } catch (error) {
+    if (!(error instanceof MercatoError) || error.data.field === undefined) throw error;
+    const field = prefix + error.data.field.replace(/^inputs/, part);
+    throw new MercatoError(error.code, error.message, { ...error.data, field });
+  }
+}
+
+/**
+ * Runs each sample and compares. Errors, sample by sample: it does not fit the signature, or has more rows than a run may; its run fails; an output has another
+ * datatype or shape; an element differs. @throws MODEL_REJECTED naming sample, output, element, what was expected and what came
+ */
+export async function checkSamples(
+  samples: readonly Sample[],
+  signature: Signature,
+  maxBatchRows: number,
+  run: (inputs: readonly Tensor[], rows: number) => Promise<{ outputs: readonly Tensor[] }>,
+): Promise<void> {
+  for (const [i, sample] of samples.entries()) {
+    const { inputs, outputs: expected, tolerance } = parse(sample, i);
+    const rows = rowsOfSample(signature, inputs, expected, i);
+    if (rows > maxBatchRows) throw wrong(i, `it has ${rows} rows, and a run at most ${maxBatchRows}.`);
+    const { outputs } = await run(inputs, rows).catch((error: unknown) => {
+      if (error instanceof MercatoError && error.code === 'MODEL_FAILED') throw wrong(i, `its run failed: ${error.message}`);
+      throw error;
+    });
+    for (const one of expected)
+      compare(
+        i,
+        one,
+        outputs.find(({ name }) => name === one.name),
+        tolerance,
+      );
+  }
+}
+
+function rowsOfSample(signature: Signature, inputs: readonly Tensor[], expected: readonly Tensor[], i: number): number {
+  try {
+    const outputs = expected.map(({ name }) => name);
+    return checkAgainst(signature, inputs, outputs);
+  } catch (error) {
+    if (error instanceof MercatoError && error.code === 'BAD_USER_INPUT') throw wrong(i, error.message);
+    throw error;
+  }
+}
+
+function compare(i: number, expected: Tensor, got: Tensor | undefined, tolerance: number): void {
+  const shown = (tensor: Tensor) => `${tensor.datatype} [${tensor.shape}]`;
+  const output = `output "${expected.name.slice(0, LIMITS.nameLength)}"`;
+  if (got === undefined || shown(got) !== shown(expected))
+    throw wrong(i, `${output} is ${got === undefined ? 'not there' : shown(got)}, not ${shown(expected)}.`);
+  const [wanted, given] = [toJson(expected), toJson(got)];
+  const isFloat = expected.datatype.startsWith('FP');
+  const at = wanted.findIndex((one, k) => !isNear(one, given[k], isFloat ? tolerance : 0));
+  if (at >= 0)
+    throw wrong(i, `${output} has ${text(given[at])} at element ${at}, not ${text(wanted[at])} within ${isFloat ? tolerance : 0}.`);
+}
+
+/** NaN and the infinities are strings here. */
+function isNear(expected: unknown, got: unknown, tolerance: number): boolean {
+  if (typeof expected !== 'number' || typeof got !== 'number') return expected === got;
+  return Math.abs(got - expected) <= tolerance * Math.max(1, Math.abs(expected));
+}
+
+const text = (value: unknown): string => JSON.stringify(value).slice(0, 60);
+
+function wrong(i: number, why: string): MercatoError {
+  return new MercatoError('MODEL_REJECTED', `Sample ${i} is not answered as its publisher says: ${why}`);
+}
