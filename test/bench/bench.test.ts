@@ -3,11 +3,13 @@ import { joinedRows, manyRows } from './batching.ts';
 import { type Figure, isMet, tableOf } from './figure.ts';
 import { type Market, openMarket } from './market.ts';
 import { manyCallers } from './overhead.ts';
+import { transport } from './transport.ts';
 
 const tiny = { rounds: 1, seconds: 0.2, warmSeconds: 0 };
 const measurements: [string, (market: Market) => Promise<Figure>][] = [
   ['P1', (market) => manyCallers(market, tiny)],
   ['P3', (market) => manyRows(market, tiny)],
+  ['FRAMES', () => transport(tiny)],
   ['P4', (market) => joinedRows(market, tiny, [784, 8, 10])],
 ];
 

@@ -18,6 +18,7 @@ import { manyCallers, oneCaller } from './overhead.ts';
 import { pictures } from './pictures.ts';
 import type { Effort } from './sides.ts';
 import { training } from './training.ts';
+import { transport } from './transport.ts';
 
 const { values, positionals } = parseArgs({
   allowPositionals: true,
@@ -44,6 +45,7 @@ const MEASUREMENTS: Record<string, () => Promise<Figure | NotRun>> = {
   R9: () => hostile(effort),
   R10: () => overload(effort),
   LOADS: () => reloads(),
+  FRAMES: () => transport(effort),
 };
 
 /** Where the suite has its data, MNIST is a folder of it. */
