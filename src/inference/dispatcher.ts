@@ -45,6 +45,8 @@ type Run = { batch: number; calls: readonly Call[]; mixed: boolean; rows: number
 
 /** The weight of one call in the mean of queue times. */
 const QUEUE_MEAN_CALLS = 32;
+/** A call is let in where it is expected to be answered within this part of what is left to it: runs differ, and one that is late was in vain. */
+const IN_TIME = 0.8;
 const RETRY_AFTER_MS = { min: 10, max: 5_000 };
 
 /**
@@ -61,6 +63,8 @@ export class Dispatcher {
   #dying = false;
   #batches = 0;
   #meanRunMs = 1;
+  /** From the beginning of a run to that of the next, where calls waited: what is done between runs counts. */
+  #meanTurnMs = 0;
   #meanQueueMs = 0;
   #busyMs = 0;
   #idleSinceMs = performance.now();
@@ -82,20 +86,21 @@ export class Dispatcher {
   accept(call: Call): void {
     const waitMs = this.#expectedWaitMs(call);
     const leftMs = call.expiresMs - performance.now();
-    const inTime = waitMs === 0 || waitMs < leftMs;
+    const inTime = waitMs === 0 || waitMs < IN_TIME * leftMs;
     if (inTime && this.#queue.add(call)) return;
-    const retryAfterMs = Math.min(RETRY_AFTER_MS.max, Math.max(RETRY_AFTER_MS.min, Math.ceil(inTime ? waitMs : waitMs - leftMs)));
+    const retryAfterMs = Math.min(RETRY_AFTER_MS.max, Math.max(RETRY_AFTER_MS.min, Math.ceil(inTime ? waitMs : waitMs - IN_TIME * leftMs)));
     const message = inTime ? 'Too many calls of this model wait.' : 'The calls that wait for this model take longer than the deadline.';
     call.refuse({ code: 'OVERLOADED', message, retryAfterMs });
   }
 
   /**
-   * The rest of the current run, and the runs of what comes first. Of an unknown pace nothing is expected, so the first calls are never refused
+   * The rest of the current run, the runs of what comes first, and its own. Of an unknown pace nothing is expected, so the first calls are never refused
    * for it; a mean of runs is no promise, so a call that is let in may be late all the same.
    */
   #expectedWaitMs(call: Call): number {
     if (this.#busyMs === 0 || this.#current === null) return 0;
-    const restMs = Math.max(0, this.#meanRunMs - (performance.now() - this.#current.startedMs));
+    const turnMs = Math.max(this.#meanRunMs, this.#meanTurnMs);
+    const restMs = Math.max(0, turnMs - (performance.now() - this.#current.startedMs));
     const parts = this.#queue.ahead(call);
     const { joinable, shared, maxBatchRows } = this.#settings;
     const sum = (values: number[]) => values.reduce((total, value) => total + value, 0);
@@ -104,7 +109,7 @@ export class Dispatcher {
       : shared
         ? Math.floor(sum(parts.map(({ rows }) => rows)) / maxBatchRows)
         : sum(parts.map(({ rows }, index) => (index === 0 ? Math.floor(rows / maxBatchRows) : Math.ceil(rows / maxBatchRows))));
-    return restMs + runs * this.#meanRunMs;
+    return restMs + (runs + 1) * turnMs;
   }
 
   /** Forgets a call that waits; one that runs goes on, because others may share the run. */
@@ -189,6 +194,8 @@ export class Dispatcher {
     const repeat = !done && run.calls.length > 1;
     if (repeat) this.#alone.push(...run.calls);
     this.dispatch();
+    const next = this.#current as Run | null;
+    if (next !== null) this.#meanTurnMs += (next.startedMs - run.startedMs - this.#meanTurnMs) / 8;
     return repeat ? null : run;
   }
 }
