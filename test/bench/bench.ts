@@ -1,7 +1,8 @@
 /**
- * `npm run bench -- [P1 P3 …] [--rounds N] [--seconds S] [--data DIR] [--json FILE]`: how fast, beside what. Durable Postgres where
- * DATABASE_URL names a login that may make databases (the bench makes its own and drops them), else embedded. Load comes from processes of
- * their own; everything shares the machine, so only ratios of one run say something.
+ * `npm run bench -- [P1 P3 …] [--rounds N] [--seconds S] [--processes N] [--data DIR] [--json FILE]`: how fast, beside what. Durable Postgres
+ * where DATABASE_URL names a login that may make databases (the bench makes its own and drops them), else embedded. Mercato is one server
+ * process in P1, P3, P4, P5 and P6 unless `--processes` says more. Load comes from processes of their own; everything shares the machine, so
+ * only ratios of one run say something.
  */
 import { writeFile } from 'node:fs/promises';
 import { availableParallelism, cpus } from 'node:os';
@@ -28,6 +29,7 @@ const { values, positionals } = parseArgs({
     warm: { type: 'string', default: '6' },
     data: { type: 'string' },
     json: { type: 'string' },
+    processes: { type: 'string', default: '1' },
   },
 });
 const effort: Effort = { rounds: Number(values.rounds), seconds: Number(values.seconds), warmSeconds: Number(values.warm) };
@@ -56,7 +58,7 @@ function testData(): string | undefined {
 
 /** Each in a marketplace of its own: what one leaves behind is no load for the next. */
 async function inMarket(measure: (market: Market, effort: Effort) => Promise<Figure>): Promise<Figure> {
-  await using market = await openMarket();
+  await using market = await openMarket([], { MERCATO_PROCESSES: values.processes });
   return await measure(market, effort);
 }
 
@@ -65,7 +67,7 @@ const unknown = wanted.filter((id) => !(id in MEASUREMENTS));
 const faulty = !(effort.rounds >= 1) || !(effort.seconds > 0) || !(effort.warmSeconds >= 0);
 if (unknown.length > 0 || faulty) {
   console.error(
-    `usage: npm run bench -- [${Object.keys(MEASUREMENTS).join(' ')}] [--rounds N] [--seconds S] [--warm S] [--data DIR] [--json FILE]`,
+    `usage: npm run bench -- [${Object.keys(MEASUREMENTS).join(' ')}] [--rounds N] [--seconds S] [--warm S] [--data DIR] [--json FILE] [--processes N]`,
   );
   process.exit(2);
 }
@@ -78,7 +80,9 @@ for (const id of wanted) {
   const result = await MEASUREMENTS[id]?.();
   if (result) results.push(result);
 }
-console.log(`${machine}\n${date}, ${effort.rounds} rounds of ${effort.seconds} s a side; result: the median of the rounds\n`);
+console.log(
+  `${machine}\n${date}, ${effort.rounds} rounds of ${effort.seconds} s a side, Mercato as ${values.processes} server process(es); result: the median of the rounds\n`,
+);
 console.log(tableOf(results));
 for (const result of results) if ('notes' in result) for (const note of result.notes) console.log(note);
 if (values.json) await writeFile(values.json, `${JSON.stringify({ machine, date, effort, results }, null, 2)}\n`);

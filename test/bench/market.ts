@@ -5,7 +5,7 @@ import { Client } from '../support/client.ts';
 import { createKey, signIn, signUp } from '../support/people.ts';
 import type { Demo } from '../support/server.ts';
 import { openDatabase } from './database.ts';
-import { childrenOf, start } from './processes.ts';
+import { partsOf, start } from './processes.ts';
 import type { Side } from './sides.ts';
 
 /** A whole marketplace for one measurement: a server on a database and a data directory of its own, with the seed's operator and consumer. */
@@ -126,7 +126,10 @@ export async function openMarket(nodeOptions: readonly string[] = [], env: Recor
       url: `${url}/graphql`,
       headers,
       body: bodyOf(call),
-      pids: async () => ({ server: [server.pid], runners: childrenOf(server.pid), database: await database.backends() }),
+      pids: async () => {
+        const { servers, runners } = partsOf(server.pid);
+        return { server: servers, runners, database: await database.backends() };
+      },
     }),
     offer,
     attackers,

@@ -83,8 +83,22 @@ function statOf(pid: number): string[] | null {
   }
 }
 
-/** The direct children of a process: of a server its runners. */
-export function childrenOf(parent: number): number[] {
+/** A server with the processes that it shares its port with, and their runners. */
+export function partsOf(server: number): { servers: number[]; runners: number[] } {
+  const children = Map.groupBy(childrenOf(server), (pid) => (runs(pid, 'src/main.ts') ? 'servers' : 'runners'));
+  return { servers: [server, ...(children.get('servers') ?? [])], runners: children.get('runners') ?? [] };
+}
+
+function runs(pid: number, file: string): boolean {
+  try {
+    return readFileSync(`/proc/${pid}/cmdline`, 'utf8').includes(file);
+  } catch {
+    return false;
+  }
+}
+
+/** The direct children of a process. */
+function childrenOf(parent: number): number[] {
   return readdirSync('/proc')
     .map(Number)
     .filter((pid) => pid > 0 && Number(statOf(pid)?.[1]) === parent);
