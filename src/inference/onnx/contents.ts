@@ -47,8 +47,13 @@ export function readContents(bytes: Uint8Array, rowCounts: readonly number[] = [
     ...(computed.bytes > LARGE_BYTES ? [`The runtime computes ${computed.bytes} bytes of constants when it loads the model.`] : []),
     ...largeConstants(model),
   ].slice(0, FINDINGS_MAX);
-  const estimates = runs.map(({ rows, flops, activationBytes }) => ({ rows, flops, activationBytes }));
+  const estimates = runs.map(({ rows, flops, activationBytes }) => ({ rows, flops: told(flops), activationBytes: told(activationBytes) }));
   return { operators, opsets, parameters, rowsProved: proof.proved, findings, estimates };
+}
+
+/** Sizes that a file makes up may be negative, or beyond any number: then nothing can be told. */
+function told(count: number | null): number | null {
+  return Number.isSafeInteger(count) && Number(count) >= 0 ? count : null;
 }
 
 function sizesOf({ graph }: OnnxModel, rows: number): Sizes {

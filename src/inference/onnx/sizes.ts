@@ -55,7 +55,8 @@ function whole(one: Info | null): Dims | null {
 }
 
 function joined(given: readonly (Dims | null)[]): Dims | null {
-  return given.every((one) => one !== null) ? given.flat() : null;
+  const length = given.reduce((sum, one) => sum + (one?.length ?? 0), 0);
+  return length <= LENGTH_MAX && given.every((one) => one !== null) ? given.flat() : null;
 }
 
 /** Within 32 bits, where no type cuts it. */
