@@ -2,7 +2,7 @@ import type { Invalidations } from '../access/access.ts';
 import { asSystem, asTenant, type Database } from '../base/database.ts';
 import { MercatoError } from '../base/errors.ts';
 import type { Log } from '../base/log.ts';
-import { type ModelVersion, type ModelVersionState, Prisma } from '../generated/prisma/client.ts';
+import type { ModelVersion, ModelVersionState, Prisma } from '../generated/prisma/client.ts';
 import type { Inference, Profile, Sample } from '../inference/inference.ts';
 import type { CheckVersion, Jobs } from './jobs.ts';
 import { found } from './models.ts';
@@ -24,7 +24,9 @@ export type Checks = {
   start(): Promise<void>;
   stop(): Promise<void>;
   /**
-   * Puts a version through the gate; runs the samples of one that is READY again, and suspends it where it answers otherwise. What is wrong with the model ends in REJECTED; anything else throws, and may be tried again. */
+   * Puts a version through the gate; of one that is READY it runs the samples again, and suspends it where it answers otherwise. What is wrong with
+   * the model ends in REJECTED; anything else throws, and may be tried again.
+   */
   check(data: CheckVersion): Promise<void>;
   /** Asks for a check, by whichever process. */
   request(data: CheckVersion): Promise<void>;
@@ -38,13 +40,15 @@ export function createChecks({ db, store, inference, invalidations, jobs, log }:
   let stopped = false;
 
   async function check({ tenantId, versionId }: CheckVersion): Promise<void> {
-    const version = await asTenant(db, tenantId, (tx) => tx.modelVersion.findFirst({ where: { id: versionId, tenantId } }));
+    const version = await asTenant(db, tenantId, (tx) =>
+      tx.modelVersion.findFirst({ where: { id: versionId, tenantId }, include: { samples: true } }),
+    );
     if (version !== null && isOpen(version.state)) await settle(version, await judge(version));
-    else if (version?.state === 'READY' && version.samples !== null) await verify(version);
+    else if (version?.state === 'READY' && version.sampleCount > 0) await verify(version);
     for (const look of waiting.get(versionId) ?? []) look();
   }
 
-  async function judge(version: ModelVersion): Promise<Prisma.ModelVersionUpdateManyMutationInput> {
+  async function judge(version: Checked): Promise<Prisma.ModelVersionUpdateManyMutationInput> {
     const bytes = await store.read(version.sha256);
     try {
       // `inspect` reads the file first and refuses at once what is not acceptable: whoever sees CHECKED for longer sees the truth.
@@ -60,7 +64,7 @@ export function createChecks({ db, store, inference, invalidations, jobs, log }:
   }
 
   /** By the device and the runtime that there are now. */
-  async function verify(version: ModelVersion): Promise<void> {
+  async function verify(version: Checked): Promise<void> {
     const { id, tenantId, modelId } = version;
     const verified = await inference.verify(await store.read(version.sha256), gateOf(version)).catch((error: unknown) => {
       if (error instanceof MercatoError && error.code === 'MODEL_REJECTED') return error;
@@ -85,12 +89,12 @@ export function createChecks({ db, store, inference, invalidations, jobs, log }:
 
   /** Versions whose samples were answered on another device or runtime than there is now. */
   async function verifyOnNewGrounds(): Promise<void> {
-    const sampled = await asSystem(db, (tx) => tx.modelVersion.count({ where: { state: 'READY', samples: { not: Prisma.AnyNull } } }));
+    const sampled = await asSystem(db, (tx) => tx.modelVersion.count({ where: { state: 'READY', sampleCount: { gt: 0 } } }));
     if (sampled === 0) return;
     const { device, runtime } = await inference.grounds();
     await asSystem(db, async (tx) => {
       const moved = await tx.$queryRaw<CheckVersion[]>`
-        select id as "versionId", tenant_id as "tenantId" from model_version where state = 'READY' and samples is not null
+        select id as "versionId", tenant_id as "tenantId" from model_version where state = 'READY' and sample_count > 0
           and (profile->>'device', profile->>'runtime') is distinct from (${device}, ${runtime}) order by id`;
       for (const data of moved) await jobs.enqueue(tx, 'check-version', data, `${data.versionId} ${device} ${runtime}`);
     });
@@ -184,10 +188,12 @@ export function createChecks({ db, store, inference, invalidations, jobs, log }:
   };
 }
 
-const gateOf = ({ runLimitMs, maxBatchRows, samples }: ModelVersion) => ({
+type Checked = Prisma.ModelVersionGetPayload<{ include: { samples: true } }>;
+
+const gateOf = ({ runLimitMs, maxBatchRows, samples }: Checked) => ({
   runLimitMs,
   maxBatchRows,
-  samples: (samples ?? []) as unknown as Sample[],
+  samples: (samples?.samples ?? []) as unknown as Sample[],
 });
 
 const OPEN = ['DRAFT', 'CHECKED'] as const satisfies ModelVersionState[];

@@ -141,7 +141,6 @@ export const resolvers = {
     },
     profile: ({ profile }) =>
       profile && { ...profile, measuredAt: new Date(profile.measuredAt), peakMemoryBytes: String(profile.peakMemoryBytes) },
-    sampleCount: ({ samples }) => samples.length,
     suspension: (version, _, ctx) => ctx.loaders.load(suspensionsByVersion, version.id),
   },
   Suspension: { everyone: ({ consumerTenantId }) => consumerTenantId === null },

@@ -2,6 +2,7 @@ import { asTenant, type Database, type Tx } from '../base/database.ts';
 import { MercatoError } from '../base/errors.ts';
 import { newId } from '../base/ids.ts';
 import { LIMITS } from '../base/limits.ts';
+import type { Prisma } from '../generated/prisma/client.ts';
 import { parseSamples, type Sample } from '../inference/inference.ts';
 import type { Checks } from './checks.ts';
 import { parseCount } from './input.ts';
@@ -84,15 +85,18 @@ type NewVersion = Stored & Bounds & { tenantId: string; modelId: string; trusted
 /** A version with the model's next number, or the one that has these bytes already. */
 export async function insertVersion(tx: Tx, version: NewVersion): Promise<{ id: string; created: boolean }> {
   const { tenantId, modelId, sha256, trusted, samples = [] } = version;
-  const samplesJson = samples.length === 0 ? null : JSON.stringify(samples);
   for (let attempt = 0; attempt < ATTEMPTS_MAX; attempt++) {
     const [created] = await tx.$queryRaw<{ id: string }[]>`
-      insert into model_version (id, tenant_id, model_id, number, sha256, size_bytes, trusted, max_batch_rows, run_limit_ms, deadline_ms, samples)
+      insert into model_version (id, tenant_id, model_id, number, sha256, size_bytes, trusted, max_batch_rows, run_limit_ms, deadline_ms, sample_count)
       select ${newId()}::uuid, ${tenantId}::uuid, ${modelId}::uuid, coalesce(max(number), 0) + 1, ${sha256}, ${version.sizeBytes}::bigint,
-        ${trusted}, ${version.maxBatchRows}::int, ${version.runLimitMs}::int, ${version.deadlineMs}::int, ${samplesJson}::jsonb
+        ${trusted}, ${version.maxBatchRows}::int, ${version.runLimitMs}::int, ${version.deadlineMs}::int, ${samples.length}::int
       from model_version where model_id = ${modelId}::uuid
       on conflict do nothing returning id`;
-    if (created) return { id: created.id, created: true };
+    if (created) {
+      const data = { versionId: created.id, tenantId, samples: samples as unknown as Prisma.InputJsonArray };
+      if (samples.length > 0) await tx.versionSamples.create({ data });
+      return { id: created.id, created: true };
+    }
     const existing = await tx.modelVersion.findFirst({ where: { modelId, tenantId, sha256 } });
     if (existing) return { id: existing.id, created: false };
   }

@@ -10,7 +10,7 @@ import type {
   Tenant,
   Upload,
 } from '../generated/prisma/client.ts';
-import type { Contents, Profile, Sample, Signature } from '../inference/inference.ts';
+import type { Contents, Profile, Signature } from '../inference/inference.ts';
 
 /** Why a version is REJECTED; `place` says where in the graph, null where it is not one place. */
 export type Rejection = { code: ErrorCode; message: string; place: string | null };
@@ -37,8 +37,8 @@ export type ModelVersionView = {
   threads: number;
   /** What the gate read in the file; null before READY, and of versions from before it did. */
   contents: Contents | null;
-  /** What its publisher says that it answers. */
-  samples: Sample[];
+  /** How many samples its publisher gave. */
+  sampleCount: number;
   /** What the gate measured; null before READY, and of versions from before it measured. */
   profile: (Profile & { measuredAt: string }) | null;
   /** Stays loaded. */
@@ -114,7 +114,6 @@ export function toVersionView(row: ModelVersion, modelHandle: string): ModelVers
     rejection: row.rejection as Rejection | null,
     signature: row.signature as Signature | null,
     contents: row.contents as Contents | null,
-    samples: (row.samples ?? []) as unknown as Sample[],
     profile: row.profile as ModelVersionView['profile'],
   };
 }

@@ -11,10 +11,12 @@ export type Sample = { inputs: readonly GivenTensor[]; outputs: readonly GivenTe
 type Parsed = { inputs: Tensor[]; outputs: Tensor[]; tolerance: number };
 
 const SAMPLES_MAX = 16;
+/** Of all samples of a version, as JSON. */
+const SAMPLES_CHARACTERS_MAX = 4 * 1024 ** 2;
 const TOLERANCE = { usual: 1e-3, max: 1 };
 
 /**
- * Holds samples in the form that GraphQL brings them against every rule that needs no signature. Errors, sample by sample: tolerance; no outputs; those of
+ * Holds samples in the form that GraphQL brings them against every rule that needs no signature. Errors: their number; their size; then, sample by sample: tolerance; no outputs; those of
  * `parseInputs`, of the inputs and then of the outputs. @throws BAD_USER_INPUT with a field like `samples[2].inputs[0].data`
  */
 export function parseSamples(given: readonly (Omit<Sample, 'tolerance'> & { tolerance?: number | null | undefined })[]): Sample[] {
@@ -22,6 +24,12 @@ export function parseSamples(given: readonly (Omit<Sample, 'tolerance'> & { tole
     throw badInput('samples', `A version may have at most ${SAMPLES_MAX} samples.`, {
       given: String(given.length),
       expected: `at most ${SAMPLES_MAX}`,
+    });
+  const size = JSON.stringify(given).length;
+  if (size > SAMPLES_CHARACTERS_MAX)
+    throw badInput('samples', 'The samples of a version are too large.', {
+      given: `${size} characters`,
+      expected: `at most ${SAMPLES_CHARACTERS_MAX} characters`,
     });
   return given.map(({ inputs, outputs, tolerance }, i) => {
     const sample = { inputs, outputs, tolerance: tolerance ?? TOLERANCE.usual };

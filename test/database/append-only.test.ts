@@ -14,6 +14,7 @@ const CHANGES = {
   training_epoch: 'set loss = 0',
   evaluation: "set figures = '{}'",
   strike: "set runner = 'another'",
+  version_samples: "set samples = '[]'",
 };
 type Table = keyof typeof CHANGES;
 const TABLES = Object.keys(CHANGES) as Table[];
@@ -57,6 +58,7 @@ async function fill(tx: Tx): Promise<void> {
   await tx.$executeRaw`
     insert into strike (id, version_id, publisher_tenant_id, consumer_tenant_id, kind, runner)
     values (${a}::uuid, ${a}::uuid, ${a}::uuid, ${b}::uuid, 'CRASH', 'runner')`;
+  await tx.$executeRaw`insert into version_samples (version_id, tenant_id, samples) values (${a}::uuid, ${a}::uuid, '[{}]')`;
   await tx.$executeRaw`
     insert into work (id, tenant_id, kind, time_limit_ms, memory_limit_mib) values (${a}::uuid, ${a}::uuid, 'TRAIN', 1, 1)`;
   await tx.$executeRaw`

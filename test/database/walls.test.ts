@@ -28,6 +28,7 @@ const GRANTS: Record<string, { tenant?: string; system?: string }> = {
   upload: { tenant: 'SELECT INSERT UPDATE', system: 'SELECT INSERT UPDATE' },
   model: { tenant: 'SELECT INSERT' },
   model_version: { tenant: 'SELECT INSERT UPDATE', system: 'SELECT' },
+  version_samples: { tenant: 'SELECT INSERT' },
   listing: { tenant: 'SELECT INSERT UPDATE', system: 'SELECT' },
   plan: { tenant: 'SELECT INSERT UPDATE' },
   plan_version: { tenant: 'SELECT INSERT', system: 'SELECT' },

@@ -77,9 +77,12 @@ describe('the dispatcher of a runner', () => {
     for (let i = 0; i < 5; i++) add(`b${i}`, [i]);
     const expiresIn = (ms: number) => ({ expiresMs: performance.now() + ms });
     add('b-late', [1], expiresIn(300));
+    // Its run would begin in time, after the current one and one of b's, and end too late.
+    add('c-edge', [1], expiresIn(300));
     add('c-soon', [1], expiresIn(450));
     add('b-patient', [1], expiresIn(10_000));
-    expect(log).toEqual(['b-late: OVERLOADED The calls that wait for this model take longer than the deadline.']);
+    const late = 'OVERLOADED The calls that wait for this model take longer than the deadline.';
+    expect(log).toEqual([`b-late: ${late}`, `c-edge: ${late}`]);
   });
 
   test('keeps within the batch limit', () => {

@@ -9,7 +9,7 @@ CREATE TYPE "strike_kind" AS ENUM ('CRASH', 'OVERRUN');
 ALTER TABLE "model_version" ADD COLUMN     "pinned" BOOLEAN NOT NULL DEFAULT false,
 ADD COLUMN     "contents" JSONB,
 ADD COLUMN     "profile" JSONB,
-ADD COLUMN     "samples" JSONB;
+ADD COLUMN     "sample_count" INTEGER NOT NULL DEFAULT 0;
 
 -- CreateTable
 CREATE TABLE "strike" (
@@ -40,6 +40,15 @@ CREATE TABLE "suspension" (
     CONSTRAINT "suspension_pkey" PRIMARY KEY ("id")
 );
 
+-- CreateTable
+CREATE TABLE "version_samples" (
+    "version_id" UUID NOT NULL,
+    "tenant_id" UUID NOT NULL,
+    "samples" JSONB NOT NULL,
+
+    CONSTRAINT "version_samples_pkey" PRIMARY KEY ("version_id")
+);
+
 -- CreateIndex
 CREATE UNIQUE INDEX "strike_runner_key" ON "strike"("runner");
 
@@ -49,25 +58,18 @@ CREATE INDEX "strike_version_id_created_at_idx" ON "strike"("version_id", "creat
 -- CreateIndex
 CREATE INDEX "suspension_version_id_idx" ON "suspension"("version_id");
 
+-- AddForeignKey
+ALTER TABLE "version_samples" ADD CONSTRAINT "version_samples_version_id_fkey" FOREIGN KEY ("version_id") REFERENCES "model_version"("id") ON DELETE RESTRICT ON UPDATE CASCADE;
+
 -- ─── What Prisma's schema cannot say ───
 
--- As before, and what a version must answer never changes.
-CREATE OR REPLACE FUNCTION mercato_keep_model_version() RETURNS trigger LANGUAGE plpgsql AS $$
-BEGIN
-  IF (NEW.id, NEW.tenant_id, NEW.model_id, NEW.number, NEW.sha256, NEW.size_bytes, NEW.samples)
-     IS DISTINCT FROM (OLD.id, OLD.tenant_id, OLD.model_id, OLD.number, OLD.sha256, OLD.size_bytes, OLD.samples)
-     OR (OLD.state IN ('READY', 'REJECTED') AND (NEW.state, NEW.signature, NEW.joinable, NEW.rejection)
-         IS DISTINCT FROM (OLD.state, OLD.signature, OLD.joinable, OLD.rejection)) THEN
-    RAISE EXCEPTION 'model_version % is immutable', OLD.id USING ERRCODE = 'integrity_constraint_violation';
-  END IF;
-  RETURN NEW;
-END
-$$;
 -- One open suspension per version and tenant, and one for everybody.
 CREATE UNIQUE INDEX "suspension_open_key" ON "suspension" ("version_id", coalesce("consumer_tenant_id", '00000000-0000-0000-0000-000000000000'))
   WHERE "ended_at" IS NULL;
 ALTER TABLE "suspension" ADD CONSTRAINT "suspension_times_check" CHECK ("until" > "since" AND "failed_probes" >= 0);
 CREATE TRIGGER "strike_append_only" BEFORE UPDATE OR DELETE ON "strike" FOR EACH ROW EXECUTE FUNCTION mercato_refuse_change();
+CREATE TRIGGER "version_samples_append_only" BEFORE UPDATE OR DELETE ON "version_samples" FOR EACH ROW EXECUTE FUNCTION mercato_refuse_change();
+CREATE TRIGGER "version_samples_no_truncate" BEFORE TRUNCATE ON "version_samples" FOR EACH STATEMENT EXECUTE FUNCTION mercato_refuse_change();
 CREATE TRIGGER "strike_no_truncate" BEFORE TRUNCATE ON "strike" FOR EACH STATEMENT EXECUTE FUNCTION mercato_refuse_change();
 
 -- ─── Walls ───
@@ -76,6 +78,10 @@ ALTER TABLE "strike" ENABLE ROW LEVEL SECURITY;
 ALTER TABLE "strike" FORCE ROW LEVEL SECURITY;
 ALTER TABLE "suspension" ENABLE ROW LEVEL SECURITY;
 ALTER TABLE "suspension" FORCE ROW LEVEL SECURITY;
+ALTER TABLE "version_samples" ENABLE ROW LEVEL SECURITY;
+ALTER TABLE "version_samples" FORCE ROW LEVEL SECURITY;
+GRANT SELECT, INSERT ON "version_samples" TO mercato_tenant;
+CREATE POLICY "own" ON "version_samples" TO mercato_tenant USING ("tenant_id" = mercato_tenant_id()) WITH CHECK ("tenant_id" = mercato_tenant_id());
 GRANT SELECT, INSERT ON "strike" TO mercato_system;
 GRANT SELECT, INSERT, UPDATE ON "suspension" TO mercato_system;
 GRANT SELECT ON "suspension" TO mercato_tenant;
