@@ -33,6 +33,8 @@ const config: CodegenConfig = {
           Wallet: '../billing/billing.ts#WalletView',
           Transfer: '../billing/billing.ts#TransferView',
           UsageReport: '../usage/usage.ts#UsageReport as UsageReportParent',
+          UsageLimit: '../usage/usage.ts#LimitView',
+          UsageAlert: '../usage/usage.ts#AlertView',
           UsageRow: '../usage/usage.ts#UsageRow as UsageRowParent',
           Prediction: '../prediction/prediction.ts#Prediction as PredictionParent',
           Tensor: '../inference/inference.ts#Tensor as TensorParent',

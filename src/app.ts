@@ -1,7 +1,7 @@
 import { randomBytes } from 'node:crypto';
 import { mkdir, rm, writeFile } from 'node:fs/promises';
 import { join, resolve } from 'node:path';
-import { createAccess } from './access/access.ts';
+import { authorize, createAccess } from './access/access.ts';
 import { type Clock, systemClock } from './base/clock.ts';
 import type { Database } from './base/database.ts';
 import { openEmbedded } from './base/database-embedded.ts';
@@ -12,7 +12,7 @@ import { createBilling } from './billing/billing.ts';
 import { createCatalog, createDirectoryStore } from './catalog/catalog.ts';
 import { type Demo, seed } from './commands/seed.ts';
 import { addressUrl, type Config } from './config.ts';
-import { createGraphQL, type Services } from './graphql/graphql.ts';
+import { createGraphQL, credentialsOf, type Services } from './graphql/graphql.ts';
 import { createHttp } from './http/server.ts';
 import { createFleet, createInference, type FleetPort, type HostFleet } from './inference/inference.ts';
 import { createJobs, createPredictions, runAudit } from './prediction/prediction.ts';
@@ -59,7 +59,7 @@ export async function createApp(config: Config, overrides: Overrides = {}): Prom
   const inference = stack.use(createInference(fleet));
   const jobs = stack.use(await createJobs(db, log));
   const billing = createBilling({ db, currency: config.currency, commissionBps: config.commissionBps });
-  const usage = createUsage({ currency: config.currency });
+  const usage = createUsage({ db, announcer: access.invalidations, currency: config.currency });
   let url = '';
   const uploadsUrl = () => `${config.publicUrl ?? url}/uploads`;
   const { invalidations } = access;
@@ -86,6 +86,10 @@ export async function createApp(config: Config, overrides: Overrides = {}): Prom
     live: graphql.live,
     isReady: () => invalidations.isFresh(),
     receiveUpload: catalog.receiveUpload,
+    async exportUsage(headers, query) {
+      const { tenantId } = authorize(await access.authenticate(credentialsOf(headers)), 'usage:read');
+      return usage.exportRecords(tenantId, query);
+    },
     audit: () => runAudit(db),
   });
   url = addressUrl(config.host, await http.listen());

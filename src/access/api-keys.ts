@@ -99,13 +99,13 @@ async function checkRoom(tx: Tx, tenantId: string, expiresAt: Date | null): Prom
 
 async function insertKey(
   tx: Tx,
-  { tenantId, userId }: Principal,
+  { tenantId, memberId }: Principal,
   key: { name: string; scopes: Scope[]; expiresAt: Date | null; secret: string },
 ) {
   const [apiKey] = await tx.$queryRaw<ApiKeyView[]>`
     insert into api_key as k (id, tenant_id, name, hash, prefix, scopes, created_by_user_id, expires_at)
     values (${newId()}::uuid, ${tenantId}::uuid, ${key.name}, ${hashSecret(key.secret)}::bytea, ${shownPrefix(key.secret)},
-      ${key.scopes}::text[], ${userId}::uuid, ${key.expiresAt?.toISOString() ?? null}::timestamptz)
+      ${key.scopes}::text[], ${memberId}::uuid, ${key.expiresAt?.toISOString() ?? null}::timestamptz)
     returning ${COLUMNS}`;
   if (!apiKey) throw new Error('no API key was inserted');
   return apiKey;

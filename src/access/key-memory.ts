@@ -10,7 +10,7 @@ import { isScope, type Principal } from './principal.ts';
 type KeyPrincipal = Principal & { apiKeyId: string };
 type Options = { db: Database; log: Log; clock: Clock; invalidations: Invalidations; noteUse(apiKeyId: string): void };
 type Hold = { count: number; whenReleased: (() => void)[] };
-type KeyRow = { id: string; tenantId: string; scopes: string[]; remainingMs: number | null };
+type KeyRow = { id: string; tenantId: string; createdByUserId: string | null; scopes: string[]; remainingMs: number | null };
 
 const REMEMBERED = 10_000;
 /** Longer than any call lives (a deadline is a minute at most), so that none that began before the revocation is taken for valid. */
@@ -87,13 +87,21 @@ export function createKeyMemory({ db, log, clock, invalidations, noteUse }: Opti
 
 async function findKey(tx: Tx, hash: Uint8Array): Promise<KeyRow | null> {
   const [row] = await tx.$queryRaw<KeyRow[]>`
-    select id, tenant_id as "tenantId", scopes,
+    select id, tenant_id as "tenantId", created_by_user_id as "createdByUserId", scopes,
       (extract(epoch from expires_at - mercato_now()) * 1000)::float8 as "remainingMs"
     from api_key
     where hash = ${hash}::bytea and revoked_at is null and (expires_at is null or expires_at > mercato_now())`;
   return row ?? null;
 }
 
-function principalOf({ id, tenantId, scopes }: KeyRow): KeyPrincipal {
-  return { tenantId, userId: null, apiKeyId: id, role: null, isOperator: false, scopes: new Set(scopes.filter(isScope)) };
+function principalOf({ id, tenantId, createdByUserId, scopes }: KeyRow): KeyPrincipal {
+  return {
+    tenantId,
+    userId: null,
+    apiKeyId: id,
+    memberId: createdByUserId,
+    role: null,
+    isOperator: false,
+    scopes: new Set(scopes.filter(isScope)),
+  };
 }

@@ -26,6 +26,8 @@ export type Principal = {
   userId: string | null;
   /** Null for a signed-in member. */
   apiKeyId: string | null;
+  /** Whose limits as a member concern the caller: the user, or who made the key; null where nobody is known to have made it. */
+  memberId: string | null;
   /** Null for an API key. */
   role: Role | null;
   /** Whether this is the operator of the marketplace; never an API key. */

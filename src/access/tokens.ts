@@ -93,7 +93,7 @@ function kidOf(header: string): string | null {
 function principalOf(claims: jwt.JwtPayload): Principal | null {
   const { sub, tid, role, op, sid } = claims;
   if (!isIdText(sub) || !isIdText(tid) || !isIdText(sid) || !isRole(role) || typeof op !== 'boolean') return null;
-  return { tenantId: tid, userId: sub, apiKeyId: null, role, isOperator: op, scopes: scopesOf(role), sessionId: sid };
+  return { tenantId: tid, userId: sub, apiKeyId: null, memberId: sub, role, isOperator: op, scopes: scopesOf(role), sessionId: sid };
 }
 
 function isIdText(claim: unknown): claim is string {

@@ -33,6 +33,10 @@ export type ErrorData = {
   field?: string;
   given?: string;
   expected?: string;
+  limitName?: string;
+  /** TENANT, SUBSCRIPTION, MEMBER or API_KEY, and its global id. */
+  subject?: string;
+  subjectId?: string;
   limit?: string;
   used?: string;
   resetsAt?: string;

@@ -42,6 +42,8 @@ export const NODE_TYPES = [
   'Upload',
   'Prediction',
   'Transfer',
+  'UsageLimit',
+  'UsageAlert',
   'Dataset',
   'TrainingRun',
   'Optimization',

@@ -3,6 +3,7 @@ import { unwrapResolverError } from '@apollo/server/errors';
 import type { Principal } from '../access/access.ts';
 import type { Database } from '../base/database.ts';
 import type { Log } from '../base/log.ts';
+import type { Allowance } from '../prediction/prediction.ts';
 import type { PublicError } from './errors.ts';
 import { createLoaders, type Loaders } from './loaders.ts';
 import { createReader, type Reader } from './reader.ts';
@@ -15,6 +16,10 @@ export class Call {
   operation: 'query' | 'mutation' | 'subscription' = 'query';
   /** The catalogue's status of the answer; null where the request was no GraphQL operation at all. */
   status: number | null = null;
+  /** What is left of the limits that concern it, where it was a prediction. */
+  allowances: readonly Allowance[] = [];
+  /** When its refusal says that it may be tried again. */
+  retryAfterMs: number | null = null;
   private readonly db: Database;
   private readonly parentLog: Log;
   private readonly client: ServerResponse | AbortSignal;

@@ -4,7 +4,7 @@ import type { Log } from '../base/log.ts';
 import type { Signals } from '../base/signals.ts';
 import type { Billing } from '../billing/billing.ts';
 import type { Catalog } from '../catalog/catalog.ts';
-import type { Predictions } from '../prediction/prediction.ts';
+import type { Allowance, Predictions } from '../prediction/prediction.ts';
 import type { Training } from '../training/training.ts';
 import type { Usage } from '../usage/usage.ts';
 import type { Call } from './call.ts';
@@ -37,6 +37,8 @@ export type RequestParts = Pick<Reader, 'read' | 'apart'> & {
   readonly signal: AbortSignal;
   /** `fn` runs once, when the answer was handed to the socket or dropped. */
   onAnswered(fn: () => void): void;
+  /** What is left of the limits that concern the call, for the answer's headers. */
+  onAllowances(allowances: readonly Allowance[]): void;
   readonly loaders: Loaders;
 };
 
@@ -48,6 +50,7 @@ class RequestContext implements RequestParts {
   readonly read: Reader['read'];
   readonly apart: Reader['apart'];
   readonly onAnswered: RequestParts['onAnswered'];
+  readonly onAllowances: RequestParts['onAllowances'];
 
   constructor(call: Call) {
     this.call = call;
@@ -56,6 +59,9 @@ class RequestContext implements RequestParts {
     this.read = (fn) => call.reader.read(fn);
     this.apart = (fn) => call.reader.apart(fn);
     this.onAnswered = (fn) => call.onAnswered(fn);
+    this.onAllowances = (allowances) => {
+      call.allowances = allowances;
+    };
   }
 
   get log(): Log {

@@ -27,6 +27,12 @@ export function refusal(error: unknown, requestId: string): { status: number; er
   return { status: ERRORS[shown.extensions.code].http, error: shown };
 }
 
+/** When a refusal says that the same may be tried again; null where it does not. */
+export function retryOf(error: PublicError | undefined): number | null {
+  const retryAfterMs = error?.extensions.retryAfterMs;
+  return typeof retryAfterMs === 'number' ? retryAfterMs : null;
+}
+
 function extensionsOf(error: MercatoError): PublicError['extensions'] {
   return { code: error.code, retryable: ERRORS[error.code].retryable, ...error.data };
 }

@@ -16,7 +16,7 @@ import { type GraphQLServer, serveGraphQL } from './server.ts';
 
 export type { Services } from './context.ts';
 export type { Live, LiveAnswer, LiveRequest } from './live.ts';
-export type { GraphQLServer } from './server.ts';
+export { credentialsOf, type GraphQLServer } from './server.ts';
 
 const SCHEMA = new URL('../../schema.graphql', import.meta.url);
 

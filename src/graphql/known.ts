@@ -1,7 +1,7 @@
 import { type DocumentNode, type ExecutionResult, execute, GraphQLError, type GraphQLSchema, Kind } from 'graphql';
 import { ERRORS } from '../base/errors.ts';
 import { type Call, reportInternal } from './call.ts';
-import { type PublicError, publicError } from './errors.ts';
+import { type PublicError, publicError, retryOf } from './errors.ts';
 
 type Known = { document: DocumentNode; operation: 'query' | 'mutation' };
 /** A request that can be executed without being read again. */
@@ -66,6 +66,7 @@ export async function executeKnown(schema: GraphQLSchema, request: KnownRequest,
   }
   const errors = result.errors.map((error) => shown(error, result.data === undefined, call));
   const [first] = errors;
+  call.retryAfterMs = retryOf(first);
   call.status = first && !result.data ? ERRORS[first.extensions.code].http : 200;
   return `${JSON.stringify({ errors, data: result.data })}\n`;
 }

@@ -8,7 +8,7 @@ import {
 } from '@apollo/server/plugin/disabled';
 import { ERRORS } from '../base/errors.ts';
 import { type Call, reportInternal } from './call.ts';
-import type { PublicError } from './errors.ts';
+import { type PublicError, retryOf } from './errors.ts';
 import type { KnownDocuments } from './known.ts';
 
 /** Apollo's own plugins; some would report to a service outside where the environment holds its key. */
@@ -39,6 +39,7 @@ export function answerPlugin(known: KnownDocuments): ApolloServerPlugin<HasCall>
       shown?.forEach((error, i) => {
         if (error.extensions.code === 'INTERNAL') reportInternal(context.contextValue.call, error, context.errors?.[i]);
       });
+      context.contextValue.call.retryAfterMs = retryOf(shown?.[0]);
       const isRequest = context.errors?.[0]?.extensions.code !== 'BAD_REQUEST';
       const first = shown?.[0];
       if (isRequest) context.contextValue.call.status = first && !data ? ERRORS[first.extensions.code].http : 200;

@@ -6,11 +6,12 @@ import { MercatoError } from '../base/errors.ts';
 import type { Log } from '../base/log.ts';
 import { Call } from './call.ts';
 import { createContext, type RequestParts } from './context.ts';
-import { publicError, refusal } from './errors.ts';
+import { publicError, refusal, retryOf } from './errors.ts';
 import { executeKnown, KnownDocuments } from './known.ts';
 import { assertWithinLimits, GRAPHQL_LIMITS } from './limits.ts';
 import { asksForCredentials, predictAlone } from './operations.ts';
 import { answerPlugin, switchedOff } from './plugins.ts';
+import { rateHeaders } from './rate-headers.ts';
 import { executableSchema, type ResolverMap } from './schema.ts';
 
 /** What a server of any schema needs; the marketplace's services have it. */
@@ -31,6 +32,8 @@ export type GraphQLRequest = {
 export type GraphQLAnswer = {
   status: number;
   contentType: string;
+  /** Further headers: of rates, where something was limited. */
+  headers: Record<string, string>;
   body: string;
   /** To be called once, right after the body was handed to the socket, or dropped. */
   answered(): void;
@@ -77,7 +80,13 @@ export async function serveGraphQL<S extends Base>(
       const again = contentType === null ? null : known.find(request.body);
       if (contentType !== null && again !== null) {
         const body = await executeKnown(executable, again, createContext(services, call), call);
-        return { status: statusFor(contentType, call.status ?? 200), contentType, body, answered: () => call.answered() };
+        return {
+          status: statusFor(contentType, call.status ?? 200),
+          contentType,
+          headers: headersOf(call),
+          body,
+          answered: () => call.answered(),
+        };
       }
       const httpGraphQLRequest = { method: 'POST', headers: headerMap(request.headers), search: '', body: request.body };
       return answer(
@@ -94,7 +103,7 @@ export async function serveGraphQL<S extends Base>(
     let principal: Principal | null;
     try {
       assertDocumentWithinLimits(request.body, known);
-      const found = services.access.authenticate(credentials(request.headers));
+      const found = services.access.authenticate(credentialsOf(request.headers));
       principal = found instanceof Promise ? await found : found;
     } catch (error) {
       if (!(error instanceof MercatoError && error.code === 'UNAUTHENTICATED' && asksForCredentials(request.body))) {
@@ -133,7 +142,8 @@ async function isFreshAgain(invalidations: Base['access']['invalidations']): Pro
   return invalidations.isFresh();
 }
 
-function credentials(headers: IncomingHttpHeaders): { authorization: string | undefined; apiKey: string | undefined } {
+/** What of a request's headers says who calls. */
+export function credentialsOf(headers: IncomingHttpHeaders): { authorization: string | undefined; apiKey: string | undefined } {
   const apiKey = headers['x-api-key'];
   return { authorization: headers.authorization, apiKey: typeof apiKey === 'string' ? apiKey : undefined };
 }
@@ -164,8 +174,10 @@ function answer(response: HTTPGraphQLResponse, call: Call): GraphQLAnswer {
   const contentType = response.headers.get('content-type') ?? JSON_TYPE;
   const isOperation = call.status !== null && response.status !== 406;
   const status = isOperation ? statusFor(contentType, call.status ?? 200) : (response.status ?? 400);
-  return { status, contentType, body: response.body.string, answered: () => call.answered() };
+  return { status, contentType, headers: headersOf(call), body: response.body.string, answered: () => call.answered() };
 }
+
+const headersOf = (call: Call) => rateHeaders(call.allowances, call.retryAfterMs);
 
 /** The operation was not begun. */
 function refuse(cause: unknown, request: GraphQLRequest, log: Log): GraphQLAnswer {
@@ -173,7 +185,13 @@ function refuse(cause: unknown, request: GraphQLRequest, log: Log): GraphQLAnswe
   if (error.extensions.code === 'INTERNAL')
     log.error({ err: cause, requestId: request.requestId }, 'a request failed before its operation');
   const contentType = request.headers.accept?.includes(GRAPHQL_TYPE) ? `${GRAPHQL_TYPE}; charset=utf-8` : JSON_TYPE;
-  return { status: statusFor(contentType, status), contentType, body: `${JSON.stringify({ errors: [error] })}\n`, answered: () => {} };
+  return {
+    status: statusFor(contentType, status),
+    contentType,
+    headers: rateHeaders([], retryOf(error)),
+    body: `${JSON.stringify({ errors: [error] })}\n`,
+    answered: () => {},
+  };
 }
 
 function statusFor(contentType: string, status: number): number {

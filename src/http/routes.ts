@@ -1,5 +1,6 @@
 import { timingSafeEqual } from 'node:crypto';
-import type { Readable } from 'node:stream';
+import type { IncomingHttpHeaders } from 'node:http';
+import { Readable } from 'node:stream';
 import type { FastifyInstance } from 'fastify';
 import { badInput, MercatoError } from '../base/errors.ts';
 import { LIMITS } from '../base/limits.ts';
@@ -27,7 +28,7 @@ export function addGraphql(fastify: FastifyInstance, graphql: GraphQLServer, liv
     const answer = await graphql.handle({ requestId: request.id, headers: request.headers, body: request.body, response: reply.raw });
     try {
       // Hooks are synchronous: when `send` returns, the socket has the answer.
-      return reply.code(answer.status).header('content-type', answer.contentType).send(answer.body);
+      return reply.code(answer.status).header('content-type', answer.contentType).headers(answer.headers).send(answer.body);
     } finally {
       answer.answered();
     }
@@ -54,6 +55,25 @@ export function addUploads(fastify: FastifyInstance, receiveUpload: ReceiveUploa
       const { sha256, sizeBytes } = await receiveUpload(request.params.token, request.raw);
       return { sha256, sizeBytes: String(sizeBytes) };
     });
+  });
+}
+
+/** Who may export, of what, as text. @throws MercatoError */
+export type ExportUsage = (
+  headers: IncomingHttpHeaders,
+  query: Record<string, unknown>,
+) => Promise<{ format: 'ndjson' | 'csv'; lines: AsyncIterable<string> }>;
+
+const EXPORT_TYPES = { ndjson: 'application/x-ndjson; charset=utf-8', csv: 'text/csv; charset=utf-8; header=present' };
+
+/** GET /usage/records?from=&to=&format= streams the caller's usage records. A fault on the way cuts the connection, so that nobody takes a part for the whole. */
+export function addExport(fastify: FastifyInstance, exportUsage: ExportUsage): void {
+  fastify.get<{ Querystring: Record<string, unknown> }>('/usage/records', async (request, reply) => {
+    const { format, lines } = await exportUsage(request.headers, request.query);
+    return reply
+      .type(EXPORT_TYPES[format])
+      .header('content-disposition', `attachment; filename="usage.${format}"`)
+      .send(Readable.from(lines, { objectMode: false }));
   });
 }
 

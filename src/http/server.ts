@@ -8,7 +8,7 @@ import type { GraphQLServer, Live } from '../graphql/graphql.ts';
 import { addErrorAnswers, refuseBadUrl } from './errors.ts';
 import { addGraphiql } from './graphiql.ts';
 import { openLive } from './live.ts';
-import { addAudit, addGraphql, addHealth, addUploads, type ReceiveUpload } from './routes.ts';
+import { addAudit, addExport, addGraphql, addHealth, addUploads, type ExportUsage, type ReceiveUpload } from './routes.ts';
 
 export type HttpOptions = {
   host: string;
@@ -28,6 +28,8 @@ export type HttpOptions = {
   isReady(): boolean;
   /** Serves PUT /uploads/:token. */
   receiveUpload: ReceiveUpload;
+  /** Serves GET /usage/records. */
+  exportUsage: ExportUsage;
   /** What POST /admin/audit answers, as JSON. */
   audit(): Promise<unknown>;
 };
@@ -74,6 +76,7 @@ export async function createHttp(options: HttpOptions): Promise<HttpServer> {
   addGraphql(fastify, options.graphql, live);
   addHealth(fastify, () => !draining && options.isReady());
   addUploads(fastify, options.receiveUpload);
+  addExport(fastify, options.exportUsage);
   if (options.adminToken !== null) addAudit(fastify, options.adminToken, options.audit);
   if (options.graphiql) await addGraphiql(fastify);
   await fastify.ready();

@@ -49,6 +49,23 @@ const INVARIANTS: Record<string, string> = {
       left join usage_counter c using (consumer_tenant_id, listing_id, period) where c.period is null`,
   'no lease outlives its expiry by more than a sweep': `
     select id::text, process_id::text, expires_at::text from lease where units > 0 and expires_at < mercato_now() - interval '5 seconds'`,
+  'a limit has leased what its leases hold': `
+    with due as (
+      select n.counter_id id, sum(case k.measure when 'UNITS' then l.units when 'SPEND' then l.units * coalesce(v.unit_price_nanos, 0) else l.slots end) amount
+        from lease l join usage_counter c using (consumer_tenant_id, listing_id, period) left join plan_version v on v.id = c.plan_version_id
+       cross join unnest(l.counters) n (counter_id) join limit_counter k on k.id = n.counter_id and k.arrival_at is null group by 1)
+    select k.id::text, k.measure::text, k.leased::text, coalesce(d.amount, 0)::text leases
+      from limit_counter k full join due d using (id) where coalesce(k.leased, 0) <> coalesce(d.amount, 0)`,
+  'a rollup is the sum of its usage records': `
+    with recorded as (
+      select consumer_tenant_id, g.grain, date_trunc(g.field, created_at, 'UTC') starts_at, listing_id,
+             coalesce(subscription_id, mercato_nobody()) subscription_id, coalesce(api_key_id, user_id, mercato_nobody()) caller_id,
+             count(*) predictions, sum(units) units, sum(compute_micros) compute_micros, sum(amount_nanos) amount_nanos
+        from usage_record, (values ('HOUR'::rollup_grain, 'hour'), ('DAY', 'day')) g (grain, field) group by 1, 2, 3, 4, 5, 6)
+    select coalesce(r.consumer_tenant_id, u.consumer_tenant_id)::text tenant, coalesce(r.grain, u.grain)::text grain, coalesce(r.starts_at, u.starts_at)::text starts_at,
+           u.units::text rolled, r.units::text recorded
+      from usage_rollup u full join recorded r using (consumer_tenant_id, grain, starts_at, listing_id, subscription_id, caller_id)
+     where (u.predictions, u.units, u.compute_micros, u.amount_nanos) is distinct from (r.predictions, r.units, r.compute_micros, r.amount_nanos) limit 100`,
   'one usage record per prediction': `
     select id::text, count(*)::text records from usage_record group by id having count(*) > 1`,
   'every idempotency key has its usage record': `

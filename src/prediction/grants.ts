@@ -9,14 +9,24 @@ import {
   type CounterState,
   grantLease,
   hasForeignLeases,
+  holdersOf,
+  type LimitedCaller,
+  type LockedLimit,
   lockCounter,
+  lockLimits,
   recallLeases,
   returnRequests,
+  roomOf,
+  takeFromLimits,
   takeRequests,
 } from '../usage/usage.ts';
+import { type Allowance, allowancesOf, type LimitShort, shortOfLimit } from './lease-refusals.ts';
 
-/** Whose units, of which listing, under which terms; null terms: the publisher's own calls, free and without quota. */
-export type GrantKey = { consumerTenantId: string; publisherTenantId: string; listingId: string; handle: string; terms: PlanTerms | null };
+/**
+ * Whose units, of which listing, under which terms; null terms: the publisher's own calls, free and without quota. Member and key are null
+ * where they have no limits of their own.
+ */
+export type GrantKey = LimitedCaller & { publisherTenantId: string; listingId: string; handle: string; terms: PlanTerms | null };
 
 export type Granted = {
   leaseId: string;
@@ -24,13 +34,23 @@ export type Granted = {
   units: number;
   /** Infinity without a rate limit. */
   requests: number;
+  /** Calls in flight at once; Infinity without a limit of concurrency. */
+  slots: number;
+  counterIds: readonly string[];
+  /** What there was of the limits, what is granted here included. */
+  left: readonly Allowance[];
   /** Monotonic ms after which the block admits nothing more. */
   usableUntil: number;
   accounts: ChargeAccounts | null;
 };
 
 /** Why nothing was granted. `foreign`: another process may hold unused units; `exhaustedMs`: nothing changes that for so long. */
-export type Short = { short: 'QUOTA' | 'RATE' | 'CREDIT' | 'BUSY'; foreign: boolean; data: ErrorData; exhaustedMs?: number };
+export type Short = ({ short: 'QUOTA' | 'RATE' | 'CREDIT' | 'BUSY'; data: ErrorData; exhaustedMs?: number } | LimitShort) & {
+  foreign: boolean;
+  /** A place among the calls in flight may just be on its way back. */
+  draining?: boolean;
+  left?: readonly Allowance[];
+};
 
 /** The database side of leases, as `createGrants` makes it. */
 export type Grants = ReturnType<typeof createGrants>;
@@ -59,17 +79,33 @@ export function createGrants({ db, billing, processId }: { db: Database; billing
         if (recall && foreign) await recallLeases(tx, counter);
         return { ...short, foreign };
       }
-      const granted = await grant(tx, key, counter, { need, want, requests });
+      const limits = await lockLimits(tx, key);
+      const granted = await grant(tx, key, counter, limits, { need, want, requests });
       if ('short' in granted) {
-        if (granted.short === 'CREDIT' && recall) await recallLeases(tx, { ...counter, listingId: null });
+        // What a limit or the wallet lacks may lie unused with any listing.
+        if (granted.short !== 'RATE' && granted.foreign && recall) await recallLeases(tx, { ...counter, listingId: null });
         return granted;
       }
-      return { ...granted, usableUntil: startedAt + Math.min(LIMITS.leaseMs - MARGIN_MS, counter.windowMs) };
+      const windowMs = Math.min(counter.windowMs, ...limits.map((limit) => limit.windowMs));
+      return { ...granted, usableUntil: startedAt + Math.min(LIMITS.leaseMs - MARGIN_MS, windowMs) };
     });
   }
 
-  async function grant(tx: Tx, key: GrantKey, counter: CounterState, wish: Wish): Promise<Omit<Granted, 'usableUntil'> | Short> {
+  async function grant(
+    tx: Tx,
+    key: GrantKey,
+    counter: CounterState & { windowEndsAt: Date; windowMs: number },
+    limits: readonly LockedLimit[],
+    given: Wish,
+  ): Promise<Omit<Granted, 'usableUntil'> | Short> {
     const { terms } = key;
+    const priceNanos = terms?.unitPriceNanos ?? 0n;
+    const short = shortOfLimit(limits, given.need, priceNanos);
+    if (short) return { ...short, ...(await holdersOf(tx, short.limit.counterId, processId)), left: allowancesOf(key, counter, limits) };
+    const rooms = limits.map((limit) => roomOf(limit, priceNanos));
+    const quarter = (room: number, need: number) => Math.max(need, Math.ceil(room / 4));
+    // The nearer the end of a limit, the smaller the grant, as with a quota.
+    const wish = { ...given, want: Math.min(given.want, ...rooms.map((room) => quarter(room.units, given.need))) };
     const rate = rateOf(terms);
     const taken = rate ? await takeRequests(tx, key, rate, Math.max(wish.requests, Math.ceil(rate.requestsPerMinute / 120))) : null;
     if (taken?.granted === 0) {
@@ -82,11 +118,18 @@ export function createGrants({ db, billing, processId }: { db: Database; billing
       const foreign = await hasForeignLeases(tx, { ...counter, listingId: null }, processId);
       return { short: 'CREDIT', foreign, data: { currency: billing.currency } };
     }
+    const slots = Math.min(...rooms.map((room) => room.slots), Number.POSITIVE_INFINITY);
+    const calls = Number.isFinite(slots) ? Math.min(slots, quarter(slots, Math.max(1, given.requests))) : slots;
     const leaseId = newId();
     const quotaUnits = terms?.quotaUnits ?? null;
-    await grantLease(tx, counter, { leaseId, processId, planVersionId: terms?.planVersionId ?? null, quotaUnits, units: BigInt(units) });
+    const counterIds = limits.map(({ counterId }) => counterId);
+    const taking = { units: BigInt(units), nanos: BigInt(units) * priceNanos, slots: Number.isFinite(calls) ? BigInt(calls) : 0n };
+    await takeFromLimits(tx, limits, taking);
+    await grantLease(tx, counter, { leaseId, processId, planVersionId: terms?.planVersionId ?? null, quotaUnits, counterIds, ...taking });
     if (accounts) await billing.holdIn(tx, accounts.walletId, moreHeld(terms, counter, units));
-    return { leaseId, period: counter.period, units, requests: taken?.granted ?? Number.POSITIVE_INFINITY, accounts };
+    const { period } = counter;
+    const left = allowancesOf(key, counter, limits);
+    return { leaseId, period, units, requests: taken?.granted ?? Number.POSITIVE_INFINITY, slots: calls, counterIds, left, accounts };
   }
 
   /** The most units, up to what is wanted and a quarter of the quota's rest, whose hold the wallet covers; 0 where not even the need. */
@@ -144,7 +187,7 @@ function shortOfUnits(
   key: GrantKey,
   counter: CounterState & { windowEndsAt: Date; windowMs: number },
   need: number,
-): Omit<Short, 'foreign'> | null {
+): { short: 'QUOTA' | 'BUSY'; data: ErrorData; exhaustedMs?: number } | null {
   const { terms } = key;
   if (counter.leasedUnits > 0n && counter.planVersionId !== (terms?.planVersionId ?? null)) {
     return { short: 'BUSY', data: { retryAfterMs: LIMITS.leaseMs } };
@@ -153,6 +196,8 @@ function shortOfUnits(
   if (quota === null || counter.usedUnits + counter.leasedUnits + BigInt(need) <= quota) return null;
   const left = quota - counter.usedUnits - counter.leasedUnits;
   const data = {
+    limitName: 'plan',
+    subject: 'SUBSCRIPTION',
     limit: quota.toString(),
     used: counter.usedUnits.toString(),
     resetsAt: counter.windowEndsAt.toISOString(),

@@ -1,7 +1,8 @@
-import { MercatoError } from '../base/errors.ts';
+import type { MercatoError } from '../base/errors.ts';
 import type { ChargeAccounts } from '../billing/billing.ts';
 import type { ReturnedUnits } from '../usage/usage.ts';
 import { type Granted, type GrantKey, rateOf, type Short } from './grants.ts';
+import { type Allowance, refusalOf } from './lease-refusals.ts';
 
 /** Units taken for one call. Exactly one of `giveBack` and `settled` is called, once. */
 export type Admission = {
@@ -9,6 +10,8 @@ export type Admission = {
   period: string;
   units: number;
   accounts: ChargeAccounts | null;
+  /** The counters of limits that the units were also taken from. */
+  counterIds: readonly string[];
   /** The call failed before the billing point: the units are free again, and so is the request unless it was `spent` on a run. */
   giveBack(spent?: boolean): void;
   /** The units were settled in the database. */
@@ -16,11 +19,11 @@ export type Admission = {
 };
 
 /** A lease in this process's memory. Units and requests are whole numbers; times are monotonic milliseconds. */
-export type Block = Granted & { free: number; inFlight: number; requestsLeft: number; open: boolean };
+export type Block = Granted & { free: number; slotsFree: number; inFlight: number; requestsLeft: number; open: boolean };
 
 type Waiter = { units: number; deadlineAt: number; resolve(admission: Admission): void; reject(error: MercatoError): void };
 
-/** What this process knows of one consumer, listing and plan version. */
+/** What this process knows of one consumer, listing and plan version, and where they have limits of their own, of one member or key. */
 export type Entry = {
   key: GrantKey;
   blocks: Block[];
@@ -31,8 +34,12 @@ export type Entry = {
   owedRequests: number;
   /** Requests on their way back to the database. */
   returning: Promise<void> | null;
-  /** The month's units are all settled: nothing changes that before it ends. */
+  /** The units of a window are all settled: nothing but a change of the limit changes that before it ends. */
   exhausted: { until: number; error: MercatoError } | null;
+  /** Counts up when limits change: what was granted under another count is returned unused. */
+  epoch: number;
+  /** What the last grant, or refusal, left of the limits, and when. */
+  allowances: { at: number; left: readonly Allowance[] };
 };
 
 export type LeaseMemory = ReturnType<typeof createLeaseMemory>;
@@ -47,7 +54,8 @@ export function createLeaseMemory(onOwed: () => void) {
   let owed: ReturnedUnits[] = [];
 
   function entryOf(key: GrantKey): Entry {
-    const name = `${key.consumerTenantId}:${key.listingId}:${key.terms?.planVersionId ?? ''}`;
+    const caller = `${key.memberId ?? ''}:${key.apiKeyId ?? ''}`;
+    const name = `${key.consumerTenantId}:${key.listingId}:${key.terms?.planVersionId ?? ''}:${caller}`;
     let entry = entries.get(name);
     if (!entry) {
       entry = {
@@ -60,6 +68,8 @@ export function createLeaseMemory(onOwed: () => void) {
         owedRequests: 0,
         returning: null,
         exhausted: null,
+        epoch: 0,
+        allowances: { at: 0, left: [] },
       };
       entries.set(name, entry);
     }
@@ -77,34 +87,44 @@ export function createLeaseMemory(onOwed: () => void) {
     block.free -= units;
     block.inFlight += units;
     block.requestsLeft -= 1;
+    block.slotsFree -= 1;
+    const giveSlotBack = (unused: number) => {
+      const slots = Number.isFinite(block.slotsFree) ? 1n : 0n;
+      if (block.open) block.slotsFree += 1;
+      else if (unused > 0 || slots > 0n) {
+        owed.push({ leaseId: block.leaseId, units: BigInt(unused), slots });
+        onOwed();
+      }
+    };
     return {
       leaseId: block.leaseId,
       period: block.period,
       units,
       accounts: block.accounts,
+      counterIds: block.counterIds,
       giveBack(spent = false) {
         block.inFlight -= units;
         if (block.open) {
           block.free += units;
           if (!spent) block.requestsLeft += 1;
-        } else {
-          owed.push({ leaseId: block.leaseId, units: BigInt(units) });
-          if (!spent && rateOf(entry.key.terms)) entry.owedRequests += 1;
-          onOwed();
-        }
+        } else if (!spent && rateOf(entry.key.terms)) entry.owedRequests += 1;
+        giveSlotBack(units);
       },
       settled() {
         block.inFlight -= units;
+        giveSlotBack(0);
       },
     };
   }
 
   /** A granted lease serves those who wait, in their order, as far as it goes. */
   function add(entry: Entry, granted: Granted): void {
-    const block: Block = { ...granted, free: granted.units, inFlight: 0, requestsLeft: granted.requests, open: true };
+    const { units, slots, requests } = granted;
+    const block: Block = { ...granted, free: units, slotsFree: slots, inFlight: 0, requestsLeft: requests, open: true };
     const now = performance.now();
     entry.lastGrant = granted.units;
     entry.lastGrantAt = now;
+    entry.allowances = { at: now, left: granted.left };
     entry.blocks.push(block);
     let waiter = entry.waiters[0];
     while (waiter && fits(block, waiter.units, now)) {
@@ -116,8 +136,9 @@ export function createLeaseMemory(onOwed: () => void) {
 
   /** Refuses everyone whom this shortage concerns: all for a rate, otherwise those who need as much as was refused. */
   function refuse(entry: Entry, need: number, short: Short): void {
-    const error = errorOf(entry.key, short);
-    if (short.short === 'QUOTA' && short.exhaustedMs !== undefined) {
+    const error = refusalOf(entry.key, short);
+    if (short.left) entry.allowances = { at: performance.now(), left: short.left };
+    if (short.exhaustedMs !== undefined) {
       entry.exhausted = { until: performance.now() + short.exhaustedMs, error };
     }
     const concerned = entry.waiters.filter((waiter) => short.short === 'RATE' || waiter.units >= need);
@@ -128,12 +149,16 @@ export function createLeaseMemory(onOwed: () => void) {
   /** Takes an entry's blocks out of use; returns their unused units, for the database, and remembers their unused requests. */
   function close(entry: Entry, which: (block: Block) => boolean = () => true): ReturnedUnits[] {
     const closing = entry.blocks.filter((block) => block.open && which(block));
-    const returned = closing.map(({ leaseId, free }) => ({ leaseId, units: BigInt(free) }));
+    const returned = closing.map(({ leaseId, free, slotsFree }) => ({
+      leaseId,
+      units: BigInt(free),
+      slots: Number.isFinite(slotsFree) ? BigInt(slotsFree) : 0n,
+    }));
     for (const block of closing) {
       if (Number.isFinite(block.requestsLeft)) entry.owedRequests += block.requestsLeft;
-      Object.assign(block, { open: false, free: 0, requestsLeft: 0 });
+      Object.assign(block, { open: false, free: 0, slotsFree: Number.isFinite(block.slotsFree) ? 0 : block.slotsFree, requestsLeft: 0 });
     }
-    return returned.filter(({ units }) => units > 0n);
+    return returned.filter(({ units, slots }) => units > 0n || slots > 0n);
   }
 
   /** What this process knows of a consumer's listing, or of all of its listings: one entry for each plan version. */
@@ -170,7 +195,7 @@ export function createLeaseMemory(onOwed: () => void) {
 }
 
 const fits = (block: Block, units: number, now: number) =>
-  block.open && block.free >= units && block.requestsLeft >= 1 && now < block.usableUntil;
+  block.open && block.free >= units && block.slotsFree >= 1 && block.requestsLeft >= 1 && now < block.usableUntil;
 
 /** Whether less than a quarter of the last grant is left: the next is fetched while this one still serves. */
 export function runsLow(entry: Entry): boolean {
@@ -187,19 +212,4 @@ export function wanted(entry: Entry): number {
   const quick = performance.now() - entry.lastGrantAt < 1000;
   const paced = entry.lastGrant === 0 ? FIRST_GRANT : quick ? entry.lastGrant * 2 : Math.ceil(entry.lastGrant / 2);
   return Math.min(GRANT_MAX, Math.max(waiting, paced, 1));
-}
-
-function errorOf(key: GrantKey, short: Short): MercatoError {
-  const { data } = short;
-  if (short.short === 'QUOTA') {
-    const message = `The call needs ${data.given}; of the plan's ${data.limit} units of this month for ${key.handle}, ${data.expected} are left.`;
-    return new MercatoError('QUOTA_EXCEEDED', message, data);
-  }
-  if (short.short === 'RATE') {
-    return new MercatoError('RATE_LIMITED', `The plan allows ${data.limit} requests per minute for ${key.handle}.`, data);
-  }
-  if (short.short === 'CREDIT') {
-    return new MercatoError('INSUFFICIENT_CREDIT', `The wallet does not cover a call of ${key.handle}; ask the operator for credit.`, data);
-  }
-  return new MercatoError('OVERLOADED', 'Another server has not yet returned the units it holds; try again.', data);
 }

@@ -76,7 +76,9 @@ export function createLeaseReturns(options: { db: Database; billing: Billing; gr
     const [consumerTenantId = '', listingId = ''] = payload.split(':');
     const concerned = memory.entriesOf(consumerTenantId, listingId === '' ? null : listingId);
     const unused = new Map(concerned.flatMap((entry) => memory.close(entry)).map((part) => [part.leaseId, part]));
-    const draining = concerned.flatMap((entry) => entry.blocks.map(({ leaseId }) => unused.get(leaseId) ?? { leaseId, units: 0n }));
+    const draining = concerned.flatMap((entry) =>
+      entry.blocks.map(({ leaseId }) => unused.get(leaseId) ?? { leaseId, units: 0n, slots: 0n }),
+    );
     await putBack(memory.takeOwed(), false);
     await putBack(draining, true);
   }

@@ -1,42 +1,93 @@
-import type { Database } from '../base/database.ts';
+import type { Access } from '../access/access.ts';
+import { asSystem, type Database } from '../base/database.ts';
 import { MercatoError } from '../base/errors.ts';
 import { LIMITS } from '../base/limits.ts';
 import type { Log } from '../base/log.ts';
 import type { Billing } from '../billing/billing.ts';
+import { limitedCallers } from '../usage/usage.ts';
 import { createGrants, type Granted, type GrantKey, type Short } from './grants.ts';
-import { type Admission, createLeaseMemory, type Entry, runsLow, wanted } from './lease-memory.ts';
+import { type Admission, type Block, createLeaseMemory, type Entry, runsLow, wanted } from './lease-memory.ts';
+import type { Allowance } from './lease-refusals.ts';
 import { createLeaseReturns } from './lease-returns.ts';
 
 export type { Admission } from './lease-memory.ts';
 
 export type Leases = AsyncDisposable & {
   /**
-   * Takes `units` for a call, from memory where a lease has them. Checked in order.
+   * Takes `units` for a call, from memory where a lease has them. Checked in order: the plan's quota, limits of the tenant, the subscription, the
+   * member and the key, each by name, the plan's rate, the wallet.
    * @throws QUOTA_EXCEEDED (used + in flight = quota), RATE_LIMITED, INSUFFICIENT_CREDIT, OVERLOADED (another process did not answer a recall)
    */
   admit(key: GrantKey, units: number, deadlineMs: number): Admission | Promise<Admission>;
+  /** What is left of the plan's quota and of the limits that concern the caller, as far as this process knows. */
+  allowances(key: GrantKey): Allowance[];
   /** Returns idle units, renews leases in flight, sweeps the expired ones of any process. Runs by itself every `maintainMs`. */
   maintain(): Promise<void>;
 };
 
 const MAINTAIN_MS = 500;
+/** Of so many the limited members and keys are remembered. */
+const TENANTS_MAX = 10_000;
 /** Between two looks at whether other processes have returned what they were asked for. */
 const RECALL_POLL_MS = 15;
 
-export type LeaseOptions = { db: Database; billing: Billing; processId: string; log: Log; maintainMs?: number | null };
+export type LeaseOptions = {
+  db: Database;
+  billing: Billing;
+  processId: string;
+  invalidations: Pick<Access['invalidations'], 'on' | 'isFresh'>;
+  log: Log;
+  maintainMs?: number | null;
+};
 
 /**
  * Admission by leases: blocks of units that this process took from the database in short transactions, about a second of its traffic each.
  * Disposing returns what is unused. `maintainMs`: null leaves maintenance to the caller.
  */
 export async function createLeases(options: LeaseOptions): Promise<Leases> {
-  const { db, log, maintainMs = MAINTAIN_MS } = options;
+  const { db, invalidations, log, maintainMs = MAINTAIN_MS } = options;
   const grants = createGrants(options);
   const memory = createLeaseMemory(() => returns.putBackOwed());
   const returns = createLeaseReturns({ ...options, grants, memory });
 
+  /** By tenant, who of its members and keys has limits of its own; absent: not known. */
+  const limited = new Map<string, ReadonlySet<string>>();
+  let limitChanges = 0;
+
+  invalidations.on('usage_limit', (tenantId) => {
+    limited.delete(tenantId);
+    limitChanges++;
+    for (const entry of memory.entriesOf(tenantId, null)) {
+      entry.epoch++;
+      entry.exhausted = null;
+      memory.owe(memory.close(entry));
+    }
+    returns.putBackOwed();
+  });
+
   function admit(key: GrantKey, units: number, deadlineMs: number): Admission | Promise<Admission> {
-    const entry = memory.entryOf(key);
+    // Out of touch with the database, memory may lack a limit that was set meanwhile.
+    const known = invalidations.isFresh() ? limited.get(key.consumerTenantId) : undefined;
+    if (known) return admitTo(memory.entryOf(keyUnder(known, key)), units, deadlineMs);
+    const startedAt = performance.now();
+    return learnLimited(key.consumerTenantId).then((found) =>
+      admitTo(memory.entryOf(keyUnder(found, key)), units, deadlineMs - (performance.now() - startedAt)),
+    );
+  }
+
+  async function learnLimited(tenantId: string): Promise<ReadonlySet<string>> {
+    const before = limitChanges;
+    const found = await asSystem(db, (tx) => limitedCallers(tx, tenantId)).catch((error: unknown) => {
+      log.error({ err: error }, 'limits could not be read');
+      throw new MercatoError('OVERLOADED', 'The limits could not be read; try again shortly.', { retryAfterMs: 1000 });
+    });
+    if (before !== limitChanges) return learnLimited(tenantId);
+    if (limited.size >= TENANTS_MAX) limited.clear();
+    limited.set(tenantId, found);
+    return found;
+  }
+
+  function admitTo(entry: Entry, units: number, deadlineMs: number): Admission | Promise<Admission> {
     const now = performance.now();
     if (entry.exhausted && now < entry.exhausted.until) throw entry.exhausted.error;
     const admission = entry.waiters.length === 0 ? memory.tryTake(entry, units) : null;
@@ -70,12 +121,16 @@ export async function createLeases(options: LeaseOptions): Promise<Leases> {
   async function grantFor(entry: Entry): Promise<void> {
     const need = entry.waiters[0]?.units ?? 1;
     const requests = Math.max(1, entry.waiters.length);
+    const { epoch } = entry;
     let outcome = await grants.attempt(entry.key, need, Math.max(need, wanted(entry)), requests);
     // A refill ahead of need takes nothing from anyone.
     if ('short' in outcome && entry.waiters.length > 0) {
       outcome = outcome.short === 'RATE' ? await grantAfterReturn(entry, need, outcome) : await grantAfterRecall(entry, need, outcome);
     }
-    if ('short' in outcome) memory.refuse(entry, need, outcome);
+    if (epoch !== entry.epoch) {
+      // A limit was set meanwhile: those who wait are asked about anew.
+      if (!('short' in outcome)) await returns.putBack([unusedOf(outcome)], false);
+    } else if ('short' in outcome) memory.refuse(entry, need, outcome);
     else memory.add(entry, outcome);
   }
 
@@ -85,11 +140,14 @@ export async function createLeases(options: LeaseOptions): Promise<Leases> {
     let outcome: Granted | Short = first;
     for (let round = 0; 'short' in outcome && outcome.short !== 'RATE'; round++) {
       const { consumerTenantId, listingId } = entry.key;
-      const scope = memory.entriesOf(consumerTenantId, outcome.short === 'CREDIT' ? null : listingId);
-      const unused = [...memory.takeOwed(), ...scope.flatMap((other) => memory.close(other))];
-      if (unused.length === 0 && !outcome.foreign && outcome.short !== 'BUSY') return outcome;
+      const scope = memory.entriesOf(consumerTenantId, outcome.short === 'CREDIT' || outcome.short === 'LIMIT' ? null : listingId);
+      // Where calls in flight are limited, blocks whose own are all in flight have nothing to give.
+      const idle = outcome.short === 'LIMIT' && outcome.limit.measure === 'CONCURRENCY' ? holdsPlaces : undefined;
+      const unused = [...memory.takeOwed(), ...scope.flatMap((other) => memory.close(other, idle))];
+      const mayEnd = idle !== undefined && outcome.draining && round === 0;
+      if (unused.length === 0 && !outcome.foreign && outcome.short !== 'BUSY' && !mayEnd) return outcome;
       if (performance.now() > giveUpAt) return { short: 'BUSY', foreign: true, data: { retryAfterMs: LIMITS.leaseMs } };
-      if (round > 1) await new Promise((resolve) => setTimeout(resolve, RECALL_POLL_MS));
+      if (round > 1 || mayEnd) await new Promise((resolve) => setTimeout(resolve, RECALL_POLL_MS));
       // In a transaction of its own: the grant's would lock its counter after these wallets, out of the system's order.
       await returns.putBack(unused, false);
       outcome = await grants.attempt(entry.key, need, need, Math.max(1, entry.waiters.length), outcome.foreign && round > 0);
@@ -117,11 +175,39 @@ export async function createLeases(options: LeaseOptions): Promise<Leases> {
 
   return {
     admit,
+    allowances(key) {
+      const entry = memory.entryOf(keyUnder(limited.get(key.consumerTenantId) ?? new Set(), key));
+      return entry.allowances.left.map((allowance) => leftNow(entry, allowance));
+    },
     maintain: returns.maintain,
     async [Symbol.asyncDispose]() {
       clearInterval(timer);
       for (const entry of memory.all()) memory.owe(memory.close(entry));
       await returns.maintainInTurn();
     },
+  };
+}
+
+/** The caller as far as it has limits of its own: all others of the tenant share leases. */
+function keyUnder(limited: ReadonlySet<string>, key: GrantKey): GrantKey {
+  const own = (id: string | null) => (id !== null && limited.has(id) ? id : null);
+  return { ...key, memberId: own(key.memberId), apiKeyId: own(key.apiKeyId) };
+}
+
+const holdsPlaces = (block: Block) => Number.isFinite(block.slotsFree) && block.slotsFree > 0;
+
+function unusedOf({ leaseId, units, slots }: Granted) {
+  return { leaseId, units: BigInt(units), slots: Number.isFinite(slots) ? BigInt(slots) : 0n };
+}
+
+/** What was left at the last grant, less what was taken of that grant since. */
+function leftNow(entry: Entry, allowance: Allowance): Allowance {
+  const age = performance.now() - entry.allowances.at;
+  const block = entry.blocks.at(-1);
+  const gone = block === undefined ? 0 : allowance.unit === 'concurrent-requests' ? block.inFlight : block.units - block.free;
+  return {
+    ...allowance,
+    left: Math.max(0, allowance.left - (allowance.unit === 'nanos' ? gone * Number(entry.key.terms?.unitPriceNanos ?? 0n) : gone)),
+    resetMs: allowance.resetMs === null ? null : Math.max(0, allowance.resetMs - age),
   };
 }

@@ -22,6 +22,7 @@ import {
   wantedOf,
 } from '../inference/inference.ts';
 import { openCancellations } from './cancellations.ts';
+import type { Allowance } from './lease-refusals.ts';
 import { type Admission, createLeases } from './leases.ts';
 import { type Answer, createReplays, digestOf, keyConflict, replayOf, type Stored } from './replays.ts';
 import { createSettlement, type Metered, type Settled } from './settlement.ts';
@@ -29,6 +30,7 @@ import { createSettlement, type Metered, type Settled } from './settlement.ts';
 export { toBase64, toJson } from '../inference/inference.ts';
 export { type Finding, runAudit } from './audit.ts';
 export { createJobs } from './jobs.ts';
+export type { Allowance } from './lease-refusals.ts';
 
 export type PredictRequest = {
   model: string;
@@ -38,8 +40,16 @@ export type PredictRequest = {
   deadlineMs: number | null;
 };
 
-/** Who calls: `signal` aborts when the client hangs up; what `onAnswered` takes runs once the answer is handed to the socket or dropped. */
-export type Caller = { principal: Principal; signal: AbortSignal; onAnswered(fn: () => void): void };
+/**
+ * Who calls: `signal` aborts when the client hangs up; what `onAnswered` takes runs once the answer is handed to the socket or dropped;
+ * `onAllowances` is told what is left of the limits that concern the call, once it was let in or refused by one.
+ */
+export type Caller = {
+  principal: Principal;
+  signal: AbortSignal;
+  onAnswered(fn: () => void): void;
+  onAllowances(allowances: readonly Allowance[]): void;
+};
 
 export type Prediction = {
   id: string;
@@ -101,7 +111,7 @@ const SPENDING: ReadonlySet<string> = new Set(['MODEL_FAILED', 'DEADLINE_EXCEEDE
 
 export async function createPredictions(options: PredictionOptions): Promise<Predictions> {
   const { db, access, catalog, billing, inference, log } = options;
-  const leases = await createLeases({ db, billing, processId: access.processId, log });
+  const leases = await createLeases({ db, billing, processId: access.processId, invalidations: access.invalidations, log });
   const replays = createReplays(options);
   const cancellations = await openCancellations(db);
   const settlement = createSettlement({
@@ -209,9 +219,15 @@ export async function createPredictions(options: PredictionOptions): Promise<Pre
   }
 
   /** Step 4. The wait for a lease ends with the caller's patience; units that come later go back. */
-  async function admit(entitlement: Entitlement, rows: number, remainingMs: number, signal: AbortSignal): Promise<Admission> {
-    const admitted = leases.admit(entitlement, rows, remainingMs);
-    return admitted instanceof Promise ? inTime(admitted, remainingMs, signal, (late) => late.giveBack()) : admitted;
+  async function admit(caller: Caller, entitlement: Entitlement, rows: number, remainingMs: number): Promise<Admission> {
+    const { memberId, apiKeyId } = caller.principal;
+    const key = { ...entitlement, memberId, apiKeyId };
+    try {
+      const admitted = leases.admit(key, rows, remainingMs);
+      return admitted instanceof Promise ? await inTime(admitted, remainingMs, caller.signal, (late) => late.giveBack()) : admitted;
+    } finally {
+      caller.onAllowances(leases.allowances(key));
+    }
   }
 
   /** Steps 2 to 7. */
@@ -242,7 +258,7 @@ export async function createPredictions(options: PredictionOptions): Promise<Pre
     const { principal, signal } = call.caller;
     const deadlineMs = call.deadlineMs ?? entitlement.deadlineMs;
     const remaining = () => remainingOf(call, deadlineMs);
-    const admission = await admit(entitlement, rows, remaining(), signal);
+    const admission = await admit(call.caller, entitlement, rows, remaining());
     let result: RunResult;
     let release: () => void;
     try {

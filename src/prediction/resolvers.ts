@@ -9,7 +9,7 @@ export const resolvers = {
     predict: async (_, { input }, ctx) => {
       const principal = authorize(ctx.principal, 'model:predict');
       const prediction = await ctx.predictions.predict(
-        { principal, signal: ctx.signal, onAnswered: ctx.onAnswered },
+        { principal, signal: ctx.signal, onAnswered: ctx.onAnswered, onAllowances: ctx.onAllowances },
         {
           model: input.model,
           inputs: input.inputs,

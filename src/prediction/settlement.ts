@@ -87,18 +87,21 @@ export function createSettlement(options: {
     return new Promise<Settled>((resolve, reject) => {
       queue.push({ ...finished, resolve, reject });
       arrived();
-      writing ??= writeAll().finally(() => {
-        writing = null;
-      });
+      writing ??= writeAll();
     });
   }
 
   async function writeAll(): Promise<void> {
-    while (queue.length > 0) {
-      await gather();
-      const group = queue.slice(0, groupSize(queue));
-      queue = queue.slice(group.length);
-      await writeGroup(group);
+    try {
+      while (queue.length > 0) {
+        await gather();
+        const group = queue.slice(0, groupSize(queue));
+        queue = queue.slice(group.length);
+        await writeGroup(group);
+      }
+    } finally {
+      // At once with the last look at the queue: what joined it in between would wait for ever.
+      writing = null;
     }
   }
 
@@ -178,6 +181,8 @@ export function createSettlement(options: {
   function refusalOf(error: unknown): MercatoError {
     if (sqlState(error) === 'MC001')
       return new MercatoError('QUOTA_EXCEEDED', 'The call took longer than its lease, and the quota is used up.');
+    if (sqlState(error) === 'MC002')
+      return new MercatoError('QUOTA_EXCEEDED', 'The call took longer than its lease, and one of its limits is used up.');
     if (isCheckViolation(error)) return new MercatoError('INSUFFICIENT_CREDIT');
     log.error({ err: error }, 'a prediction could not be settled');
     return new MercatoError('INTERNAL');
@@ -259,7 +264,7 @@ function callsOf(group: readonly Item[]): string {
   return JSON.stringify([...shared.values()]);
 }
 
-function commonOf({ leaseId, period, accounts }: Admission, metered: Metered, chargeId: string) {
+function commonOf({ leaseId, period, accounts, counterIds }: Admission, metered: Metered, chargeId: string) {
   return {
     lease_id: leaseId,
     period,
@@ -273,6 +278,7 @@ function commonOf({ leaseId, period, accounts }: Admission, metered: Metered, ch
     api_key_id: metered.apiKeyId,
     user_id: metered.userId,
     charge_id: chargeId,
+    counters: counterIds.length === 0 ? undefined : counterIds,
     wallet_id: accounts?.walletId,
     payable_id: accounts?.payableId,
     revenue_id: accounts?.revenueId,

@@ -1,6 +1,7 @@
 import type { Tx } from '../base/database.ts';
 import { LIMITS } from '../base/limits.ts';
 import { type CounterChange, type CounterKey, lockCounters } from './counters.ts';
+import { returnToLimits } from './limit-counters.ts';
 
 export type GrantRequest = {
   leaseId: string;
@@ -8,9 +9,13 @@ export type GrantRequest = {
   planVersionId: string | null;
   quotaUnits: bigint | null;
   units: bigint;
+  /** Calls in flight that it may have, of the concurrency limits among `counterIds`; 0 where there is none. */
+  slots: bigint;
+  /** The counters of limits that the caller takes it from as well. */
+  counterIds: readonly string[];
 };
 
-/** Writes a lease of `units` on a counter that the caller has locked and found to have room. It lives `LIMITS.leaseMs` unless renewed. */
+/** Writes a lease on a counter that the caller has locked and found to have room. It lives `LIMITS.leaseMs` unless renewed. */
 export async function grantLease(tx: Tx, counter: CounterKey, grant: GrantRequest): Promise<void> {
   await tx.$executeRaw`
     with counter as (
@@ -18,37 +23,58 @@ export async function grantLease(tx: Tx, counter: CounterKey, grant: GrantReques
          set leased_units = leased_units + ${grant.units}, plan_version_id = ${grant.planVersionId}::uuid, quota_units = ${grant.quotaUnits}
        where consumer_tenant_id = ${counter.consumerTenantId}::uuid and listing_id = ${counter.listingId}::uuid and period = ${counter.period}
     )
-    insert into lease (id, process_id, consumer_tenant_id, listing_id, period, units, expires_at)
+    insert into lease (id, process_id, consumer_tenant_id, listing_id, period, units, slots, counters, expires_at)
     values (${grant.leaseId}::uuid, ${grant.processId}::uuid, ${counter.consumerTenantId}::uuid, ${counter.listingId}::uuid,
-            ${counter.period}, ${grant.units}, mercato_now() + make_interval(secs => ${LIMITS.leaseMs / 1000}))`;
+            ${counter.period}, ${grant.units}, ${grant.slots}, ${[...grant.counterIds]}::uuid[],
+            mercato_now() + make_interval(secs => ${LIMITS.leaseMs / 1000}))`;
 }
 
-export type ReturnedUnits = { leaseId: string; units: bigint };
+/** What a lease does not need any more: units that nobody used, and calls in flight that it may have. */
+export type ReturnedUnits = { leaseId: string; units: bigint; slots: bigint };
 
 /**
  * Puts unused units of leases back to their counters; what a sweep has taken already is skipped. With `drain`, what the leases still hold
  * is marked as in flight. Returns each counter before and after, for the caller to release what was held for the units.
  */
 export async function returnUnits(tx: Tx, returned: readonly ReturnedUnits[], drain = false): Promise<CounterChange[]> {
-  const leases = await tx.$queryRaw<(CounterKey & { id: string })[]>`
-    select id, consumer_tenant_id "consumerTenantId", listing_id "listingId", period
+  const leases = await tx.$queryRaw<Held[]>`
+    select id "leaseId", consumer_tenant_id "consumerTenantId", listing_id "listingId", period, cardinality(counters) > 0 limited
       from lease where id = any(${returned.map((r) => r.leaseId)}::uuid[]) order by id for update`;
-  const unitsOf = new Map(returned.map((r) => [r.leaseId, r.units]));
-  const present = leases.map((lease) => ({ ...lease, units: unitsOf.get(lease.id) ?? 0n }));
+  const known = new Map(leases.map((lease) => [lease.leaseId, lease]));
+  const present = returned.flatMap((part) => {
+    const lease = known.get(part.leaseId);
+    return lease ? [{ ...lease, ...part }] : [];
+  });
   await tx.$executeRaw`
-    update lease l set units = l.units - r.units, draining = l.draining or ${drain}
-      from unnest(${present.map((l) => l.id)}::uuid[], ${present.map((l) => l.units)}::bigint[]) r (id, units)
+    update lease l set units = l.units - r.units, slots = l.slots - r.slots, draining = l.draining or ${drain}
+      from (select id, sum(units) units, sum(slots) slots
+              from unnest(${present.map((l) => l.leaseId)}::uuid[], ${present.map((l) => l.units)}::bigint[], ${present.map((l) => l.slots)}::bigint[])
+                   x (id, units, slots) group by 1) r
      where l.id = r.id`;
-  return lessLeased(tx, present);
+  return less(tx, present);
 }
 
 /** Ends leases past their expiry, whose process is dead or late, and puts their units back. At most 500 at once. */
 export async function sweepLeases(tx: Tx): Promise<CounterChange[]> {
-  const dead = await tx.$queryRaw<(CounterKey & { units: bigint })[]>`
-    with expired as (select id from lease where expires_at < mercato_now() order by id limit 500 for update skip locked)
-    delete from lease l using expired e where l.id = e.id
-    returning l.consumer_tenant_id "consumerTenantId", l.listing_id "listingId", l.period, l.units`;
-  return lessLeased(tx, dead);
+  const dead = await tx.$queryRaw<(Held & ReturnedUnits)[]>`
+    select id "leaseId", consumer_tenant_id "consumerTenantId", listing_id "listingId", period, units, slots, cardinality(counters) > 0 limited
+      from lease where expires_at < mercato_now() order by id limit 500 for update skip locked`;
+  if (dead.length === 0) return [];
+  const changes = await less(tx, dead);
+  await tx.$executeRaw`delete from lease where id = any(${dead.map(({ leaseId }) => leaseId)}::uuid[])`;
+  return changes;
+}
+
+type Held = CounterKey & { leaseId: string; limited: boolean };
+
+/** What is returned leaves the counters, first the leases' own, then those of limits. */
+async function less(tx: Tx, returned: readonly (Held & ReturnedUnits)[]): Promise<CounterChange[]> {
+  const changes = await lessLeased(tx, returned);
+  await returnToLimits(
+    tx,
+    returned.filter(({ limited }) => limited),
+  );
+  return changes;
 }
 
 async function lessLeased(tx: Tx, returned: readonly (CounterKey & { units: bigint })[]): Promise<CounterChange[]> {
@@ -101,7 +127,7 @@ export async function renewLeases(tx: Tx, leaseIds: readonly string[]): Promise<
 /** Deletes leases that hold nothing any more. */
 export async function dropLeases(tx: Tx, leaseIds: readonly string[]): Promise<void> {
   await tx.$executeRaw`
-    with mine as (select id from lease where id = any(${leaseIds}::uuid[]) and units = 0 order by id for update)
+    with mine as (select id from lease where id = any(${leaseIds}::uuid[]) and units = 0 and slots = 0 order by id for update)
     delete from lease l using mine where l.id = mine.id`;
 }
 

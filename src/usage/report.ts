@@ -5,31 +5,35 @@ import type { Money } from '../base/money.ts';
 
 export type UsageGroup = 'DAY' | 'MODEL' | 'API_KEY';
 export type UsageRow = { key: string; predictions: bigint; units: bigint; computeMicros: bigint; amount: Money };
-export type UsageReport = { rows: UsageRow[]; total: UsageRow };
+/** `from` and `to`: the whole hours that were counted. */
+export type UsageReport = { rows: UsageRow[]; total: UsageRow; from: Date; to: Date };
 export type UsageQuery = { tenantId: string; from: Date; to: Date; groupBy: UsageGroup };
 
-const DAY_MS = 86_400_000;
+const HOUR_MS = 3_600_000;
+const DAY_MS = 24 * HOUR_MS;
 const DAYS_MAX = 366;
 
 type Sums = { key: string | null; predictions: bigint; units: bigint; computeMicros: bigint; amountNanos: string };
 
-/** Sums a consumer's records of [from, to). Checks the order of the two, then their distance. */
+/** Sums a consumer's rollups of the hours that [from, to) touches. Checks the order of the two, then their distance. */
 export async function usageReport(tx: Tx, currency: string, query: UsageQuery): Promise<UsageReport> {
-  const { from, to, tenantId } = query;
-  if (from >= to) throw badInput('to', 'to must be after from.', { given: to.toISOString(), expected: `after ${from.toISOString()}` });
-  if (to.getTime() - from.getTime() > DAYS_MAX * DAY_MS) {
-    throw badInput('to', `from and to may be at most ${DAYS_MAX} days apart.`, { expected: `at most ${DAYS_MAX} days` });
-  }
+  const { tenantId } = query;
+  checkSpan(query);
+  const [from, to] = [new Date(floor(query.from, HOUR_MS)), new Date(-floor(-query.to.getTime(), HOUR_MS))];
+  // Whole days from the rollups of days, the hours before and after from those of hours.
+  const [firstDay, endOfDays] = [-floor(-from.getTime(), DAY_MS), Math.max(floor(to, DAY_MS), -floor(-from.getTime(), DAY_MS))];
+  const days = [new Date(firstDay), new Date(endOfDays)] as const;
   const rows = await tx.$queryRaw<Sums[]>`
-    select case ${query.groupBy} when 'DAY' then to_char(r.created_at at time zone 'UTC', 'YYYY-MM-DD')
+    select case ${query.groupBy} when 'DAY' then to_char(r.starts_at at time zone 'UTC', 'YYYY-MM-DD')
                                  when 'MODEL' then coalesce(l.handle, r.listing_id::text)
-                                 else coalesce(r.api_key_id::text, 'user') end "key",
-           count(*) predictions, sum(r.units)::bigint units, sum(r.compute_micros)::bigint "computeMicros",
+                                 else case when r.by_key then r.caller_id::text else 'user' end end "key",
+           sum(r.predictions)::bigint predictions, sum(r.units)::bigint units, sum(r.compute_micros)::bigint "computeMicros",
            sum(r.amount_nanos)::text "amountNanos"
-      from usage_record r
+      from usage_rollup r
       left join listing l on l.id = r.listing_id
-     where r.consumer_tenant_id = ${tenantId}::uuid and r.created_at >= ${from} and r.created_at < ${to}
-       and r.period between mercato_period(${from}::timestamptz - interval '1 day') and mercato_period(${to}::timestamptz)
+     where r.consumer_tenant_id = ${tenantId}::uuid
+       and (r.grain = 'DAY' and r.starts_at >= ${days[0]} and r.starts_at < ${days[1]}
+            or r.grain = 'HOUR' and r.starts_at >= ${from} and r.starts_at < ${to} and not (r.starts_at >= ${days[0]} and r.starts_at < ${days[1]}))
      group by 1 order by 1`;
   const shown = rows.map((row) => ({
     key: query.groupBy === 'API_KEY' && row.key !== null && row.key !== 'user' ? globalId('ApiKey', row.key) : (row.key ?? ''),
@@ -49,5 +53,15 @@ export async function usageReport(tx: Tx, currency: string, query: UsageQuery): 
     }),
     zero,
   );
-  return { rows: shown, total };
+  return { rows: shown, total, from, to };
 }
+
+/** @throws BAD_USER_INPUT */
+export function checkSpan({ from, to }: { from: Date; to: Date }): void {
+  if (from >= to) throw badInput('to', 'to must be after from.', { given: to.toISOString(), expected: `after ${from.toISOString()}` });
+  if (to.getTime() - from.getTime() > DAYS_MAX * DAY_MS) {
+    throw badInput('to', `from and to may be at most ${DAYS_MAX} days apart.`, { expected: `at most ${DAYS_MAX} days` });
+  }
+}
+
+const floor = (instant: Date | number, stepMs: number) => Math.floor(Number(instant) / stepMs) * stepMs;

@@ -3,11 +3,16 @@
  * limits; immutable usage records. Every function is one or two SQL statements on the caller's transaction; none knows a price.
  *
  * Locks are taken in this order, by primary key within a table, by every transaction of the system: api_key, lease, usage_counter,
- * rate_limit, idempotency_key, subscription_charge, account.
+ * limit_counter, rate_limit, idempotency_key, subscription_charge, account.
  */
-import type { Tx } from '../base/database.ts';
+import type { Database, Tx } from '../base/database.ts';
+import type { PageRequest } from '../base/ids.ts';
+import { type AlertView, findAlert, listAlerts } from './alerts.ts';
+import { type ExportFormat, exportRecords, parseExport } from './export.ts';
+import { type Announcer, createLimits, type LimitChange, type LimitView, type NewLimit, readLimits } from './limits.ts';
 import { type UsageQuery, type UsageReport, usageReport } from './report.ts';
 
+export type { AlertView } from './alerts.ts';
 export { type CounterChange, type CounterState, lockCounter } from './counters.ts';
 export {
   dropLeases,
@@ -19,16 +24,61 @@ export {
   returnUnits,
   sweepLeases,
 } from './leases.ts';
+export {
+  holdersOf,
+  type LimitedCaller,
+  type LockedLimit,
+  lockLimits,
+  roomOf,
+  takeFromLimits,
+} from './limit-counters.ts';
+export type { LimitView } from './limits.ts';
+export { limitedCallers } from './limits.ts';
 export { ensurePartitions } from './partitions.ts';
+export { quotasOf } from './quotas.ts';
 export { returnRequests, takeRequests } from './rates.ts';
 export type { UsageGroup, UsageQuery, UsageReport, UsageRow } from './report.ts';
 
-/** The reading side that resolvers call. */
+/** What resolvers call. */
 export type Usage = {
   /** The consumer's own use; see the SDL's `Query.usage`. @throws BAD_USER_INPUT */
   report(tx: Tx, query: UsageQuery): Promise<UsageReport>;
+  /** As text, a stream of lines; `query` has `from`, `to` and `format` as text; see `GET /usage/records`. @throws BAD_USER_INPUT */
+  exportRecords(
+    tenantId: string,
+    query: { from?: unknown; to?: unknown; format?: unknown },
+  ): { format: ExportFormat; lines: AsyncIterable<string> };
+  /** A tenant's limits in force, oldest first, with what is used of each; nothing is consumed. */
+  limits(tx: Tx, tenantId: string): Promise<LimitView[]>;
+  findLimit(tx: Tx, tenantId: string, id: string): Promise<LimitView | null>;
+  /** Newest first, up to one more than the page holds. */
+  alerts(tx: Tx, tenantId: string, page: PageRequest): Promise<AlertView[]>;
+  findAlert(tx: Tx, tenantId: string, id: string): Promise<AlertView | null>;
+  /**
+   * Sets a limit; returns when every live server process applies it. Checks name, amount, window, hardness, bursts, thresholds, then the
+   * subject. @throws BAD_USER_INPUT, NOT_FOUND (the subject), CONFLICT (the name, or the number of limits)
+   */
+  createLimit(tenantId: string, limit: NewLimit): Promise<LimitView>;
+  /** As `createLimit`; what the limit is about cannot change. @throws NOT_FOUND, BAD_USER_INPUT, CONFLICT */
+  updateLimit(tenantId: string, id: string, change: LimitChange): Promise<LimitView>;
+  /** @throws NOT_FOUND */
+  deleteLimit(tenantId: string, id: string): Promise<LimitView>;
 };
 
-export function createUsage(options: { currency: string }): Usage {
-  return { report: (tx, query) => usageReport(tx, options.currency, query) };
+export function createUsage(options: { db: Database; announcer: Announcer; currency: string }): Usage {
+  const limits = createLimits(options.db, options.announcer);
+  return {
+    exportRecords(tenantId, given) {
+      const query = parseExport(given);
+      return { format: query.format, lines: exportRecords(options.db, { ...query, tenantId }) };
+    },
+    report: (tx, query) => usageReport(tx, options.currency, query),
+    limits: (tx, tenantId) => readLimits(tx, tenantId, null),
+    findLimit: async (tx, tenantId, id) => (await readLimits(tx, tenantId, id))[0] ?? null,
+    alerts: listAlerts,
+    findAlert,
+    createLimit: limits.create,
+    updateLimit: limits.update,
+    deleteLimit: limits.remove,
+  };
 }

@@ -15,6 +15,8 @@ export const TABLES = {
   Subscription: 'subscription',
   Upload: 'upload',
   Transfer: 'transfer',
+  UsageLimit: 'usage_limit',
+  UsageAlert: 'usage_alert',
   Dataset: 'dataset',
   TrainingRun: 'training_run',
   Optimization: 'optimization',
@@ -29,7 +31,7 @@ export type Ids = Record<Kind, string[]> & { handle: string[]; tenantName: strin
 export type Foreign = { there: Ids; nowhere: Ids; needles: string[]; rows: () => Promise<Rows> };
 
 /** A background task of the server may change these at any time. */
-const RESTLESS = ['lease', 'usage_counter', 'account', 'api_key_use', 'rate_limit'];
+const RESTLESS = ['lease', 'usage_counter', 'limit_counter', 'account', 'api_key_use', 'rate_limit'];
 
 /** What of `hidden` and `shop` nobody else may see, and ids beside it that name nothing. */
 export async function foreignOf(world: World): Promise<Foreign> {

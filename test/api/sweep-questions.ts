@@ -53,6 +53,8 @@ export const QUESTIONS: Question[] = [
     scope: 'usage:read',
     variables: () => ['DAY', 'MODEL', 'API_KEY'].map((groupBy) => ({ from: day(-2), to: day(2), groupBy })),
   },
+  { field: 'usageLimits', scope: 'usage:read', variables: plain },
+  { field: 'usageAlerts', scope: 'usage:read', variables: pages('UsageAlert') },
   { field: 'wallet', scope: 'billing:read', variables: plain },
   { field: 'transfers', scope: 'billing:read', variables: pages('Transfer') },
   { field: 'datasets', scope: 'model:read', variables: pages('Dataset') },
@@ -182,6 +184,28 @@ export const QUESTIONS: Question[] = [
     scope: 'listing:publish',
     variables: (ids) => inputs(global('DeploymentRule', ids).map((id) => ({ id }))),
   },
+
+  {
+    field: 'createUsageLimit',
+    scope: 'billing:write',
+    variables: (ids) =>
+      inputs(
+        (['TENANT', 'SUBSCRIPTION', 'MEMBER', 'API_KEY'] as const).flatMap((subject) =>
+          global(({ TENANT: 'Tenant', SUBSCRIPTION: 'Subscription', MEMBER: 'User', API_KEY: 'ApiKey' } as const)[subject], ids).map(
+            (subjectId) => ({
+              ...{ name: 'swept', window: 'DAY', amount: '1000000' },
+              ...{ subject, subjectId },
+            }),
+          ),
+        ),
+      ),
+  },
+  {
+    field: 'updateUsageLimit',
+    scope: 'billing:write',
+    variables: (ids) => inputs(global('UsageLimit', ids).map((id) => ({ id, amount: '9' }))),
+  },
+  { field: 'deleteUsageLimit', scope: 'billing:write', variables: (ids) => inputs(global('UsageLimit', ids).map((id) => ({ id }))) },
 
   {
     field: 'addCredit',

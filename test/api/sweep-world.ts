@@ -178,6 +178,8 @@ async function fillHidden(app: App, db: Database, hidden: Person, shop: Person):
   await access.revokeApiKey(hidden.principal, revoked.apiKey.id);
   const plans = await asAdmin(db, (tx) => tx.planVersion.findMany({ where: { publisherTenantId: shop.principal.tenantId } }));
   for (const plan of plans) await catalog.subscribe(tenantId, plan.id);
+  const limit = { subject: 'TENANT', subjectId: null, measure: 'UNITS', window: 'MONTH', burstUnits: null, hard: false } as const;
+  await app.services.usage.createLimit(tenantId, { ...limit, name: `${MARK}-limit`, amount: 1n, alertPercents: [100] });
   using client = new Client(app.url);
   for (const token of [secret, hidden.token]) await predictSold(client, token, `${MARK} prediction of ${token.slice(0, 2)}`);
   await asAdmin(db, (tx) => tx.$executeRaw`update listing set state = 'WITHDRAWN' where handle = ${`corner-shop/${MARK}-withdrawn`}`);

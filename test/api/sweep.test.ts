@@ -201,4 +201,5 @@ const MARKED = [
   'tenant.display_name',
   'tenant.name',
   'transfer.note',
+  'usage_limit.name',
 ];

@@ -153,7 +153,14 @@ test('what a dead process holds is not refused as used up; it comes back with it
 
 test("a publisher's own calls cost nothing, and are limited all the same", async () => {
   const { offer } = await core.offer({ unitPriceNanos: 10n, quotaUnits: 1n });
-  const right: Right = { ...offer, consumerTenantId: offer.publisherTenantId, terms: null, subscriptionId: null };
+  const right: Right = {
+    ...offer,
+    consumerTenantId: offer.publisherTenantId,
+    terms: null,
+    subscriptionId: null,
+    memberId: null,
+    apiKeyId: null,
+  };
   expect(await call(one, right, 2_000_000)).toBe(0n);
   for (let i = 1; i < 600; i++) (await admit(one, right, 1)).settled();
   await expect(admit(one, right, 1)).rejects.toMatchObject({ code: 'RATE_LIMITED', data: { limit: '6000', retryAfterMs: 10 } });

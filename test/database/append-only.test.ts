@@ -15,6 +15,7 @@ const CHANGES = {
   evaluation: "set figures = '{}'",
   strike: "set runner = 'another'",
   version_samples: "set samples = '[]'",
+  usage_alert: 'set percent = 1',
 };
 type Table = keyof typeof CHANGES;
 const TABLES = Object.keys(CHANGES) as Table[];
@@ -58,6 +59,11 @@ async function fill(tx: Tx): Promise<void> {
   await tx.$executeRaw`
     insert into strike (id, version_id, publisher_tenant_id, consumer_tenant_id, kind, runner)
     values (${a}::uuid, ${a}::uuid, ${a}::uuid, ${b}::uuid, 'CRASH', 'runner')`;
+  await tx.$executeRaw`
+    insert into usage_limit (id, tenant_id, name, subject, subject_id, measure, "window", amount, hard, alert_percents)
+    values (${a}::uuid, ${a}::uuid, 'limit', 'TENANT', ${a}::uuid, 'UNITS', 'DAY', 1, true, '{100}')`;
+  await tx.$executeRaw`
+    insert into usage_alert (tenant_id, limit_id, counter_id, percent, used, amount) values (${a}::uuid, ${a}::uuid, ${a}::uuid, 100, 1, 1)`;
   await tx.$executeRaw`insert into version_samples (version_id, tenant_id, samples) values (${a}::uuid, ${a}::uuid, '[{}]')`;
   await tx.$executeRaw`
     insert into work (id, tenant_id, kind, time_limit_ms, memory_limit_mib) values (${a}::uuid, ${a}::uuid, 'TRAIN', 1, 1)`;

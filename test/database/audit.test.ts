@@ -10,6 +10,8 @@ beforeAll(async () => {
   core = await openCore();
   const server = await core.process();
   const right = await core.consumer({ unitPriceNanos: 1_000n, quotaUnits: 20n }, 100_000n);
+  const limit = { name: 'cap', subject: 'TENANT', subjectId: null, measure: 'UNITS', window: 'DAY', burstUnits: null } as const;
+  await core.usage.createLimit(right.consumerTenantId, { ...limit, amount: 100n, hard: true, alertPercents: null });
   const keyed = { tenantId: right.consumerTenantId, key: 'k', digest: Buffer.alloc(32), answer: Buffer.from('a'), storeKey: null };
   for (const key of [keyed, null]) {
     const admission = await server.leases.admit(right, 2, 1_000);
@@ -73,6 +75,8 @@ const BROKEN: Record<string, string[]> = {
   'every usage record has its counter': ['delete from usage_counter'],
   'leased units are the sum of the leases': ['update lease set units = units - 1'],
   'every lease has its counter': ['delete from usage_counter'],
+  'a limit has leased what its leases hold': ['update limit_counter set leased = leased + 1'],
+  'a rollup is the sum of its usage records': ["update usage_rollup set units = units + 1 where grain = 'DAY'"],
   'no lease outlives its expiry by more than a sweep': ["update lease set expires_at = mercato_now() - interval '6 seconds'"],
   'one usage record per prediction': [copy('usage_record', { period: "'2026-12'" })],
   'every idempotency key has its usage record': [copy('idempotency_key', { key: "'other'", record_id: OTHER })],
@@ -103,6 +107,7 @@ describe('the audit', () => {
     ['a usage record is lost', ['delete from usage_record where id in (select record_id from idempotency_key)']],
     ['a transfer is lost', ["delete from transfer where kind = 'CHARGE'"]],
     ['a lease is lost', ['delete from lease']],
+    ['a rollup is lost', ["delete from usage_rollup where grain = 'HOUR'"]],
     ['an account is lost', ["delete from account where kind = 'PUBLISHER_PAYABLE'"]],
     ['a charge is posted twice', [copy('transfer', { id: OTHER })]],
     [

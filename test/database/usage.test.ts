@@ -1,7 +1,7 @@
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { asSystem, asTenant } from '../../src/base/database.ts';
 import { globalId, newId } from '../../src/base/ids.ts';
-import { createUsage, returnRequests, takeRequests, type UsageGroup } from '../../src/usage/usage.ts';
+import { returnRequests, takeRequests, type UsageGroup } from '../../src/usage/usage.ts';
 import { asAdmin } from '../support/admin.ts';
 import { broken, type Core, CURRENCY, finished, openCore, type Process, type Right } from '../support/core.ts';
 
@@ -19,7 +19,6 @@ afterAll(async () => {
 });
 
 describe('usage', () => {
-  const usage = createUsage({ currency: CURRENCY });
   const DAYS = { from: new Date('2026-11-10T00:00:00Z'), to: new Date('2026-11-20T00:00:00Z') };
 
   async function callAt(right: Right, instant: string, units: number, apiKeyId: string | null = null): Promise<void> {
@@ -29,7 +28,7 @@ describe('usage', () => {
   }
 
   const report = (tenantId: string, groupBy: UsageGroup, more: { from?: Date; to?: Date } = {}) =>
-    asTenant(core.db, tenantId, (tx) => usage.report(tx, { tenantId, ...DAYS, ...more, groupBy }));
+    asTenant(core.db, tenantId, (tx) => core.usage.report(tx, { tenantId, ...DAYS, ...more, groupBy }));
   const shown = async (tenantId: string, groupBy: UsageGroup, more: { from?: Date; to?: Date } = {}) =>
     (await report(tenantId, groupBy, more)).rows.map(({ key, predictions, units, amount }) => [key, predictions, units, amount.nanos]);
 
@@ -63,10 +62,12 @@ describe('usage', () => {
     }
   });
 
-  it('takes its first instant in and leaves its last out', async () => {
+  it('counts the whole hours that it touches, and no other', async () => {
     const right = await core.consumer({});
     await callAt(right, '2026-11-15T12:00:00Z', 1);
-    const [at, after] = [new Date('2026-11-15T12:00:00Z'), new Date('2026-11-15T12:00:00.001Z')];
+    const [at, after] = [new Date('2026-11-15T12:00:00Z'), new Date('2026-11-15T13:00:00Z')];
+    const inside = { from: new Date('2026-11-15T12:59:59.999Z'), to: after };
+    expect(await shown(right.consumerTenantId, 'DAY', inside)).toHaveLength(1);
     expect(await shown(right.consumerTenantId, 'DAY', { from: at, to: after })).toHaveLength(1);
     expect(await shown(right.consumerTenantId, 'DAY', { to: at })).toEqual([]);
     expect(await shown(right.consumerTenantId, 'DAY', { from: after })).toEqual([]);

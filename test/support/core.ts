@@ -13,6 +13,7 @@ import type { GrantKey } from '../../src/prediction/grants.ts';
 import { type Admission, createLeases, type Leases } from '../../src/prediction/leases.ts';
 import { createReplays, type Replays } from '../../src/prediction/replays.ts';
 import { createSettlement, type Finished, type Settlement } from '../../src/prediction/settlement.ts';
+import { createUsage, type Usage } from '../../src/usage/usage.ts';
 import { asAdmin } from './admin.ts';
 import { openTestDatabase, withDatabase } from './database.ts';
 
@@ -38,6 +39,7 @@ export type Process = AsyncDisposable & { id: string; leases: Leases; replays: R
 /** Metering and money on a database of their own, whose clock stands still: without HTTP, catalogue or runners. */
 export type Core = AsyncDisposable & {
   db: Database;
+  usage: Usage;
   billing: Billing;
   store: ModelStore;
   /** Stops the clock of windows, expiries and periods at an instant. */
@@ -60,6 +62,18 @@ export async function openCore(instant = '2026-11-15T12:00:00Z'): Promise<Core> 
   stack.defer(() => rm(dir, { recursive: true, force: true }));
   const store = await createDirectoryStore(dir);
   let plans = 0;
+  /** What tells processes of a change, without their heartbeats. */
+  const listeners: ((tenantId: string) => void)[] = [];
+  const told: string[] = [];
+  const invalidations = {
+    isFresh: () => true,
+    on: (_: string, forget: (tenantId: string) => void) => void listeners.push(forget),
+    publish: async (_: unknown, __: string, tenantIds: readonly string[]) => BigInt(told.push(...tenantIds)),
+    confirmed: async () => {
+      for (const tenantId of told.splice(0)) for (const forget of listeners) forget(tenantId);
+    },
+  };
+  const usage = createUsage({ db, announcer: invalidations, currency: CURRENCY });
 
   async function setClock(at: string): Promise<void> {
     await asAdmin(db, (tx) =>
@@ -114,7 +128,7 @@ export async function openCore(instant = '2026-11-15T12:00:00Z'): Promise<Core> 
       await tx.subscription.updateMany({ where: { consumerTenantId, listingId }, data: { state: 'CANCELLED' } });
       await tx.subscription.create({ data });
     });
-    return { ...to, consumerTenantId, terms, subscriptionId };
+    return { ...to, consumerTenantId, terms, subscriptionId, memberId: null, apiKeyId: null };
   }
 
   async function consumer(given: Terms, creditNanos = 0n): Promise<Right> {
@@ -129,7 +143,7 @@ export async function openCore(instant = '2026-11-15T12:00:00Z'): Promise<Core> 
     const own = parts.use(await openAgain(db));
     const id = newId();
     // A test that stops the clock must not race with maintenance: it renews, or sweeps, under the clock of the moment.
-    const leases = parts.use(await createLeases({ db: own, billing, processId: id, log, maintainMs: null }));
+    const leases = parts.use(await createLeases({ db: own, billing, processId: id, invalidations, log, maintainMs: null }));
     const replays = createReplays({ db: own, store });
     const options = { db: own, replays, currency: CURRENCY, commissionBps: COMMISSION_BPS, replayHours: 24, inFlight: () => 0, log };
     const settlement = createSettlement(options);
@@ -139,7 +153,7 @@ export async function openCore(instant = '2026-11-15T12:00:00Z'): Promise<Core> 
 
   await setClock(instant);
   return {
-    ...{ db, billing, store, setClock, tenant, offer, version, subscribe, consumer, process: openProcess },
+    ...{ db, usage, billing, store, setClock, tenant, offer, version, subscribe, consumer, process: openProcess },
     [Symbol.asyncDispose]: () => stack.disposeAsync(),
   };
 }

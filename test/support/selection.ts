@@ -11,14 +11,19 @@ import {
 
 /**
  * An operation that asks a root field for everything it can answer: every field of every type on the way, each type once on a path and, with what it
- * leads to, once in all. Its variables have the names of the field's arguments.
+ * leads to, once in all. Its variables have the names of the field's arguments. `part` of an interface's types: all at once would be too complex.
  */
-export function wholeQuestion(schema: GraphQLSchema, kind: 'query' | 'mutation', field: GraphQLField<unknown, unknown>): string {
+export function wholeQuestion(
+  schema: GraphQLSchema,
+  kind: 'query' | 'mutation',
+  field: GraphQLField<unknown, unknown>,
+  part = WHOLE,
+): string {
   const type = getNamedType(field.type);
   const declared = field.args.map((arg) => `$${arg.name}: ${arg.type}`).join(', ');
   const given = field.args.map((arg) => `${arg.name}: $${arg.name}`).join(', ');
   const [variables, args] = field.args.length === 0 ? ['', ''] : [`(${declared})`, `(${given})`];
-  return `${kind} ${variables} { ${field.name}${args} ${selection(schema, type, [])} }`;
+  return `${kind} ${variables} { ${field.name}${args} ${isAbstractType(type) ? fragments(schema, partOf(schema.getPossibleTypes(type), part), []) : selection(schema, type, [])} }`;
 }
 
 /** The object types that `wholeQuestion` asks of a type's fields. */
@@ -41,11 +46,7 @@ function selection(
   aliased: ReadonlySet<string> = new Set(),
 ): string {
   if (isLeafType(type)) return '';
-  if (isAbstractType(type)) {
-    const types = schema.getPossibleTypes(type);
-    const twofold = namesOfSeveralTypes(types);
-    return `{ __typename ${types.map((one) => `... on ${one.name} ${selection(schema, one, path, expanded, twofold)}`).join(' ')} }`;
-  }
+  if (isAbstractType(type)) return fragments(schema, schema.getPossibleTypes(type), path, expanded);
   if (!isObjectType(type)) throw new Error(`${type.name} cannot be asked for`);
   const times = expanded.get(type.name) ?? 0;
   expanded.set(type.name, times + 1);
@@ -58,6 +59,20 @@ function selection(
     return `${alias}${field.name} ${selection(schema, inner, below, expanded)}`;
   });
   return fields.length === 0 ? '{ __typename }' : `{ ${fields.join(' ')} }`;
+}
+
+type Part = { index: number; of: number };
+const WHOLE: Part = { index: 0, of: 1 };
+const partOf = <T>(list: readonly T[], { index, of }: Part) => list.filter((_, i) => i % of === index);
+
+function fragments(
+  schema: GraphQLSchema,
+  types: readonly GraphQLObjectType[],
+  path: readonly string[],
+  expanded = new Map<string, number>(),
+): string {
+  const twofold = namesOfSeveralTypes(types);
+  return `{ __typename ${types.map((one) => `... on ${one.name} ${selection(schema, one, path, expanded, twofold)}`).join(' ')} }`;
 }
 
 /** Fields of one name and different types may not meet in one selection. */

@@ -21,6 +21,7 @@ const KNOWN: Principal = {
   tenantId: '00000000-0000-7000-8000-000000000001',
   userId: null,
   apiKeyId: null,
+  memberId: null,
   role: null,
   isOperator: false,
   scopes: new Set(),
@@ -76,6 +77,7 @@ export async function startTinyServer(
     live: null,
     isReady: () => true,
     receiveUpload: async (_, body) => ({ sha256: 'none', sizeBytes: await discard(body) }),
+    exportUsage: async () => ({ format: 'csv', lines: (async function* () {})() }),
     audit: async () => ({}),
     ...options,
   });

@@ -51,7 +51,15 @@ it('roles have their scopes', () => {
 });
 
 it('authorize says who is missing before what is missing', () => {
-  const viewer: Principal = { tenantId: '', userId: '', apiKeyId: null, role: 'VIEWER', isOperator: false, scopes: scopesOf('VIEWER') };
+  const viewer: Principal = {
+    tenantId: '',
+    userId: '',
+    apiKeyId: null,
+    memberId: '',
+    role: 'VIEWER',
+    isOperator: false,
+    scopes: scopesOf('VIEWER'),
+  };
   expect(() => authorize(null, 'key:write')).toThrow(refused);
   expect(() => authorize(viewer, 'key:write')).toThrow(expect.objectContaining({ code: 'FORBIDDEN' }));
   expect(authorize(viewer, 'key:read')).toBe(viewer);

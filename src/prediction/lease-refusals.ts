@@ -1,0 +1,122 @@
+import { type ErrorCode, type ErrorData, MercatoError } from '../base/errors.ts';
+import { globalId, type NodeType } from '../base/ids.ts';
+import { type CounterState, type LimitedCaller, type LockedLimit, roomOf } from '../usage/usage.ts';
+import type { GrantKey, Short } from './grants.ts';
+
+/** What is left of one limit: the facts of the IETF draft's `RateLimit` fields. Of concurrency calls, else units or nanos, by `unit`. */
+export type Allowance = {
+  name: string;
+  unit: 'units' | 'nanos' | 'concurrent-requests';
+  limit: number;
+  left: number;
+  /** Seconds; null: at any moment. */
+  windowS: number | null;
+  /** Until all of it is there again; null: at any moment. */
+  resetMs: number | null;
+};
+
+const WINDOW_S = { MINUTE: 60, HOUR: 3_600, DAY: 86_400, MONTH: 2_592_000 };
+const SUBJECT: Record<LockedLimit['subject'], { type: NodeType; text: string }> = {
+  TENANT: { type: 'Tenant', text: 'the tenant' },
+  SUBSCRIPTION: { type: 'Subscription', text: 'the subscription' },
+  MEMBER: { type: 'User', text: 'the member' },
+  API_KEY: { type: 'ApiKey', text: 'the API key' },
+};
+/** For a place among the calls in flight: about a short call. */
+const CONCURRENCY_RETRY_MS = 50;
+
+/** What a caller is told of a shortage: which limit, whose, how much, until when, and what would lift it. */
+export function refusalOf(key: GrantKey, short: Short): MercatoError {
+  const { data } = short;
+  if (short.short === 'LIMIT') return new MercatoError(short.code, short.message, data);
+  if (short.short === 'QUOTA') {
+    const message = `The call needs ${data.given}; of the plan's ${data.limit} units of this month for ${key.handle}, ${data.expected} are left. A larger plan would lift it.`;
+    return new MercatoError('QUOTA_EXCEEDED', message, data);
+  }
+  if (short.short === 'RATE') {
+    return new MercatoError('RATE_LIMITED', `The plan allows ${data.limit} requests per minute for ${key.handle}.`, data);
+  }
+  if (short.short === 'CREDIT') {
+    return new MercatoError('INSUFFICIENT_CREDIT', `The wallet does not cover a call of ${key.handle}; ask the operator for credit.`, data);
+  }
+  return new MercatoError('OVERLOADED', 'Another server has not yet returned the units it holds; try again.', data);
+}
+
+/** A limit that refuses; `exhaustedMs` as in `Short`. */
+export type LimitShort = { short: 'LIMIT'; limit: LockedLimit; code: ErrorCode; message: string; data: ErrorData; exhaustedMs?: number };
+
+/** The first limit, in their order, that has no room for one call of `need` units; null where all have. */
+export function shortOfLimit(limits: readonly LockedLimit[], need: number, unitPriceNanos: bigint): LimitShort | null {
+  for (const limit of limits) {
+    const room = roomOf(limit, unitPriceNanos);
+    if (room.units < need || room.slots < 1) return { short: 'LIMIT', limit, ...refusedBy(limit, need, unitPriceNanos) };
+  }
+  return null;
+}
+
+function refusedBy(limit: LockedLimit, need: number, unitPriceNanos: bigint): Omit<LimitShort, 'short' | 'limit'> {
+  const { name, subject, subjectId, measure, window, amount, used, leased, burstUnits } = limit;
+  const { type, text } = SUBJECT[subject];
+  const room = roomOf(limit, unitPriceNanos);
+  const most = measure === 'CONCURRENCY' ? 0 : room.units;
+  const fits = burstUnits ?? (measure === 'SPEND' && unitPriceNanos > 0n ? amount / unitPriceNanos : amount);
+  const can = measure === 'CONCURRENCY' ? amount > 0n : BigInt(need) <= fits;
+  const data: ErrorData = {
+    limitName: name,
+    subject,
+    subjectId: globalId(type, subjectId),
+    limit: amount.toString(),
+    used: (used + leased).toString(),
+    given: measure === 'CONCURRENCY' ? '1 call' : `${need} unit${need === 1 ? '' : 's'}`,
+    expected: can ? `at most ${most} now` : `at most ${measure === 'CONCURRENCY' ? 0 : fits} a call`,
+    ...(limit.resetsAt === null ? {} : { resetsAt: limit.resetsAt.toISOString() }),
+  };
+  const what = { UNITS: 'units', SPEND: 'nanos', CONCURRENCY: 'calls in flight' }[measure];
+  const per = burstUnits === null ? (window ? ` per ${window.toLowerCase()}` : '') : ` per minute in bursts of ${burstUnits}`;
+  const message = `The limit "${name}" of ${text} is ${amount} ${what}${per}; of these, ${used} are used and ${leased} in flight. Who may write billing can raise it with updateUsageLimit.`;
+  const retryAfterMs = can ? retryMsOf(limit, need) : null;
+  if (retryAfterMs !== null) return { code: 'RATE_LIMITED', message, data: { ...data, retryAfterMs } };
+  const settled = burstUnits === null && measure !== 'CONCURRENCY' && window !== 'MINUTE' && used >= amount;
+  return { code: 'QUOTA_EXCEEDED', message, data, ...(settled ? { exhaustedMs: limit.windowMs } : {}) };
+}
+
+/** When the same call may be admitted, where that is soon. */
+function retryMsOf({ measure, window, burstUnits, amount, aheadS, windowMs }: LockedLimit, need: number): number | null {
+  if (measure === 'CONCURRENCY') return CONCURRENCY_RETRY_MS;
+  if (burstUnits !== null) return Math.max(1, Math.ceil((aheadS - ((Number(burstUnits) - need) * 60) / Number(amount)) * 1000));
+  return window === 'MINUTE' ? Math.max(1, Math.ceil(windowMs)) : null;
+}
+
+/** What is left of the plan's quota and of each limit, with what is leased counted as used. */
+export function allowancesOf(
+  key: Pick<GrantKey, 'terms'> & LimitedCaller,
+  counter: CounterState & { windowMs: number },
+  limits: readonly LockedLimit[],
+): Allowance[] {
+  const quota = key.terms?.quotaUnits ?? null;
+  const left = (amount: bigint, gone: bigint) => Math.max(0, Number(amount - gone));
+  const ofPlan: Allowance[] =
+    quota === null
+      ? []
+      : [
+          {
+            name: 'plan',
+            unit: 'units',
+            limit: Number(quota),
+            left: left(quota, counter.usedUnits + counter.leasedUnits),
+            windowS: WINDOW_S.MONTH,
+            resetMs: counter.windowMs,
+          },
+        ];
+  const ofLimits = limits.map((limit): Allowance => {
+    const { name, measure, window, amount, burstUnits } = limit;
+    const unit = measure === 'CONCURRENCY' ? 'concurrent-requests' : measure === 'SPEND' ? 'nanos' : 'units';
+    const windowS = window === null ? null : WINDOW_S[window];
+    if (burstUnits !== null) {
+      return { name, unit, limit: Number(burstUnits), left: roomOf(limit, 0n).units, windowS, resetMs: limit.aheadS * 1000 };
+    }
+    const resetMs = Number.isFinite(limit.windowMs) ? limit.windowMs : null;
+    return { name, unit, limit: Number(amount), left: left(amount, limit.used + limit.leased), windowS, resetMs };
+  });
+  return [...ofPlan, ...ofLimits];
+}

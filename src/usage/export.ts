@@ -1,0 +1,116 @@
+import { asTenant, type Database, type Tx } from '../base/database.ts';
+import { badInput } from '../base/errors.ts';
+import { globalId, type NodeType } from '../base/ids.ts';
+import { checkSpan } from './report.ts';
+
+/** What one line of an export says, in this order; ids are global ids, instants RFC 3339 UTC. */
+const COLUMNS = [
+  'id',
+  'createdAt',
+  'period',
+  'model',
+  'modelVersionId',
+  'subscriptionId',
+  'planId',
+  'apiKeyId',
+  'userId',
+  'units',
+  'rows',
+  'runs',
+  'computeMicros',
+  'bytesIn',
+  'bytesOut',
+  'amountNanos',
+  'currency',
+  'transferId',
+] as const;
+type Column = (typeof COLUMNS)[number];
+type Row = Record<Exclude<Column, 'createdAt'>, string | bigint | number | null> & { id: string; createdAt: Date };
+
+const IDS: Partial<Record<Column, NodeType>> = {
+  id: 'Prediction',
+  modelVersionId: 'ModelVersion',
+  subscriptionId: 'Subscription',
+  planId: 'Plan',
+  apiKeyId: 'ApiKey',
+  userId: 'User',
+  transferId: 'Transfer',
+};
+const PAGE_ROWS = 1_000;
+
+export type ExportFormat = 'ndjson' | 'csv';
+
+/**
+ * A tenant's usage records as a consumer of [from, to), oldest first, one a line; CSV (RFC 4180) begins with the columns' names. A page of records at a
+ * time is read and held, each in a transaction of its own: what is settled meanwhile with an instant that was passed already is not in it, which cannot be
+ * where `to` is a minute ago. 64-bit numbers are decimal strings in NDJSON. Checks the order of the two, then their distance. @throws BAD_USER_INPUT
+ */
+export function exportRecords(
+  db: Database,
+  query: { tenantId: string; from: Date; to: Date; format: ExportFormat },
+): AsyncIterable<string> {
+  checkSpan(query);
+  return lines(db, query);
+}
+
+async function* lines(db: Database, { tenantId, from, to, format }: Parameters<typeof exportRecords>[1]): AsyncGenerator<string> {
+  if (format === 'csv') yield `${COLUMNS.join(',')}\r\n`;
+  let after: { createdAt: Date; id: string } = { createdAt: from, id: '00000000-0000-0000-0000-000000000000' };
+  for (;;) {
+    const { createdAt, id } = after;
+    const rows = await asTenant(db, tenantId, (tx) => page(tx, tenantId, createdAt, id, to));
+    if (rows.length > 0) yield rows.map(format === 'csv' ? csvLine : jsonLine).join('');
+    const last = rows.at(-1);
+    if (last === undefined || rows.length < PAGE_ROWS) return;
+    after = last;
+  }
+}
+
+function page(tx: Tx, tenantId: string, createdAt: Date, id: string, to: Date): Promise<Row[]> {
+  return tx.$queryRaw<Row[]>`
+    select r.id, r.created_at "createdAt", r.period, coalesce(l.handle, '') model, r.model_version_id "modelVersionId", r.subscription_id "subscriptionId",
+           r.plan_version_id "planId", r.api_key_id "apiKeyId", r.user_id "userId", r.units, r.rows, r.runs, r.compute_micros "computeMicros",
+           r.bytes_in "bytesIn", r.bytes_out "bytesOut", r.amount_nanos "amountNanos", r.currency, r.transfer_id "transferId"
+      from (select * from usage_record
+             where consumer_tenant_id = ${tenantId}::uuid and created_at >= ${createdAt} and created_at < ${to}
+               and (created_at > ${createdAt} or id > ${id}::uuid)
+             order by created_at, id limit ${PAGE_ROWS}) r
+      left join listing l on l.id = r.listing_id
+     order by r.created_at, r.id`;
+}
+
+function shown(row: Row, column: Column): string | number | null {
+  if (column === 'createdAt') return row.createdAt.toISOString();
+  const value = row[column];
+  const type = IDS[column];
+  if (type !== undefined) return typeof value === 'string' ? globalId(type, value) : null;
+  return typeof value === 'bigint' ? value.toString() : value;
+}
+
+function jsonLine(row: Row): string {
+  return `${JSON.stringify(Object.fromEntries(COLUMNS.map((column) => [column, shown(row, column)])))}\n`;
+}
+
+/** No value has a comma, a quote or a line break: ids, numbers, instants, handles and currencies. */
+function csvLine(row: Row): string {
+  return `${COLUMNS.map((column) => shown(row, column) ?? '').join(',')}\r\n`;
+}
+
+/** The query of GET /usage/records, as text. @throws BAD_USER_INPUT */
+export function parseExport(query: { from?: unknown; to?: unknown; format?: unknown }): { from: Date; to: Date; format: ExportFormat } {
+  const format = query.format ?? 'ndjson';
+  if (format !== 'ndjson' && format !== 'csv')
+    throw badInput('format', 'format must be ndjson or csv.', { given: String(format).slice(0, 40) });
+  return { from: instantOf('from', query.from), to: instantOf('to', query.to), format };
+}
+
+const INSTANT = /^\d{4}-\d\d-\d\d(T\d\d:\d\d(:\d\d(\.\d{1,9})?)?(Z|[+-]\d\d:\d\d))?$/;
+
+function instantOf(field: string, text: unknown): Date {
+  const instant = typeof text === 'string' && INSTANT.test(text) ? new Date(text) : null;
+  if (instant === null || Number.isNaN(instant.getTime())) {
+    const expected = 'as 2026-11-01 or 2026-11-01T00:00:00Z';
+    throw badInput(field, `${field} must be a day or an RFC 3339 instant.`, { given: String(text ?? 'nothing').slice(0, 40), expected });
+  }
+  return instant;
+}

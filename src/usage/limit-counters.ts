@@ -1,0 +1,140 @@
+import type { Tx } from '../base/database.ts';
+
+export type LimitSubject = 'TENANT' | 'SUBSCRIPTION' | 'MEMBER' | 'API_KEY';
+export type LimitMeasure = 'UNITS' | 'SPEND' | 'CONCURRENCY';
+export type LimitWindow = 'MINUTE' | 'HOUR' | 'DAY' | 'MONTH';
+
+/** Whose limits concern a call: of the tenant, and, where not null, of its subscription, its member and its key. */
+export type LimitedCaller = { consumerTenantId: string; subscriptionId: string | null; memberId: string | null; apiKeyId: string | null };
+
+/** A limit with its counter of the window that is open, locked. Amounts are units, nanos or calls in flight, by `measure`. */
+export type LockedLimit = {
+  counterId: string;
+  limitId: string;
+  name: string;
+  subject: LimitSubject;
+  subjectId: string;
+  measure: LimitMeasure;
+  /** Null: at any moment. */
+  window: LimitWindow | null;
+  amount: bigint;
+  /** Not null: `amount` per minute on average, at most so many at once. */
+  burstUnits: bigint | null;
+  hard: boolean;
+  used: bigint;
+  leased: bigint;
+  /** Of bursts: seconds by which the theoretical arrival is ahead. */
+  aheadS: number;
+  /** Null where there is no window. */
+  resetsAt: Date | null;
+  /** From now to `resetsAt`; Infinity where there is no window. */
+  windowMs: number;
+};
+
+/** What one grant takes of each of its limits: units, the highest price of the units, calls in flight. */
+export type Taking = { units: bigint; nanos: bigint; slots: bigint };
+
+/**
+ * Locks and returns the counters, of the windows open now, of every limit that concerns the caller: of the tenant first, then of subscription,
+ * member and key, by name. A counter that is not there yet is made with what was used of its window before the limit was set.
+ */
+export async function lockLimits(tx: Tx, caller: LimitedCaller): Promise<LockedLimit[]> {
+  const limits = await tx.$queryRaw<{ id: string; at: Date }[]>`
+    select id, mercato_now() at from usage_limit
+     where tenant_id = ${caller.consumerTenantId}::uuid and removed_at is null
+       and (subject = 'TENANT' or subject = 'SUBSCRIPTION' and subject_id = ${caller.subscriptionId}::uuid
+            or subject = 'MEMBER' and subject_id = ${caller.memberId}::uuid or subject = 'API_KEY' and subject_id = ${caller.apiKeyId}::uuid)`;
+  const [first] = limits;
+  if (first === undefined) return [];
+  const ids = limits.map(({ id }) => id);
+  await tx.$executeRaw`
+    insert into limit_counter (tenant_id, limit_id, measure, starts_at, used, arrival_at)
+    select l.tenant_id, l.id, l.measure, s.at, mercato_used_before(l, s.at), case when l.burst_units is not null then mercato_now() end
+      from usage_limit l
+     cross join lateral (select mercato_window_start(l.window, l.burst_units is not null, ${first.at}::timestamptz) at) s
+     where l.id = any(${ids}::uuid[]) and not exists (select from limit_counter k where k.limit_id = l.id and k.starts_at = s.at)
+     order by l.id
+        on conflict do nothing`;
+  const rows = await tx.$queryRaw<(Omit<LockedLimit, 'windowMs' | 'used' | 'leased'> & Shown)[]>`
+    select k.id "counterId", l.id "limitId", l.name, l.subject::text subject, l.subject_id "subjectId", l.measure::text measure, l.window::text "window", l.amount,
+           l.burst_units "burstUnits", l.hard, k.used::text used, k.leased::text leased, greatest(0, extract(epoch from k.arrival_at - mercato_now()))::float8 "aheadS",
+           mercato_window_end(l.window, l.burst_units is not null, ${first.at}::timestamptz) "resetsAt",
+           (extract(epoch from mercato_window_end(l.window, l.burst_units is not null, ${first.at}::timestamptz) - mercato_now()) * 1000)::float8 "windowMs"
+      from limit_counter k join usage_limit l on l.id = k.limit_id
+     where l.id = any(${ids}::uuid[]) and k.starts_at = mercato_window_start(l.window, l.burst_units is not null, ${first.at}::timestamptz)
+     order by k.id for update of k`;
+  return rows
+    .map(({ used, leased, windowMs, aheadS, ...row }) => ({
+      ...row,
+      used: BigInt(used),
+      leased: BigInt(leased),
+      aheadS: aheadS ?? 0,
+      windowMs: windowMs ?? Number.POSITIVE_INFINITY,
+    }))
+    .sort((a, b) => ORDER.indexOf(a.subject) - ORDER.indexOf(b.subject) || (a.name < b.name ? -1 : 1));
+}
+
+type Shown = { used: string; leased: string; windowMs: number | null };
+const ORDER: readonly LimitSubject[] = ['TENANT', 'SUBSCRIPTION', 'MEMBER', 'API_KEY'];
+
+/** How many units and calls a hard limit still admits, of units that cost `unitPriceNanos` at most; Infinity: any number. A soft one admits all. */
+export function roomOf(limit: LockedLimit, unitPriceNanos: bigint): { units: number; slots: number } {
+  const any = { units: Number.POSITIVE_INFINITY, slots: Number.POSITIVE_INFINITY };
+  if (!limit.hard) return any;
+  if (limit.burstUnits !== null) {
+    // Microsecond timestamps: without the millionth of a cell, the last unit of a full burst would be lost to rounding.
+    const units = Math.floor(Number(limit.burstUnits) - limit.aheadS / secondsPerUnit(limit) + 1e-6);
+    return { ...any, units: Math.max(0, units) };
+  }
+  const rest = limit.amount - limit.used - limit.leased;
+  const left = rest > 0n ? rest : 0n;
+  if (limit.measure === 'CONCURRENCY') return { ...any, slots: Number(left) };
+  if (limit.measure === 'UNITS') return { ...any, units: Number(left) };
+  return unitPriceNanos === 0n ? any : { ...any, units: Number(left / unitPriceNanos) };
+}
+
+/** Takes from counters that the caller has locked and found to have room. */
+export async function takeFromLimits(tx: Tx, limits: readonly LockedLimit[], taking: Taking): Promise<void> {
+  if (limits.length === 0) return;
+  await tx.$executeRaw`
+    update limit_counter k
+       set leased = k.leased + case when k.arrival_at is not null then 0 when k.measure = 'UNITS' then ${taking.units}::numeric
+                                    when k.measure = 'SPEND' then ${taking.nanos}::numeric else ${taking.slots}::numeric end,
+           arrival_at = case when k.arrival_at is not null
+                             then greatest(k.arrival_at, mercato_now()) + make_interval(secs => ${Number(taking.units)}::float8 * 60 / l.amount) end
+      from usage_limit l where l.id = k.limit_id and k.id = any(${limits.map(({ counterId }) => counterId)}::uuid[])`;
+}
+
+/** Puts back what leases, whose rows are still there, no longer have. */
+export async function returnToLimits(tx: Tx, returned: readonly { leaseId: string; units: bigint; slots: bigint }[]): Promise<void> {
+  if (returned.length === 0) return;
+  await tx.$executeRaw`
+    with given as (
+      select n.counter_id, sum(r.units) units, sum(r.units * coalesce(v.unit_price_nanos, 0)) nanos, sum(r.slots) slots
+        from unnest(${returned.map((r) => r.leaseId)}::uuid[], ${returned.map((r) => r.units)}::bigint[], ${returned.map((r) => r.slots)}::bigint[])
+             r (id, units, slots)
+        join lease l using (id) join usage_counter c using (consumer_tenant_id, listing_id, period)
+        left join plan_version v on v.id = c.plan_version_id
+       cross join unnest(l.counters) n (counter_id) group by 1),
+    locked as (select k.id from limit_counter k where k.id in (select counter_id from given) order by k.id for update)
+    update limit_counter k
+       set leased = k.leased - case when k.arrival_at is not null then 0 when k.measure = 'UNITS' then g.units
+                                    when k.measure = 'SPEND' then g.nanos else g.slots end,
+           arrival_at = k.arrival_at - make_interval(secs => g.units::float8 * 60 / m.amount)
+      from locked join given g on g.counter_id = locked.id cross join usage_limit m
+     where k.id = locked.id and m.id = k.limit_id`;
+}
+
+/**
+ * Who may still give of this counter: `foreign`, another process holds what is not in flight there; `draining`, a process was asked for what it
+ * does not use and has calls in flight, which end.
+ */
+export async function holdersOf(tx: Tx, counterId: string, processId: string): Promise<{ foreign: boolean; draining: boolean }> {
+  const [row] = await tx.$queryRaw<{ foreign: boolean; draining: boolean }[]>`
+    select coalesce(bool_or(l.process_id <> ${processId}::uuid and not l.draining), false) "foreign", coalesce(bool_or(l.draining), false) draining
+      from lease l join limit_counter k on k.id = ${counterId}::uuid
+     where l.consumer_tenant_id = k.tenant_id and k.id = any(l.counters) and (l.units > 0 or l.slots > 0)`;
+  return row ?? { foreign: false, draining: false };
+}
+
+const secondsPerUnit = (limit: LockedLimit) => 60 / Number(limit.amount);
