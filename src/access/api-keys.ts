@@ -1,5 +1,6 @@
 import { asTenant, type Database, type Tx } from '../base/database.ts';
 import { badInput, MercatoError } from '../base/errors.ts';
+import { onceFor } from '../base/idempotency.ts';
 import { type Connection, connection, newId, type PageRequest } from '../base/ids.ts';
 import { LIMITS } from '../base/limits.ts';
 import { Prisma } from '../generated/prisma/client.ts';
@@ -27,14 +28,32 @@ const COLUMNS = Prisma.sql`k.id, k.name, k.prefix, k.scopes, k.expires_at as "ex
 export function createApiKeys(db: Database, invalidations: Invalidations) {
   return {
     async createApiKey(principal: Principal, input: NewApiKey): Promise<{ apiKey: ApiKeyView; secret: string }> {
-      const name = checkLabel('name', input.name);
-      const scopes = grantedScopes(principal, input.scopes);
-      const secret = makeKey();
+      const key = checked(principal, input);
       const apiKey = await asTenant(db, principal.tenantId, async (tx) => {
-        await checkRoom(tx, principal.tenantId, input.expiresAt);
-        return insertKey(tx, principal, { name, scopes, expiresAt: input.expiresAt, secret });
+        await checkRoom(tx, principal.tenantId, key.expiresAt);
+        return insertKey(tx, principal, newId(), key);
       });
-      return { apiKey, secret };
+      return { apiKey, secret: key.secret };
+    },
+
+    async createApiKeyOnce(
+      principal: Principal,
+      input: NewApiKey,
+      idempotencyKey: string,
+    ): Promise<{ apiKey: ApiKeyView; secret: string | null }> {
+      const { tenantId } = principal;
+      const key = checked(principal, input);
+      const { name, scopes, expiresAt, secret } = key;
+      return asTenant(db, tenantId, async (tx) => {
+        const keyed = { tenantId, mutation: 'CREATE_API_KEY', key: idempotencyKey, input: { name, scopes: scopes.toSorted(), expiresAt } };
+        const { id, replayed } = await onceFor(tx, keyed, async (id) => {
+          await checkRoom(tx, tenantId, expiresAt);
+          await insertKey(tx, principal, id, key);
+        });
+        const apiKey = await findOwn(tx, tenantId, id);
+        if (apiKey === null) throw new Error('a key that was made is gone');
+        return { apiKey, secret: replayed ? null : secret };
+      });
     },
 
     async revokeApiKey({ tenantId }: Principal, id: string): Promise<ApiKeyView> {
@@ -59,12 +78,22 @@ export function createApiKeys(db: Database, invalidations: Invalidations) {
       return connection(rows, page);
     },
 
-    async apiKey(tx: Tx, { tenantId }: Principal, id: string): Promise<ApiKeyView | null> {
-      const rows = await tx.$queryRaw<ApiKeyView[]>`
-        select ${COLUMNS} from api_key k where k.id = ${id}::uuid and k.tenant_id = ${tenantId}::uuid`;
-      return rows[0] ?? null;
-    },
+    apiKey: (tx: Tx, { tenantId }: Principal, id: string): Promise<ApiKeyView | null> => findOwn(tx, tenantId, id),
   };
+}
+
+async function findOwn(tx: Tx, tenantId: string, id: string): Promise<ApiKeyView | null> {
+  const rows = await tx.$queryRaw<ApiKeyView[]>`
+    select ${COLUMNS} from api_key k where k.id = ${id}::uuid and k.tenant_id = ${tenantId}::uuid`;
+  return rows[0] ?? null;
+}
+
+type CheckedKey = { name: string; scopes: Scope[]; expiresAt: Date | null; secret: string };
+
+/** @throws BAD_USER_INPUT, FORBIDDEN */
+function checked(principal: Principal, input: NewApiKey): CheckedKey {
+  const name = checkLabel('name', input.name);
+  return { name, scopes: grantedScopes(principal, input.scopes), expiresAt: input.expiresAt, secret: makeKey() };
 }
 
 /** Known scopes, each once. @throws BAD_USER_INPUT, FORBIDDEN: one that the caller lacks */
@@ -97,14 +126,10 @@ async function checkRoom(tx: Tx, tenantId: string, expiresAt: Date | null): Prom
   }
 }
 
-async function insertKey(
-  tx: Tx,
-  { tenantId, memberId }: Principal,
-  key: { name: string; scopes: Scope[]; expiresAt: Date | null; secret: string },
-) {
+async function insertKey(tx: Tx, { tenantId, memberId }: Principal, id: string, key: CheckedKey) {
   const [apiKey] = await tx.$queryRaw<ApiKeyView[]>`
     insert into api_key as k (id, tenant_id, name, hash, prefix, scopes, created_by_user_id, expires_at)
-    values (${newId()}::uuid, ${tenantId}::uuid, ${key.name}, ${hashSecret(key.secret)}::bytea, ${shownPrefix(key.secret)},
+    values (${id}::uuid, ${tenantId}::uuid, ${key.name}, ${hashSecret(key.secret)}::bytea, ${shownPrefix(key.secret)},
       ${key.scopes}::text[], ${memberId}::uuid, ${key.expiresAt?.toISOString() ?? null}::timestamptz)
     returning ${COLUMNS}`;
   if (!apiKey) throw new Error('no API key was inserted');

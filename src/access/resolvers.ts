@@ -33,11 +33,9 @@ export const resolvers = {
     },
     createApiKey(_, { input }, { principal, access }) {
       const caller = authorize(principal, 'key:write');
-      return access.createApiKey(caller, {
-        name: input.name,
-        scopes: input.scopes ?? ['model:predict'],
-        expiresAt: input.expiresAt ?? null,
-      });
+      const key = { name: input.name, scopes: input.scopes ?? ['model:predict'], expiresAt: input.expiresAt ?? null };
+      const { idempotencyKey } = input;
+      return idempotencyKey == null ? access.createApiKey(caller, key) : access.createApiKeyOnce(caller, key, idempotencyKey);
     },
     async revokeApiKey(_, { input }, { principal, access }) {
       const caller = authorize(principal, 'key:write');

@@ -73,6 +73,8 @@ export type Catalog = AsyncDisposable & {
   createModel(tenantId: string, input: models.ModelInput): Promise<ModelView>;
   /** `url` takes the file once, by PUT, within LIMITS.uploadLifetimeMs; `maxSizeBytes` bounds it. */
   createUpload(tenantId: string): Promise<{ upload: UploadView; url: string; maxSizeBytes: number }>;
+  /** As `createUpload`, once for a key: a retry answers the same object, its URL null. BAD_USER_INPUT (the key's form). */
+  createUploadOnce(tenantId: string, idempotencyKey: string): Promise<{ upload: UploadView; url: string | null; maxSizeBytes: number }>;
   /**
    * Takes the file of an upload. NOT_FOUND (unknown, expired or used token, alike), CONFLICT (another is being sent now), PAYLOAD_TOO_LARGE,
    * BAD_USER_INPUT (empty). A failed one leaves the upload open.
@@ -151,6 +153,7 @@ export function createCatalog(options: CatalogOptions): Catalog {
     findUpload: uploads.find,
     createModel: (tenantId, input) => models.createModel(db, tenantId, input),
     createUpload: uploads.create,
+    createUploadOnce: uploads.createOnce,
     receiveUpload: uploads.receive,
     createModelVersion: (tenantId, input) => createVersion(db, checks, tenantId, input),
     publishListing: (tenantId, input, by = {}) => listings.publishListing(options, tenantId, input, by),

@@ -50,8 +50,11 @@ export const resolvers = {
   },
   Mutation: {
     createModel: async (_, { input }, ctx) => ({ model: await ctx.catalog.createModel(tenantOf(ctx, 'model:write'), input) }),
-    createUpload: async (_, __, ctx) => {
-      const { upload, url, maxSizeBytes } = await ctx.catalog.createUpload(tenantOf(ctx, 'model:write'));
+    createUpload: async (_, { input }, ctx) => {
+      const tenantId = tenantOf(ctx, 'model:write');
+      const key = input?.idempotencyKey ?? null;
+      const made = key === null ? ctx.catalog.createUpload(tenantId) : ctx.catalog.createUploadOnce(tenantId, key);
+      const { upload, url, maxSizeBytes } = await made;
       return { upload, url, maxSizeBytes: String(maxSizeBytes) };
     },
     createModelVersion: async (_, { input }, ctx) => {

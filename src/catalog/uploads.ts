@@ -2,6 +2,7 @@ import { createHash, randomBytes } from 'node:crypto';
 import type { Readable } from 'node:stream';
 import { asSystem, asTenant, type Database, type Tx } from '../base/database.ts';
 import { badInput, MercatoError } from '../base/errors.ts';
+import { onceFor } from '../base/idempotency.ts';
 import { newId } from '../base/ids.ts';
 import { LIMITS } from '../base/limits.ts';
 import { found } from './models.ts';
@@ -18,12 +19,26 @@ export function createUploads({ db, store, uploadsUrl }: Options) {
     const token = randomBytes(32).toString('base64url');
     const id = newId();
     const upload = await asTenant(db, tenantId, async (tx) => {
-      await tx.$executeRaw`
-        insert into upload (id, tenant_id, token_hash, expires_at)
-        values (${id}::uuid, ${tenantId}::uuid, ${digest(token)}::bytea, mercato_now() + ${LIMITS.uploadLifetimeMs}::int * interval '1 ms')`;
+      await insert(tx, tenantId, id, token);
       return found(await find(tx, tenantId, id));
     });
     return { upload, url: `${uploadsUrl()}/${token}`, maxSizeBytes: LIMITS.modelBytesMax };
+  }
+
+  async function createOnce(tenantId: string, key: string): Promise<{ upload: UploadView; url: string | null; maxSizeBytes: number }> {
+    const token = randomBytes(32).toString('base64url');
+    return asTenant(db, tenantId, async (tx) => {
+      const keyed = { tenantId, mutation: 'CREATE_UPLOAD', key, input: null };
+      const { id, replayed } = await onceFor(tx, keyed, (id) => insert(tx, tenantId, id, token));
+      const upload = found(await find(tx, tenantId, id));
+      return { upload, url: replayed ? null : `${uploadsUrl()}/${token}`, maxSizeBytes: LIMITS.modelBytesMax };
+    });
+  }
+
+  async function insert(tx: Tx, tenantId: string, id: string, token: string): Promise<void> {
+    await tx.$executeRaw`
+      insert into upload (id, tenant_id, token_hash, expires_at)
+      values (${id}::uuid, ${tenantId}::uuid, ${digest(token)}::bytea, mercato_now() + ${LIMITS.uploadLifetimeMs}::int * interval '1 ms')`;
   }
 
   async function find(tx: Tx, tenantId: string | null, id: string): Promise<UploadView | null> {
@@ -43,7 +58,7 @@ export function createUploads({ db, store, uploadsUrl }: Options) {
     }
   }
 
-  return { create, find, receive };
+  return { create, createOnce, find, receive };
 }
 
 function digest(token: string): Uint8Array<ArrayBuffer> {

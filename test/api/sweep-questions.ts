@@ -89,7 +89,16 @@ export const QUESTIONS: Question[] = [
   { field: 'signOut', scope: 'credentials', variables: () => inputs([{ refreshToken: `mr_${'A'.repeat(43)}` }]) },
   { field: 'createTenant', scope: 'person', differs: true, variables: ({ tenantName }) => inputs(tenantName.map((name) => ({ name }))) },
   { field: 'switchTenant', scope: 'person', variables: (ids) => inputs(global('Tenant', ids).map((tenantId) => ({ tenantId }))) },
-  { field: 'createApiKey', scope: 'key:write', differs: true, variables: () => inputs([{ name: 'swept', scopes: ['key:write'] }]) },
+  {
+    field: 'createApiKey',
+    scope: 'key:write',
+    differs: true,
+    variables: ({ key }) =>
+      inputs([
+        { name: 'swept', scopes: ['key:write'] },
+        ...key.map((idempotencyKey) => ({ name: 'swept', scopes: ['key:write'], idempotencyKey })),
+      ]),
+  },
   { field: 'revokeApiKey', scope: 'key:write', variables: (ids) => inputs(global('ApiKey', ids).map((id) => ({ id }))) },
 
   {
@@ -98,7 +107,12 @@ export const QUESTIONS: Question[] = [
     differs: true,
     variables: (_, { counter }) => inputs([{ name: `model-${counter()}` }]),
   },
-  { field: 'createUpload', scope: 'model:write', differs: true, variables: plain },
+  {
+    field: 'createUpload',
+    scope: 'model:write',
+    differs: true,
+    variables: ({ key }) => inputs(key.map((idempotencyKey) => ({ idempotencyKey }))),
+  },
   {
     field: 'createModelVersion',
     scope: 'model:write',

@@ -176,6 +176,11 @@ async function fillHidden(app: App, db: Database, hidden: Person, shop: Person):
   const { secret } = await access.createApiKey(hidden.principal, { name: `${MARK} key`, scopes: ['model:predict'], expiresAt: null });
   const revoked = await access.createApiKey(hidden.principal, { name: `${MARK} old key`, scopes: [...SCOPES], expiresAt: null });
   await access.revokeApiKey(hidden.principal, revoked.apiKey.id);
+  await access.createApiKeyOnce(
+    hidden.principal,
+    { name: `${MARK} keyed`, scopes: ['model:predict'], expiresAt: null },
+    `${MARK} mutation`,
+  );
   const plans = await asAdmin(db, (tx) => tx.planVersion.findMany({ where: { publisherTenantId: shop.principal.tenantId } }));
   for (const plan of plans) await catalog.subscribe(tenantId, plan.id);
   const limit = { subject: 'TENANT', subjectId: null, measure: 'UNITS', window: 'MONTH', burstUnits: null, hard: false } as const;

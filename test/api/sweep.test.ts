@@ -197,6 +197,7 @@ const MARKED = [
   'listing.summary',
   'listing.tags',
   'model.name',
+  'mutation_key.key',
   'plan.name',
   'tenant.display_name',
   'tenant.name',

@@ -43,6 +43,7 @@ describe('createApiKey', () => {
       tenantId: owner.tenantId,
       userId: null,
       apiKeyId: apiKey.id,
+      memberId: owner.userId,
       role: null,
       isOperator: false,
       scopes: new Set(['model:predict']),
@@ -223,3 +224,38 @@ function catchCode(fn: () => () => void): unknown {
     return error instanceof Error && 'code' in error ? error.code : error;
   }
 }
+
+describe('createApiKeyOnce', () => {
+  const input = { name: 'once', scopes: ['model:predict', 'usage:read'], expiresAt: null };
+
+  it('makes one key for any number of calls with one idempotency key, and shows its secret once', async () => {
+    const made = await Promise.all(Array.from({ length: 8 }, () => access.createApiKeyOnce(owner, input, 'retried')));
+    expect(new Set(made.map(({ apiKey }) => apiKey.id)).size).toBe(1);
+    const secrets = made.flatMap(({ secret }) => (secret === null ? [] : [secret]));
+    expect(secrets).toHaveLength(1);
+    expect(await access.authenticate({ apiKey: secrets[0] ?? '' })).toMatchObject({ apiKeyId: made[0]?.apiKey.id });
+  });
+
+  it('refuses the key with another input, and keys of no form', async () => {
+    await access.createApiKeyOnce(owner, input, 'taken');
+    await expect(access.createApiKeyOnce(owner, { ...input, name: 'other' }, 'taken')).rejects.toMatchObject({
+      code: 'IDEMPOTENCY_CONFLICT',
+    });
+    await expect(access.createApiKeyOnce(owner, { ...input, scopes: ['usage:read', 'model:predict'] }, 'taken')).resolves.toMatchObject({
+      secret: null,
+    });
+    for (const key of ['', 'x'.repeat(256), 'a\0b']) {
+      await expect(access.createApiKeyOnce(owner, input, key)).rejects.toMatchObject({
+        code: 'BAD_USER_INPUT',
+        data: { field: 'idempotencyKey' },
+      });
+    }
+  });
+
+  it('leaves a key that was refused free for the right input', async () => {
+    await expect(access.createApiKeyOnce(owner, { ...input, expiresAt: new Date(0) }, 'refused')).rejects.toMatchObject({
+      code: 'BAD_USER_INPUT',
+    });
+    expect((await access.createApiKeyOnce(owner, input, 'refused')).secret).not.toBeNull();
+  });
+});

@@ -16,6 +16,7 @@ const CHANGES = {
   strike: "set runner = 'another'",
   version_samples: "set samples = '[]'",
   usage_alert: 'set percent = 1',
+  mutation_key: "set mutation = 'another'",
 };
 type Table = keyof typeof CHANGES;
 const TABLES = Object.keys(CHANGES) as Table[];
@@ -64,6 +65,8 @@ async function fill(tx: Tx): Promise<void> {
     values (${a}::uuid, ${a}::uuid, 'limit', 'TENANT', ${a}::uuid, 'UNITS', 'DAY', 1, true, '{100}')`;
   await tx.$executeRaw`
     insert into usage_alert (tenant_id, limit_id, counter_id, percent, used, amount) values (${a}::uuid, ${a}::uuid, ${a}::uuid, 100, 1, 1)`;
+  await tx.$executeRaw`
+    insert into mutation_key (tenant_id, mutation, key, digest, object_id) values (${a}::uuid, 'createApiKey', 'key', sha256('digest'), ${a}::uuid)`;
   await tx.$executeRaw`insert into version_samples (version_id, tenant_id, samples) values (${a}::uuid, ${a}::uuid, '[{}]')`;
   await tx.$executeRaw`
     insert into work (id, tenant_id, kind, time_limit_ms, memory_limit_mib) values (${a}::uuid, ${a}::uuid, 'TRAIN', 1, 1)`;

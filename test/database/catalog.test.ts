@@ -58,6 +58,14 @@ function firstPlan(model: ModelView): PlanView {
 
 const see = (tenantId: string | null, handle: string) => asTenant(rig.db, tenantId, (tx) => rig.catalog.model(tx, tenantId, handle));
 
+test('an upload is made once for a key, and its URL is shown once', async () => {
+  const { id: tenantId } = await rig.tenant();
+  const made = await Promise.all(Array.from({ length: 5 }, () => rig.catalog.createUploadOnce(tenantId, 'file 1')));
+  expect(new Set(made.map(({ upload }) => upload.id)).size).toBe(1);
+  expect(made.filter(({ url }) => url !== null)).toHaveLength(1);
+  expect((await rig.catalog.createUploadOnce(tenantId, 'file 2')).url).not.toBeNull();
+});
+
 test('an upload takes one file: the token is refused afterwards like an unknown one', async () => {
   const { id: tenantId } = await rig.tenant();
   const { upload, url, maxSizeBytes } = await rig.catalog.createUpload(tenantId);

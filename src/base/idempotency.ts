@@ -1,0 +1,44 @@
+import { createHash } from 'node:crypto';
+import type { Tx } from './database.ts';
+import { badInput, MercatoError } from './errors.ts';
+import { newId } from './ids.ts';
+import { LIMITS } from './limits.ts';
+
+/** A mutation as a retry of it would come again: `input` is JSON that a retry repeats. */
+export type KeyedMutation = { tenantId: string; mutation: string; key: string; input: unknown };
+
+/**
+ * Makes an object under an id of its own, once for a key: `make` runs where the key is new, in the same transaction, and a call that meets another with the
+ * key waits for that one's commit. Resolves to the object's id and whether it was made before. Keys are kept for ever, by tenant and mutation.
+ * @throws BAD_USER_INPUT (the key's form), IDEMPOTENCY_CONFLICT (used with another input)
+ */
+export async function onceFor(
+  tx: Tx,
+  { tenantId, mutation, key, input }: KeyedMutation,
+  make: (id: string) => Promise<void>,
+): Promise<{ id: string; replayed: boolean }> {
+  if (key.length < 1 || key.length > LIMITS.idempotencyKeyLength || key.includes('\0') || !key.isWellFormed()) {
+    throw badInput('idempotencyKey', `idempotencyKey must have 1 to ${LIMITS.idempotencyKeyLength} characters.`, {
+      given: `${key.length} characters`,
+    });
+  }
+  const id = newId();
+  const digest = createHash('sha256').update(JSON.stringify(input)).digest();
+  const claimed = await tx.$executeRaw`
+    insert into mutation_key (tenant_id, mutation, key, digest, object_id)
+    values (${tenantId}::uuid, ${mutation}, ${key}, ${digest}::bytea, ${id}::uuid) on conflict do nothing`;
+  if (claimed === 1) {
+    await make(id);
+    return { id, replayed: false };
+  }
+  const [known] = await tx.$queryRaw<{ objectId: string; same: boolean }[]>`
+    select object_id "objectId", digest = ${digest}::bytea same from mutation_key
+     where tenant_id = ${tenantId}::uuid and mutation = ${mutation} and key = ${key}`;
+  if (!known?.same) {
+    throw new MercatoError('IDEMPOTENCY_CONFLICT', undefined, {
+      field: 'idempotencyKey',
+      expected: 'the input of the first call, or a new key',
+    });
+  }
+  return { id: known.objectId, replayed: true };
+}
