@@ -52,10 +52,8 @@ export type Short = ({ short: 'QUOTA' | 'RATE' | 'CREDIT' | 'BUSY'; data: ErrorD
   left?: readonly Allowance[];
 };
 
-/** The database side of leases, as `createGrants` makes it. */
-export type Grants = ReturnType<typeof createGrants>;
-
-type Wish = { need: number; want: number; requests: number };
+/** What a grant is asked for: units at least and at most, and requests at most. */
+export type Wish = { need: number; want: number; requests: number };
 
 /** A block stops admitting early enough for the next upkeep, twice a second, to renew its lease for the calls in flight. */
 const MARGIN_MS = 700;
@@ -64,11 +62,8 @@ const MARGIN_MS = 700;
 export function createGrants({ db, billing, processId }: { db: Database; billing: Billing; processId: string }) {
   const knownTerms = new Map<string, PlanTerms>();
 
-  /**
-   * Grants at least `need` and at most `want` units with at most `requests` requests. With `recall`, a shortage asks other processes for
-   * what they do not use. The nearer the end of a quota, the smaller the grant: a quarter of the rest.
-   */
-  async function attempt(key: GrantKey, need: number, want: number, requests: number, recall = false): Promise<Granted | Short> {
+  /** As `LeaseStore.grant`. */
+  async function attempt(key: GrantKey, { need, want, requests }: Wish, recall = false): Promise<Granted | Short> {
     if (key.terms) knownTerms.set(key.terms.planVersionId, key.terms);
     return asSystem(db, async (tx) => {
       const startedAt = performance.now();

@@ -3,6 +3,7 @@ import type { ChargeAccounts } from '../billing/billing.ts';
 import type { ReturnedUnits } from '../usage/usage.ts';
 import { type Granted, type GrantKey, rateOf, type Short } from './grants.ts';
 import { type Allowance, refusalOf } from './lease-refusals.ts';
+import type { Time } from './lease-store.ts';
 
 /** Units taken for one call. Exactly one of `giveBack` and `settled` is called, once. */
 export type Admission = {
@@ -49,7 +50,7 @@ const GRANT_MAX = 1_000_000;
 const FORGET_MS = 60_000;
 
 /** The leases of this process: arithmetic alone, no database. `onOwed` is called when units of a closed block came free. */
-export function createLeaseMemory(onOwed: () => void) {
+export function createLeaseMemory(time: Time, onOwed: () => void) {
   const entries = new Map<string, Entry>();
   let owed: ReturnedUnits[] = [];
 
@@ -78,7 +79,7 @@ export function createLeaseMemory(onOwed: () => void) {
 
   /** Units for one call from a lease that has them; null where none has. */
   function tryTake(entry: Entry, units: number): Admission | null {
-    const now = performance.now();
+    const now = time.nowMs();
     const block = entry.blocks.find((candidate) => fits(candidate, units, now));
     return block ? take(entry, block, units) : null;
   }
@@ -121,7 +122,7 @@ export function createLeaseMemory(onOwed: () => void) {
   function add(entry: Entry, granted: Granted): void {
     const { units, slots, requests } = granted;
     const block: Block = { ...granted, free: units, slotsFree: slots, inFlight: 0, requestsLeft: requests, open: true };
-    const now = performance.now();
+    const now = time.nowMs();
     entry.lastGrant = granted.units;
     entry.lastGrantAt = now;
     entry.allowances = { at: now, left: granted.left };
@@ -137,9 +138,9 @@ export function createLeaseMemory(onOwed: () => void) {
   /** Refuses everyone whom this shortage concerns: all for a rate, otherwise those who need as much as was refused. */
   function refuse(entry: Entry, need: number, short: Short): void {
     const error = refusalOf(entry.key, short);
-    if (short.left) entry.allowances = { at: performance.now(), left: short.left };
+    if (short.left) entry.allowances = { at: time.nowMs(), left: short.left };
     if (short.exhaustedMs !== undefined) {
-      entry.exhausted = { until: performance.now() + short.exhaustedMs, error };
+      entry.exhausted = { until: time.nowMs() + short.exhaustedMs, error };
     }
     const concerned = entry.waiters.filter((waiter) => short.short === 'RATE' || waiter.units >= need);
     entry.waiters = entry.waiters.filter((waiter) => !concerned.includes(waiter));
@@ -173,7 +174,7 @@ export function createLeaseMemory(onOwed: () => void) {
     for (const [name, entry] of entries) {
       entry.blocks = entry.blocks.filter((block) => !leaseIds.includes(block.leaseId));
       const idle = entry.blocks.length === 0 && entry.waiters.length === 0 && !entry.refilling;
-      if (idle && performance.now() - entry.lastGrantAt > FORGET_MS) entries.delete(name);
+      if (idle && time.nowMs() - entry.lastGrantAt > FORGET_MS) entries.delete(name);
     }
   }
 
@@ -198,18 +199,17 @@ const fits = (block: Block, units: number, now: number) =>
   block.open && block.free >= units && block.slotsFree >= 1 && block.requestsLeft >= 1 && now < block.usableUntil;
 
 /** Whether less than a quarter of the last grant is left: the next is fetched while this one still serves. */
-export function runsLow(entry: Entry): boolean {
+export function runsLow(entry: Entry, now: number): boolean {
   if (entry.lastGrant < 4 * FIRST_GRANT) return false;
-  const now = performance.now();
   let free = 0;
   for (const block of entry.blocks) if (block.open && now < block.usableUntil) free += block.free;
   return free < entry.lastGrant / 4;
 }
 
 /** About a second of the traffic seen: twice the last grant where it went within the second, half where it did not. */
-export function wanted(entry: Entry): number {
+export function wanted(entry: Entry, now: number): number {
   const waiting = entry.waiters.reduce((sum, waiter) => sum + waiter.units, 0);
-  const quick = performance.now() - entry.lastGrantAt < 1000;
+  const quick = now - entry.lastGrantAt < 1000;
   const paced = entry.lastGrant === 0 ? FIRST_GRANT : quick ? entry.lastGrant * 2 : Math.ceil(entry.lastGrant / 2);
   return Math.min(GRANT_MAX, Math.max(waiting, paced, 1));
 }

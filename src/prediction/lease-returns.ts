@@ -1,32 +1,18 @@
-import { asSystem, type Database, type Tx } from '../base/database.ts';
 import type { Log } from '../base/log.ts';
-import type { Billing } from '../billing/billing.ts';
-import {
-  type CounterChange,
-  dropLeases,
-  type ReturnedUnits,
-  renewLeases,
-  returnRequests,
-  returnUnits,
-  sweepLeases,
-} from '../usage/usage.ts';
-import { type Grants, rateOf } from './grants.ts';
+import type { LeaseScope, ReturnedUnits } from '../usage/usage.ts';
+import { rateOf } from './grants.ts';
 import type { Block, Entry, LeaseMemory } from './lease-memory.ts';
+import type { LeaseStore, Time } from './lease-store.ts';
 
 /** The way of units and requests back to the database, and the upkeep of leases there. */
-export function createLeaseReturns(options: { db: Database; billing: Billing; grants: Grants; memory: LeaseMemory; log: Log }) {
-  const { db, billing, grants, memory, log } = options;
+export function createLeaseReturns(options: { store: LeaseStore; time: Time; memory: LeaseMemory; log: Log }) {
+  const { store, time, memory, log } = options;
   let running: Promise<void> = Promise.resolve();
-
-  /** Releases in the wallets what was held for units that are leased no more. */
-  async function releaseChanges(tx: Tx, changes: readonly CounterChange[]): Promise<void> {
-    await billing.hold(tx, await grants.holdsOf(tx, changes));
-  }
 
   async function putBack(returned: readonly ReturnedUnits[], drain: boolean): Promise<void> {
     if (returned.length === 0) return;
     try {
-      await asSystem(db, async (tx) => releaseChanges(tx, await returnUnits(tx, returned, drain)));
+      await store.putBack(returned, drain);
     } catch (error) {
       memory.owe(returned);
       throw error;
@@ -49,7 +35,7 @@ export function createLeaseReturns(options: { db: Database; billing: Billing; gr
     const requests = entry.owedRequests;
     if (requests === 0 || rate === null) return;
     entry.owedRequests = 0;
-    entry.returning = asSystem(db, (tx) => returnRequests(tx, entry.key, rate, requests)).finally(() => {
+    entry.returning = store.putBackRequests(entry.key, rate, requests).finally(() => {
       entry.returning = null;
     });
     await entry.returning;
@@ -57,7 +43,7 @@ export function createLeaseReturns(options: { db: Database; billing: Billing; gr
 
   /** Returns idle units, renews leases in flight, drops the finished, sweeps the expired ones of any process. */
   async function maintain(): Promise<void> {
-    const now = performance.now();
+    const now = time.nowMs();
     const spent = (block: Block) => now >= block.usableUntil || block.free === 0;
     const unused = memory.all().flatMap((entry) => memory.close(entry, spent));
     await putBack([...memory.takeOwed(), ...unused], false);
@@ -65,16 +51,15 @@ export function createLeaseReturns(options: { db: Database; billing: Billing; gr
     const blocks = memory.all().flatMap((entry) => entry.blocks);
     const busy = blocks.filter((block) => block.inFlight > 0).map((block) => block.leaseId);
     const done = blocks.filter((block) => !block.open && block.inFlight === 0).map((block) => block.leaseId);
-    if (busy.length > 0) await asSystem(db, (tx) => renewLeases(tx, busy));
-    if (done.length > 0) await asSystem(db, (tx) => dropLeases(tx, done));
+    if (busy.length > 0) await store.renew(busy);
+    if (done.length > 0) await store.drop(done);
     memory.forget(done);
-    await asSystem(db, async (tx) => releaseChanges(tx, await sweepLeases(tx)));
+    await store.sweep();
   }
 
-  /** Another process needs what lies unused here; what stays is marked as in flight. `payload`: consumer, colon, listing or nothing. */
-  async function answerRecall(payload: string): Promise<void> {
-    const [consumerTenantId = '', listingId = ''] = payload.split(':');
-    const concerned = memory.entriesOf(consumerTenantId, listingId === '' ? null : listingId);
+  /** Another process needs what lies unused here; what stays is marked as in flight. */
+  async function answerRecall({ consumerTenantId, listingId }: LeaseScope): Promise<void> {
+    const concerned = memory.entriesOf(consumerTenantId, listingId);
     const unused = new Map(concerned.flatMap((entry) => memory.close(entry)).map((part) => [part.leaseId, part]));
     const draining = concerned.flatMap((entry) =>
       entry.blocks.map(({ leaseId }) => unused.get(leaseId) ?? { leaseId, units: 0n, slots: 0n }),

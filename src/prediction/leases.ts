@@ -1,14 +1,12 @@
 import type { Access } from '../access/access.ts';
-import { asSystem, type Database } from '../base/database.ts';
 import { MercatoError } from '../base/errors.ts';
 import { LIMITS } from '../base/limits.ts';
 import type { Log } from '../base/log.ts';
-import type { Billing } from '../billing/billing.ts';
-import { limitedCallers } from '../usage/usage.ts';
-import { createGrants, type Granted, type GrantKey, type Short } from './grants.ts';
+import type { Granted, GrantKey, Short } from './grants.ts';
 import { type Admission, type Block, createLeaseMemory, type Entry, runsLow, wanted } from './lease-memory.ts';
 import type { Allowance } from './lease-refusals.ts';
 import { createLeaseReturns } from './lease-returns.ts';
+import { type LeaseStore, systemTime, type Time } from './lease-store.ts';
 
 export type { Admission } from './lease-memory.ts';
 
@@ -32,9 +30,8 @@ const TENANTS_MAX = 10_000;
 const RECALL_POLL_MS = 15;
 
 export type LeaseOptions = {
-  db: Database;
-  billing: Billing;
-  processId: string;
+  store: LeaseStore;
+  time?: Time;
   invalidations: Pick<Access['invalidations'], 'on' | 'isFresh'>;
   log: Log;
   maintainMs?: number | null;
@@ -45,10 +42,9 @@ export type LeaseOptions = {
  * Disposing returns what is unused. `maintainMs`: null leaves maintenance to the caller.
  */
 export async function createLeases(options: LeaseOptions): Promise<Leases> {
-  const { db, invalidations, log, maintainMs = MAINTAIN_MS } = options;
-  const grants = createGrants(options);
-  const memory = createLeaseMemory(() => returns.putBackOwed());
-  const returns = createLeaseReturns({ ...options, grants, memory });
+  const { store, time = systemTime, invalidations, log, maintainMs = MAINTAIN_MS } = options;
+  const memory = createLeaseMemory(time, () => returns.putBackOwed());
+  const returns = createLeaseReturns({ store, time, memory, log });
 
   /** By tenant, who of its members and keys has limits of its own; absent: not known. */
   const limited = new Map<string, ReadonlySet<string>>();
@@ -69,15 +65,15 @@ export async function createLeases(options: LeaseOptions): Promise<Leases> {
     // Out of touch with the database, memory may lack a limit that was set meanwhile.
     const known = invalidations.isFresh() ? limited.get(key.consumerTenantId) : undefined;
     if (known) return admitTo(memory.entryOf(keyUnder(known, key)), units, deadlineMs);
-    const startedAt = performance.now();
+    const startedAt = time.nowMs();
     return learnLimited(key.consumerTenantId).then((found) =>
-      admitTo(memory.entryOf(keyUnder(found, key)), units, deadlineMs - (performance.now() - startedAt)),
+      admitTo(memory.entryOf(keyUnder(found, key)), units, deadlineMs - (time.nowMs() - startedAt)),
     );
   }
 
   async function learnLimited(tenantId: string): Promise<ReadonlySet<string>> {
     const before = limitChanges;
-    const found = await asSystem(db, (tx) => limitedCallers(tx, tenantId)).catch((error: unknown) => {
+    const found = await store.limitedCallers(tenantId).catch((error: unknown) => {
       log.error({ err: error }, 'limits could not be read');
       throw new MercatoError('OVERLOADED', 'The limits could not be read; try again shortly.', { retryAfterMs: 1000 });
     });
@@ -88,11 +84,11 @@ export async function createLeases(options: LeaseOptions): Promise<Leases> {
   }
 
   function admitTo(entry: Entry, units: number, deadlineMs: number): Admission | Promise<Admission> {
-    const now = performance.now();
+    const now = time.nowMs();
     if (entry.exhausted && now < entry.exhausted.until) throw entry.exhausted.error;
     const admission = entry.waiters.length === 0 ? memory.tryTake(entry, units) : null;
     if (admission) {
-      if (runsLow(entry)) void refill(entry);
+      if (runsLow(entry, now)) void refill(entry);
       return admission;
     }
     return new Promise<Admission>((resolve, reject) => {
@@ -122,7 +118,7 @@ export async function createLeases(options: LeaseOptions): Promise<Leases> {
     const need = entry.waiters[0]?.units ?? 1;
     const requests = Math.max(1, entry.waiters.length);
     const { epoch } = entry;
-    let outcome = await grants.attempt(entry.key, need, Math.max(need, wanted(entry)), requests);
+    let outcome = await store.grant(entry.key, { need, want: Math.max(need, wanted(entry, time.nowMs())), requests });
     // A refill ahead of need takes nothing from anyone.
     if ('short' in outcome && entry.waiters.length > 0) {
       outcome = outcome.short === 'RATE' ? await grantAfterReturn(entry, need, outcome) : await grantAfterRecall(entry, need, outcome);
@@ -136,7 +132,7 @@ export async function createLeases(options: LeaseOptions): Promise<Leases> {
 
   /** Puts back what lies unused, here and, asked to, in other processes, and tries again until that is all in. */
   async function grantAfterRecall(entry: Entry, need: number, first: Short): Promise<Granted | Short> {
-    const giveUpAt = Math.min(performance.now() + LIMITS.leaseMs, entry.waiters[0]?.deadlineAt ?? Number.POSITIVE_INFINITY);
+    const giveUpAt = Math.min(time.nowMs() + LIMITS.leaseMs, entry.waiters[0]?.deadlineAt ?? Number.POSITIVE_INFINITY);
     let outcome: Granted | Short = first;
     for (let round = 0; 'short' in outcome && outcome.short !== 'RATE'; round++) {
       const { consumerTenantId, listingId } = entry.key;
@@ -146,11 +142,12 @@ export async function createLeases(options: LeaseOptions): Promise<Leases> {
       const unused = [...memory.takeOwed(), ...scope.flatMap((other) => memory.close(other, idle))];
       const mayEnd = idle !== undefined && outcome.draining && round === 0;
       if (unused.length === 0 && !outcome.foreign && outcome.short !== 'BUSY' && !mayEnd) return outcome;
-      if (performance.now() > giveUpAt) return { short: 'BUSY', foreign: true, data: { retryAfterMs: LIMITS.leaseMs } };
-      if (round > 1 || mayEnd) await new Promise((resolve) => setTimeout(resolve, RECALL_POLL_MS));
+      if (time.nowMs() > giveUpAt) return { short: 'BUSY', foreign: true, data: { retryAfterMs: LIMITS.leaseMs } };
+      if (round > 1 || mayEnd) await time.sleep(RECALL_POLL_MS);
       // In a transaction of its own: the grant's would lock its counter after these wallets, out of the system's order.
       await returns.putBack(unused, false);
-      outcome = await grants.attempt(entry.key, need, need, Math.max(1, entry.waiters.length), outcome.foreign && round > 0);
+      const wish = { need, want: need, requests: Math.max(1, entry.waiters.length) };
+      outcome = await store.grant(entry.key, wish, outcome.foreign && round > 0);
     }
     return outcome;
   }
@@ -162,12 +159,13 @@ export async function createLeases(options: LeaseOptions): Promise<Leases> {
     if (entry.owedRequests === 0 && returning === null) return short;
     await returns.putBack(unused, false);
     await Promise.all([returning, returns.putBackRequests(entry)]);
-    return grants.attempt(entry.key, need, Math.max(need, wanted(entry)), Math.max(1, entry.waiters.length));
+    const want = Math.max(need, wanted(entry, time.nowMs()));
+    return store.grant(entry.key, { need, want, requests: Math.max(1, entry.waiters.length) });
   }
 
-  await db.listen('mercato_recall', (payload) => {
+  await store.onRecall((scope) => {
     returns
-      .answerRecall(payload)
+      .answerRecall(scope)
       .catch((error: unknown) => log.warn({ err: error }, 'a recall could not be answered; the leases will expire'));
   });
   const timer = maintainMs === null ? undefined : setInterval(() => void returns.maintainInTurn(), maintainMs);
@@ -177,7 +175,7 @@ export async function createLeases(options: LeaseOptions): Promise<Leases> {
     admit,
     allowances(key) {
       const entry = memory.entryOf(keyUnder(limited.get(key.consumerTenantId) ?? new Set(), key));
-      return entry.allowances.left.map((allowance) => leftNow(entry, allowance));
+      return entry.allowances.left.map((allowance) => leftNow(entry, allowance, time.nowMs()));
     },
     maintain: returns.maintain,
     async [Symbol.asyncDispose]() {
@@ -201,8 +199,8 @@ function unusedOf({ leaseId, units, slots }: Granted) {
 }
 
 /** What was left at the last grant, less what was taken of that grant since. */
-function leftNow(entry: Entry, allowance: Allowance): Allowance {
-  const age = performance.now() - entry.allowances.at;
+function leftNow(entry: Entry, allowance: Allowance, now: number): Allowance {
+  const age = now - entry.allowances.at;
   const block = entry.blocks.at(-1);
   const gone = block === undefined ? 0 : allowance.unit === 'concurrent-requests' ? block.inFlight : block.units - block.free;
   return {

@@ -23,9 +23,11 @@ import {
 } from '../inference/inference.ts';
 import { openCancellations } from './cancellations.ts';
 import type { Allowance } from './lease-refusals.ts';
+import { createLeaseStore } from './lease-store.ts';
 import { type Admission, createLeases } from './leases.ts';
 import { type Answer, createReplays, digestOf, keyConflict, replayOf, type Stored } from './replays.ts';
 import { createSettlement, type Metered, type Settled } from './settlement.ts';
+import { createSettlementStore } from './settlement-store.ts';
 
 export { toBase64, toJson } from '../inference/inference.ts';
 export { type Finding, runAudit } from './audit.ts';
@@ -111,16 +113,15 @@ const SPENDING: ReadonlySet<string> = new Set(['MODEL_FAILED', 'DEADLINE_EXCEEDE
 
 export async function createPredictions(options: PredictionOptions): Promise<Predictions> {
   const { db, access, catalog, billing, inference, log } = options;
-  const leases = await createLeases({ db, billing, processId: access.processId, invalidations: access.invalidations, log });
+  const leases = await createLeases({
+    store: createLeaseStore({ db, billing, processId: access.processId }),
+    invalidations: access.invalidations,
+    log,
+  });
   const replays = createReplays(options);
   const cancellations = await openCancellations(db);
-  const settlement = createSettlement({
-    ...options,
-    replays,
-    currency: billing.currency,
-    commissionBps: billing.commissionBps,
-    inFlight: () => running,
-  });
+  const books = { ...options, replays, currency: billing.currency, commissionBps: billing.commissionBps };
+  const settlement = createSettlement({ store: createSettlementStore(books), inFlight: () => running, log });
   const inFlight = new Map<string, { digest: Buffer; done: Promise<unknown> }>();
   let running = 0;
   const onIdle: (() => void)[] = [];

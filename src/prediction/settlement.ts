@@ -1,19 +1,9 @@
-import {
-  asSystem,
-  type Database,
-  isCheckViolation,
-  neverStarted,
-  sqlState,
-  systemStatement,
-  wasRefused,
-  wasVictim,
-} from '../base/database.ts';
+import { isCheckViolation, neverStarted, sqlState, wasRefused, wasVictim } from '../base/database.ts';
 import { MercatoError } from '../base/errors.ts';
-import { newId } from '../base/ids.ts';
 import type { Log } from '../base/log.ts';
-import { Prisma } from '../generated/prisma/client.ts';
 import type { Admission } from './leases.ts';
-import { keyOf, type Replays, type Stored } from './replays.ts';
+import { keyOf, type Stored } from './replays.ts';
+import type { Outcome, SettlementStore } from './settlement-store.ts';
 
 /** What the usage record of a prediction says, besides period, amount and charge. Times in microseconds, sizes in bytes. */
 export type Metered = {
@@ -56,7 +46,6 @@ export type Settlement = {
 };
 
 type Item = Finished & { resolve(settled: Settled): void; reject(error: unknown): void };
-type Outcome = { id: string; outcome: 'BILLED' | 'LOST' | 'REVOKED'; amount_nanos: string | null };
 
 const GROUP_MAX = 500;
 /** At 64 callers: 0.74 of a bare Apollo's requests with 1 ms, 0.66 with 2, 0.61 without (2 cores, November 2026). */
@@ -65,20 +54,16 @@ const GATHER_MS = 1;
 const GROUP_BYTES_MAX = 8 * 1024 * 1024;
 
 /**
- * The group commit: one statement, `mercato_settle`, is one transaction. While a group is being written, finished predictions queue up for
+ * The group commit. While a group is being written, finished predictions queue up for
  * the next, so a group is as large as the load makes it.
  */
 export function createSettlement(options: {
-  db: Database;
-  replays: Replays;
-  currency: string;
-  commissionBps: number;
-  replayHours: number;
+  store: SettlementStore;
   /** Calls of this process that are neither answered nor refused. */
   inFlight(): number;
   log: Log;
 }): Settlement {
-  const { db, replays, log } = options;
+  const { store, log } = options;
   let queue: Item[] = [];
   let writing: Promise<void> | null = null;
   let arrived = () => {};
@@ -128,7 +113,7 @@ export function createSettlement(options: {
 
   async function writeGroup(group: readonly Item[], again = true): Promise<void> {
     try {
-      const outcomes = new Map((await write(group)).map((row) => [row.id, row]));
+      const outcomes = new Map((await store.settle(group)).map((row) => [row.id, row]));
       await finish(group, outcomes);
     } catch (error) {
       if (neverStarted(error)) for (const item of group) refuse(item, new MercatoError('OVERLOADED', undefined, { retryAfterMs: 1000 }));
@@ -139,22 +124,13 @@ export function createSettlement(options: {
     }
   }
 
-  function write(group: readonly Item[]): Promise<Outcome[]> {
-    const { currency, commissionBps, replayHours } = options;
-    const calls = callsOf(group);
-    return systemStatement<Outcome>(
-      db,
-      Prisma.sql`select id::text, outcome, amount_nanos::text from mercato_settle(${calls}::jsonb, ${currency}, ${commissionBps}::int, ${replayHours}::int)`,
-    );
-  }
-
   async function finish(group: readonly Item[], outcomes: ReadonlyMap<string, Outcome>): Promise<void> {
     const lost: Item[] = [];
     for (const item of group) {
       const outcome = outcomes.get(item.metered.id);
       if (outcome?.outcome === 'BILLED') {
         item.admission.settled();
-        item.resolve({ amountNanos: BigInt(outcome.amount_nanos ?? 0), stored: null });
+        item.resolve({ amountNanos: outcome.amountNanos, stored: null });
       } else if (outcome?.outcome === 'LOST') lost.push(item);
       else refuse(item, new MercatoError('UNAUTHENTICATED', 'The API key was revoked or has expired.'));
     }
@@ -164,11 +140,11 @@ export function createSettlement(options: {
   /** Another call with the key was billed: its answer is this one's, and the units are free again. */
   async function answerStored(lost: readonly Item[]): Promise<void> {
     const keys = lost.flatMap(({ keyed }) => (keyed ? [keyed] : []));
-    const stored = await asSystem(db, (tx) => replays.find(tx, keys)).catch(() => null);
+    const stored = await store.answered(keys).catch(() => null);
     for (const item of lost) {
       item.admission.giveBack();
-      const row = item.keyed && stored?.get(keyOf(item.keyed));
-      if (row) await replays.load(row).then((found) => item.resolve({ stored: found }), item.reject);
+      const load = item.keyed && stored?.get(keyOf(item.keyed));
+      if (load) await load().then((found) => item.resolve({ stored: found }), item.reject);
       else item.reject(new MercatoError('OVERLOADED', 'The stored answer could not be read; try again.', { retryAfterMs: 1000 }));
     }
   }
@@ -191,16 +167,7 @@ export function createSettlement(options: {
   /** The answer of the database was lost: the records tell, where it can be asked. */
   async function findOut(group: readonly Item[], cause: unknown): Promise<void> {
     log.warn({ err: cause }, 'the outcome of a settlement is unknown');
-    const amounts = await asSystem(
-      db,
-      (tx) => tx.$queryRaw<{ id: string; amountNanos: bigint }[]>`
-      select id, amount_nanos "amountNanos" from usage_record
-       where period = any(${[...new Set(group.map((item) => item.admission.period))]}::text[])
-         and id = any(${group.map((item) => item.metered.id)}::uuid[])`,
-    ).then(
-      (rows) => new Map(rows.map((row) => [row.id, row.amountNanos])),
-      () => new Map<string, bigint>(),
-    );
+    const amounts = await store.billed(group).catch(() => new Map<string, bigint>());
     for (const item of group) {
       const amountNanos = amounts.get(item.metered.id);
       // Its units stay with the lease, which ends with the truth: settled, or swept.
@@ -228,59 +195,4 @@ function groupSize(queue: readonly Item[]): number {
     size++;
   }
   return size;
-}
-
-/**
- * The group for `mercato_settle`, as one parameter: Prisma and the driver take their time for each, and for each byte. So what calls share,
- * usually all of them, is said once.
- */
-function callsOf(group: readonly Item[]): string {
-  const charges = new Map<string, string>();
-  const shared = new Map<string, { calls: object[] }>();
-  for (const { admission, metered, keyed } of group) {
-    const name = [admission.leaseId, metered.subscriptionId, metered.modelVersionId, metered.apiKeyId, metered.userId].join();
-    let common = shared.get(name);
-    if (!common) {
-      const charge = `${metered.subscriptionId}:${admission.period}`;
-      const chargeId = charges.get(charge) ?? newId();
-      charges.set(charge, chargeId);
-      common = { ...commonOf(admission, metered, chargeId), calls: [] };
-      shared.set(name, common);
-    }
-    common.calls.push({
-      id: metered.id,
-      units: metered.units,
-      rows: metered.rows,
-      runs: metered.runs,
-      compute_micros: Number(metered.computeMicros),
-      bytes_in: metered.bytesIn,
-      bytes_out: metered.bytesOut,
-      key: keyed?.key,
-      digest: keyed?.digest.toString('hex'),
-      answer: keyed?.answer?.toString('base64'),
-      store_key: keyed?.storeKey ?? undefined,
-    });
-  }
-  return JSON.stringify([...shared.values()]);
-}
-
-function commonOf({ leaseId, period, accounts, counterIds }: Admission, metered: Metered, chargeId: string) {
-  return {
-    lease_id: leaseId,
-    period,
-    consumer_tenant_id: metered.consumerTenantId,
-    publisher_tenant_id: metered.publisherTenantId,
-    listing_id: metered.listingId,
-    model_id: metered.modelId,
-    model_version_id: metered.modelVersionId,
-    subscription_id: metered.subscriptionId,
-    plan_version_id: metered.planVersionId,
-    api_key_id: metered.apiKeyId,
-    user_id: metered.userId,
-    charge_id: chargeId,
-    counters: counterIds.length === 0 ? undefined : counterIds,
-    wallet_id: accounts?.walletId,
-    payable_id: accounts?.payableId,
-    revenue_id: accounts?.revenueId,
-  };
 }

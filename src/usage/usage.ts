@@ -18,6 +18,7 @@ export {
   dropLeases,
   grantLease,
   hasForeignLeases,
+  type LeaseScope,
   type ReturnedUnits,
   recallLeases,
   renewLeases,
@@ -36,7 +37,7 @@ export type { LimitView } from './limits.ts';
 export { limitedCallers } from './limits.ts';
 export { ensurePartitions } from './partitions.ts';
 export { quotasOf } from './quotas.ts';
-export { returnRequests, takeRequests } from './rates.ts';
+export { type Rate, returnRequests, takeRequests } from './rates.ts';
 export type { UsageGroup, UsageQuery, UsageReport, UsageRow } from './report.ts';
 
 /** What resolvers call. */

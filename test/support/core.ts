@@ -10,9 +10,11 @@ import { type Billing, createBilling } from '../../src/billing/billing.ts';
 import { createDirectoryStore, type ModelStore, type PlanTerms } from '../../src/catalog/catalog.ts';
 import { runAudit } from '../../src/prediction/audit.ts';
 import type { GrantKey } from '../../src/prediction/grants.ts';
+import { createLeaseStore } from '../../src/prediction/lease-store.ts';
 import { type Admission, createLeases, type Leases } from '../../src/prediction/leases.ts';
 import { createReplays, type Replays } from '../../src/prediction/replays.ts';
 import { createSettlement, type Finished, type Settlement } from '../../src/prediction/settlement.ts';
+import { createSettlementStore } from '../../src/prediction/settlement-store.ts';
 import { createUsage, type Usage } from '../../src/usage/usage.ts';
 import { asAdmin } from './admin.ts';
 import { openTestDatabase, withDatabase } from './database.ts';
@@ -143,10 +145,12 @@ export async function openCore(instant = '2026-11-15T12:00:00Z'): Promise<Core> 
     const own = parts.use(await openAgain(db));
     const id = newId();
     // A test that stops the clock must not race with maintenance: it renews, or sweeps, under the clock of the moment.
-    const leases = parts.use(await createLeases({ db: own, billing, processId: id, invalidations, log, maintainMs: null }));
+    const leases = parts.use(
+      await createLeases({ store: createLeaseStore({ db: own, billing, processId: id }), invalidations, log, maintainMs: null }),
+    );
     const replays = createReplays({ db: own, store });
-    const options = { db: own, replays, currency: CURRENCY, commissionBps: COMMISSION_BPS, replayHours: 24, inFlight: () => 0, log };
-    const settlement = createSettlement(options);
+    const books = { db: own, replays, currency: CURRENCY, commissionBps: COMMISSION_BPS, replayHours: 24 };
+    const settlement = createSettlement({ store: createSettlementStore(books), inFlight: () => 0, log });
     stack.use(parts);
     return { id, leases, replays, settlement, [Symbol.asyncDispose]: () => parts.disposeAsync() };
   }

@@ -1,0 +1,71 @@
+import { asSystem, type Database } from '../base/database.ts';
+import type { Billing } from '../billing/billing.ts';
+import {
+  type CounterChange,
+  dropLeases,
+  type LeaseScope,
+  limitedCallers,
+  type Rate,
+  type ReturnedUnits,
+  renewLeases,
+  returnRequests,
+  returnUnits,
+  sweepLeases,
+} from '../usage/usage.ts';
+import { createGrants, type Granted, type GrantKey, type Short, type Wish } from './grants.ts';
+
+/** What a process measures durations with, and waits by. */
+export type Time = { nowMs(): number; sleep(ms: number): Promise<void> };
+
+export const systemTime: Time = {
+  nowMs: () => performance.now(),
+  sleep: (ms) => new Promise((resolve) => setTimeout(resolve, ms)),
+};
+
+/** Where leases are kept, which all processes share. Each function is one transaction: done as a whole, or rejected and not done, or not known. */
+export type LeaseStore = {
+  /**
+   * Grants at least `need` and at most `want` units with at most `requests` requests. With `recall`, a shortage asks other processes for
+   * what they do not use. The nearer the end of a quota or limit, the smaller the grant: a quarter of the rest.
+   */
+  grant(key: GrantKey, wish: Wish, recall?: boolean): Promise<Granted | Short>;
+  /** Returns units, and what was held for them; of a lease that was swept nothing. `drain`: what is left of the leases is in flight. */
+  putBack(returned: readonly ReturnedUnits[], drain: boolean): Promise<void>;
+  putBackRequests(key: GrantKey, rate: Rate, requests: number): Promise<void>;
+  /** Lets leases live on, unless they were swept. */
+  renew(leaseIds: readonly string[]): Promise<void>;
+  /** Forgets leases that hold nothing. */
+  drop(leaseIds: readonly string[]): Promise<void>;
+  /** Ends the leases of any process that are past their expiry. */
+  sweep(): Promise<void>;
+  /** Who of a tenant's members and keys has limits of its own. */
+  limitedCallers(tenantId: string): Promise<ReadonlySet<string>>;
+  /** Hears that some process needs what lies unused in this scope. */
+  onRecall(heard: (scope: LeaseScope) => void): Promise<void>;
+};
+
+/** Leases in the database. */
+export function createLeaseStore(options: { db: Database; billing: Billing; processId: string }): LeaseStore {
+  const { db, billing } = options;
+  const grants = createGrants(options);
+
+  /** Releases in the wallets what was held for units that are leased no more. */
+  async function releasing(change: (tx: Parameters<typeof sweepLeases>[0]) => Promise<CounterChange[]>): Promise<void> {
+    await asSystem(db, async (tx) => billing.hold(tx, await grants.holdsOf(tx, await change(tx))));
+  }
+
+  return {
+    grant: grants.attempt,
+    putBack: (returned, drain) => releasing((tx) => returnUnits(tx, returned, drain)),
+    putBackRequests: (key, rate, requests) => asSystem(db, (tx) => returnRequests(tx, key, rate, requests)),
+    renew: (leaseIds) => asSystem(db, (tx) => renewLeases(tx, leaseIds)),
+    drop: (leaseIds) => asSystem(db, (tx) => dropLeases(tx, leaseIds)),
+    sweep: () => releasing(sweepLeases),
+    limitedCallers: (tenantId) => asSystem(db, (tx) => limitedCallers(tx, tenantId)),
+    onRecall: (heard) =>
+      db.listen('mercato_recall', (payload) => {
+        const [consumerTenantId = '', listingId = ''] = payload.split(':');
+        heard({ consumerTenantId, listingId: listingId === '' ? null : listingId });
+      }),
+  };
+}
