@@ -8,6 +8,7 @@ import type { PageRequest } from '../base/ids.ts';
 import type { Money } from '../base/money.ts';
 import { accountId, type ChargeAccounts, changeHolds, lockAvailable } from './accounts.ts';
 import { addCredit, type CreditRequest } from './credit.ts';
+import { checkForm } from './form.ts';
 import * as ledger from './ledger.ts';
 import { type ClosedPeriod, closeDuePeriods, closedPeriods, closePeriod } from './periods.ts';
 import { refused } from './rules.ts';
@@ -43,7 +44,7 @@ export type Billing = {
   holdIn(tx: Tx, walletId: string, heldNanos: bigint): Promise<void>;
   /** Operator's credit for a tenant. @throws NOT_FOUND, BAD_USER_INPUT, IDEMPOTENCY_CONFLICT, CONFLICT (PERIOD_CLOSED) */
   addCredit(tenant: TenantRef, request: Omit<CreditRequest, 'tenantId'>): Promise<{ transfer: TransferView; wallet: WalletView }>;
-  /** An adjustment or a payout, posted or pending. @throws BAD_USER_INPUT (direction), NOT_FOUND (tenant), then as ledger.ts says */
+  /** An adjustment or a payout, posted or pending. @throws BAD_USER_INPUT (direction, then the form), NOT_FOUND (tenant), then as ledger.ts says */
   createTransfer(tenant: TenantRef, event: TransferEvent): Promise<TransferView>;
   /** Posts a pending transfer, wholly where `amountNanos` is null. @throws as ledger.ts says */
   postTransfer(posting: ledger.Posting): Promise<TransferView>;
@@ -64,8 +65,14 @@ export type Billing = {
   findTransfer(tx: Tx, tenantId: string, id: string): Promise<TransferView | null>;
 };
 
-/** What was asked for, by what the ledger made of it. */
+/** What a caller asked for, by what the ledger was asked for. */
 const ASKED: Record<string, string> = { debitAccountId: 'tenantId', creditAccountId: 'tenantId', phase: 'pending' };
+
+/** A conflict of the same id names what the caller gave. */
+function inAskedWords(error: unknown): never {
+  const field = error instanceof MercatoError && error.code === 'IDEMPOTENCY_CONFLICT' && ASKED[error.data.field ?? ''];
+  throw field ? refused('IDEMPOTENCY_CONFLICT', { field }) : error;
+}
 
 export function createBilling(options: { db: Database; currency: string; commissionBps: number }): Billing {
   const { db, currency } = options;
@@ -102,9 +109,7 @@ export function createBilling(options: { db: Database; currency: string; commiss
         return await answer(tx, transfer, tenantId);
       });
     } catch (error) {
-      if (sqlState(error) === 'MC003') throw refused('PERIOD_CLOSED');
-      const asked = error instanceof MercatoError && error.data.rule === 'IDEMPOTENCY_CONFLICT' && ASKED[error.data.field ?? ''];
-      throw asked ? refused('IDEMPOTENCY_CONFLICT', { field: asked }) : error;
+      throw sqlState(error) === 'MC003' ? refused('PERIOD_CLOSED') : error;
     }
   }
 
@@ -122,6 +127,7 @@ export function createBilling(options: { db: Database; currency: string; commiss
     if (isPayout ? direction === 'IN' : direction === null) {
       throw badInput('direction', 'A payout goes OUT; an adjustment says IN or OUT.', { expected: isPayout ? 'OUT' : 'IN or OUT' });
     }
+    checkForm(event);
     const tenantId = await tenantIdOf(tx, tenant);
     const own = await accountId(tx, isPayout ? 'PUBLISHER_PAYABLE' : 'WALLET', tenantId, currency);
     const other = await accountId(tx, isPayout ? 'PAYOUT_CLEARING' : 'FUNDING', null, currency);
@@ -149,10 +155,10 @@ export function createBilling(options: { db: Database; currency: string; commiss
     },
     addCredit: (tenant, request) =>
       post(
-        async (tx) => addCredit(tx, currency, { ...request, tenantId: await tenantIdOf(tx, tenant) }),
+        async (tx) => addCredit(tx, currency, { ...request, tenantId: await tenantIdOf(tx, tenant) }).catch(inAskedWords),
         async (tx, transfer, tenantId) => ({ transfer, wallet: await wallet(tx, tenantId) }),
       ),
-    createTransfer: (tenant, event) => post((tx) => createEvent(tx, tenant, event), shown),
+    createTransfer: (tenant, event) => post((tx) => createEvent(tx, tenant, event).catch(inAskedWords), shown),
     postTransfer: (posting) => post((tx) => ledger.postTransfer(tx, posting), shown),
     voidTransfer: (voiding) => post((tx) => ledger.voidTransfer(tx, voiding), shown),
     reverseTransfer: (reversing) => post((tx) => ledger.reverseTransfer(tx, reversing), shown),
