@@ -47,3 +47,36 @@ export async function refusalOf(work: () => Promise<unknown>): Promise<string> {
     return data ? [code, data.rule === code ? undefined : data.rule, data.field].filter(Boolean).join(' ') : `unexpected: ${error}`;
   }
 }
+
+/** A statement that writes a transfer of a month. */
+export function transferOf(period: string): string {
+  const accounts = [newId(), newId()].map((id) => `'${id}'`).join();
+  return `insert into transfer (id, batch_id, kind, debit_account_id, credit_account_id, amount_nanos, currency, period)
+    values ('${newId()}', '${newId()}', 'CREDIT', ${accounts}, 1, 'EUR', '${period}')`;
+}
+
+/** A statement that writes a usage record of a month. */
+export function recordOf(period: string): string {
+  const ids = Array.from({ length: 6 }, () => `'${newId()}'`).join();
+  return `insert into usage_record (period, id, consumer_tenant_id, publisher_tenant_id, listing_id, model_id, model_version_id, units, rows, runs,
+      compute_micros, bytes_in, bytes_out, amount_nanos, currency)
+    values ('${period}', ${ids}, 1, 1, 1, 1, 1, 1, 0, 'EUR')`;
+}
+
+/** Months that no test has used yet, one after the other. */
+export function calendarOf(core: Core, processes: readonly Process[]) {
+  let months = 0;
+  return {
+    /** It is the middle of a new month, whose predecessors' leases are swept; `end` goes to the start of the one after it. */
+    async newMonth(): Promise<{ period: string; middle: string; end(): Promise<void> }> {
+      const period = new Date(Date.UTC(2020, 2 * ++months)).toISOString().slice(0, 7);
+      const after = new Date(Date.UTC(2020, 2 * months + 1)).toISOString();
+      const middle = `${period}-15T12:00:00Z`;
+      await core.setClock(middle);
+      for (const process of processes) await process.leases.maintain();
+      return { period, middle, end: () => core.setClock(after) };
+    },
+    close: (period: string) => refusalOf(() => core.billing.closePeriod(period)),
+    closedMonths: async () => (await core.billing.periods()).map(({ period }) => period),
+  };
+}
