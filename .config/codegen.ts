@@ -32,6 +32,7 @@ const config: CodegenConfig = {
           Upload: '../catalog/catalog.ts#UploadView',
           Wallet: '../billing/billing.ts#WalletView',
           Transfer: '../billing/billing.ts#TransferView',
+          ClosedPeriod: '../billing/billing.ts#ClosedPeriod as ClosedPeriodParent',
           UsageReport: '../usage/usage.ts#UsageReport as UsageReportParent',
           UsageLimit: '../usage/usage.ts#LimitView',
           UsageAlert: '../usage/usage.ts#AlertView',

@@ -35,6 +35,7 @@ export type App = AsyncDisposable & {
 export type Overrides = { log?: Log; clock?: Clock; db?: Database; fleet?: FleetPort };
 
 const PARTITIONS_MS = 60 * 60 * 1000;
+const EXPIRY_MS = 60 * 1000;
 /** Connections of each of a process's two pools; many processes share what a Postgres has, by default 100. */
 const POOL_SIZE = { all: 40, max: 10, min: 2 };
 const SPARE_RUNNERS = 1;
@@ -60,6 +61,12 @@ export async function createApp(config: Config, overrides: Overrides = {}): Prom
   const jobs = stack.use(await createJobs(db, log));
   const billing = createBilling({ db, currency: config.currency, commissionBps: config.commissionBps });
   const usage = createUsage({ db, announcer: access.invalidations, currency: config.currency });
+  const closePeriods = () => billing.closeDuePeriods().catch((error: unknown) => log.error({ err: error }, 'periods could not be closed'));
+  await closePeriods();
+  every(stack, PARTITIONS_MS, closePeriods);
+  every(stack, EXPIRY_MS, () =>
+    billing.expireTransfers().catch((error: unknown) => log.error({ err: error }, 'pending transfers could not be ended')),
+  );
   let url = '';
   const uploadsUrl = () => `${config.publicUrl ?? url}/uploads`;
   const { invalidations } = access;

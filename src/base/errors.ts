@@ -31,6 +31,8 @@ export type ErrorCode = keyof typeof ERRORS;
 /** Typed facts that let a caller act; every field is safe to show. Durations in ms, instants RFC 3339 UTC, units whole numbers. */
 export type ErrorData = {
   field?: string;
+  /** Which of the ledger's rules refused, as EXCEEDS_BALANCE. */
+  rule?: string;
   given?: string;
   expected?: string;
   limitName?: string;

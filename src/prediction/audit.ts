@@ -11,18 +11,51 @@ const INVARIANTS: Record<string, string> = {
     select currency, sum(balance_nanos)::text sum from account group by currency having sum(balance_nanos) <> 0`,
   'a stored balance is the sum of its transfers': `
     with moved as (
-      select credit_account_id id, amount_nanos::numeric amount from transfer
-      union all select debit_account_id, -amount_nanos::numeric from transfer)
+      select credit_account_id id, amount_nanos::numeric amount from transfer where phase in ('POSTED', 'POST_PENDING')
+      union all select debit_account_id, -amount_nanos::numeric from transfer where phase in ('POSTED', 'POST_PENDING'))
     select a.id::text, a.kind::text, a.balance_nanos::text stored, coalesce(sum(m.amount), 0)::text transfers
       from account a left join moved m using (id) group by a.id having a.balance_nanos <> coalesce(sum(m.amount), 0)`,
+  'what an account has pending is the sum of its unresolved transfers': `
+    with reserved as (
+      select debit_account_id debit, credit_account_id credit, amount_nanos::numeric amount from transfer t
+       where phase = 'PENDING' and not exists (select from transfer r where r.pending_id = t.id)),
+    due as (
+      select id, sum(debits) debits, sum(credits) credits
+        from (select debit, amount, 0 from reserved union all select credit, 0, amount from reserved) x (id, debits, credits) group by 1)
+    select a.id::text, a.kind::text, a.pending_debits_nanos::text debits, a.pending_credits_nanos::text credits,
+           coalesce(due.debits, 0)::text "dueDebits", coalesce(due.credits, 0)::text "dueCredits"
+      from account a left join due using (id)
+     where (a.pending_debits_nanos, a.pending_credits_nanos) <> (coalesce(due.debits, 0), coalesce(due.credits, 0))`,
+  'a pending transfer is resolved once, between its accounts, by no more than it reserves': `
+    select r.id::text, r.phase::text, r.pending_id::text from transfer r left join transfer p on p.id = r.pending_id and p.phase = 'PENDING'
+     where (r.phase in ('POST_PENDING', 'VOID_PENDING', 'EXPIRE_PENDING') or r.pending_id is not null)
+       and ((p.kind, p.debit_account_id, p.credit_account_id, p.currency)
+              is distinct from (r.kind, r.debit_account_id, r.credit_account_id, r.currency)
+            or r.amount_nanos > p.amount_nanos or (r.phase <> 'POST_PENDING' and r.amount_nanos <> p.amount_nanos)
+            or exists (select from transfer other where other.pending_id = r.pending_id and other.id <> r.id))`,
+  'a transfer is reversed once, between its accounts, by no more than it posted': `
+    select r.id::text, r.reverses_id::text from transfer r
+      left join transfer o on o.id = r.reverses_id and o.phase in ('POSTED', 'POST_PENDING') and o.kind <> 'REVERSAL'
+     where (r.kind = 'REVERSAL' or r.reverses_id is not null)
+       and (r.phase <> 'POSTED' or (o.debit_account_id, o.credit_account_id, o.currency)
+              is distinct from (r.credit_account_id, r.debit_account_id, r.currency)
+            or r.amount_nanos > o.amount_nanos
+            or exists (select from transfer other where other.reverses_id = r.reverses_id and other.id <> r.id))`,
+  'nothing is written to a period after its closing': `
+    select p.period, e.id::text, e.created_at::text from closed_period p
+      join (select period, id, created_at from transfer union all select period, id, created_at from usage_record) e using (period)
+     where e.created_at > p.closed_at limit 100`,
   'the transfers of a batch sum to zero per currency': `
     select t.batch_id::text, t.currency from transfer t
       left join account d on d.id = t.debit_account_id and d.currency = t.currency
       left join account c on c.id = t.credit_account_id and c.currency = t.currency
      group by 1, 2 having count(*) <> count(d.id) or count(*) <> count(c.id)`,
-  'a wallet less its holds is within its credit limit': `
-    select id::text, balance_nanos::text, held_nanos::text from account
-     where kind = 'WALLET' and balance_nanos - held_nanos < -credit_limit_nanos`,
+  'a wallet less its holds and what is pending is within its credit limit': `
+    select id::text, balance_nanos::text, held_nanos::text, pending_debits_nanos::text from account
+     where kind = 'WALLET' and balance_nanos - held_nanos - pending_debits_nanos < -credit_limit_nanos`,
+  'a publisher is paid no more than it earned': `
+    select id::text, balance_nanos::text, pending_debits_nanos::text from account
+     where kind = 'PUBLISHER_PAYABLE' and balance_nanos < pending_debits_nanos`,
   'a wallet holds what its leases can cost': `
     with due as (
       select c.consumer_tenant_id tenant_id, sum(${HOLD}) nanos
@@ -82,15 +115,20 @@ const INVARIANTS: Record<string, string> = {
     with ends (kind, debit, debtor_side, credit, creditor_side) as (values
       ('CREDIT', 'FUNDING', 'platform', 'WALLET', 'consumer'),
       ('CHARGE', 'WALLET', 'consumer', 'PUBLISHER_PAYABLE', 'publisher'),
-      ('COMMISSION', 'PUBLISHER_PAYABLE', 'publisher', 'PLATFORM_REVENUE', 'platform')),
+      ('COMMISSION', 'PUBLISHER_PAYABLE', 'publisher', 'PLATFORM_REVENUE', 'platform'),
+      ('ADJUSTMENT', 'FUNDING', 'platform', 'WALLET', 'consumer'),
+      ('ADJUSTMENT', 'WALLET', 'consumer', 'FUNDING', 'platform'),
+      ('PAYOUT', 'PUBLISHER_PAYABLE', 'publisher', 'PAYOUT_CLEARING', 'platform')),
     sided as (
       select t.*, jsonb_build_object('consumer', t.consumer_tenant_id, 'publisher', t.publisher_tenant_id) side from transfer t)
     select t.id::text, t.kind::text from sided t
-      join ends e on e.kind = t.kind::text
       left join account d on d.id = t.debit_account_id
       left join account c on c.id = t.credit_account_id
-     where (d.kind::text, d.tenant_id::text) is distinct from (e.debit, t.side ->> e.debtor_side)
-        or (c.kind::text, c.tenant_id::text) is distinct from (e.credit, t.side ->> e.creditor_side) limit 100`,
+     where t.kind <> 'REVERSAL' and not exists (
+       select from ends e
+        where e.kind = t.kind::text
+          and (d.kind::text, d.tenant_id::text) is not distinct from (e.debit, t.side ->> e.debtor_side)
+          and (c.kind::text, c.tenant_id::text) is not distinct from (e.credit, t.side ->> e.creditor_side)) limit 100`,
   'commission is the rate of what was charged, rounded down once': `
     with posted as (
       select subscription_id, period, sum(amount_nanos) filter (where kind = 'CHARGE') charged,

@@ -38,7 +38,7 @@ export type Settlement = {
   /**
    * Bills a finished prediction with others in one transaction; resolves after its commit.
    * @throws UNAUTHENTICATED (the key was revoked meanwhile), QUOTA_EXCEEDED or INSUFFICIENT_CREDIT (its lease was swept and what it held is
-   * gone), OVERLOADED (no transaction could begin): unbilled; OUTCOME_UNKNOWN (the database did not confirm, or cannot be reached)
+   * gone), OVERLOADED (no transaction could begin, or its month was closed): unbilled; OUTCOME_UNKNOWN (the database did not confirm, or cannot be reached)
    */
   settle(finished: Finished): Promise<Settled>;
   /** Resolves when nothing is waiting to be settled. */
@@ -159,6 +159,10 @@ export function createSettlement(options: {
       return new MercatoError('QUOTA_EXCEEDED', 'The call took longer than its lease, and the quota is used up.');
     if (sqlState(error) === 'MC002')
       return new MercatoError('QUOTA_EXCEEDED', 'The call took longer than its lease, and one of its limits is used up.');
+    if (sqlState(error) === 'MC003')
+      return new MercatoError('OVERLOADED', 'The call took longer than its month could wait; it is not billed. Try again.', {
+        retryAfterMs: 1000,
+      });
     if (isCheckViolation(error)) return new MercatoError('INSUFFICIENT_CREDIT');
     log.error({ err: error }, 'a prediction could not be settled');
     return new MercatoError('INTERNAL');

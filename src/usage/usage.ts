@@ -3,7 +3,7 @@
  * limits; immutable usage records. Every function is one or two SQL statements on the caller's transaction; none knows a price.
  *
  * Locks are taken in this order, by primary key within a table, by every transaction of the system: api_key, lease, usage_counter,
- * limit_counter, rate_limit, idempotency_key, subscription_charge, account.
+ * limit_counter, rate_limit, idempotency_key, subscription_charge, transfer, account. Closing a month: usage_counter, its partition of usage_record, transfer.
  */
 import type { Database, Tx } from '../base/database.ts';
 import type { PageRequest } from '../base/ids.ts';

@@ -25,6 +25,7 @@ const pages =
 const PLANS = [{ name: 'basic', unitPriceNanos: '1' }];
 const TENSORS = [{ name: 'x', datatype: 'FP32', shape: [1, 3], data: [1, 2, 3] }];
 const TRAINING = { targets: ['y'], layers: [{ dense: { units: 2, activation: 'SOFTMAX' } }], loss: 'SPARSE_CROSS_ENTROPY', epochs: 1 };
+const ENTRY = '019a0000-0000-7000-8000-000000000001';
 const KINDS = Object.keys(TABLES) as Kind[];
 const day = (offset: number) => new Date(Date.now() + offset * 86_400_000).toISOString();
 
@@ -232,6 +233,29 @@ export const QUESTIONS: Question[] = [
       ]);
     },
   },
+  { field: 'periods', scope: 'operator', variables: plain },
+  {
+    field: 'createTransfer',
+    scope: 'operator',
+    variables: (ids) => {
+      const payout = { id: ENTRY, kind: 'PAYOUT', amountNanos: '1' };
+      return inputs([
+        ...global('Tenant', ids).map((tenantId) => ({ ...payout, tenantId })),
+        ...ids.tenantName.map((tenantName) => ({ ...payout, tenantName })),
+      ]);
+    },
+  },
+  ...(['postTransfer', 'voidTransfer'] as const).map((field) => ({
+    field,
+    scope: 'operator' as const,
+    variables: (ids: Ids) => inputs(global('Transfer', ids).map((pendingId) => ({ id: ENTRY, pendingId }))),
+  })),
+  {
+    field: 'reverseTransfer',
+    scope: 'operator',
+    variables: (ids) => inputs(global('Transfer', ids).map((reversesId) => ({ id: ENTRY, reversesId }))),
+  },
+  { field: 'closePeriod', scope: 'operator', variables: () => inputs([{ period: '2026-01' }]) },
 
   {
     field: 'predict',

@@ -17,6 +17,7 @@ const CHANGES = {
   version_samples: "set samples = '[]'",
   usage_alert: 'set percent = 1',
   mutation_key: "set mutation = 'another'",
+  closed_period: 'set closed_at = mercato_now()',
 };
 type Table = keyof typeof CHANGES;
 const TABLES = Object.keys(CHANGES) as Table[];
@@ -48,6 +49,7 @@ async function fill(tx: Tx): Promise<void> {
     insert into usage_record (period, id, consumer_tenant_id, publisher_tenant_id, listing_id, model_id, model_version_id, units, rows, runs,
       compute_micros, bytes_in, bytes_out, amount_nanos, currency)
     values (mercato_period(mercato_now()), ${a}::uuid, ${b}::uuid, ${a}::uuid, ${a}::uuid, ${a}::uuid, ${a}::uuid, 1, 1, 1, 1, 1, 1, 0, 'EUR')`;
+  await tx.$executeRaw`insert into closed_period (period) values ('2026-10')`;
   await tx.$executeRaw`
     insert into transfer (id, batch_id, kind, debit_account_id, credit_account_id, amount_nanos, currency, period)
     values (${a}::uuid, ${a}::uuid, 'CREDIT', ${a}::uuid, ${b}::uuid, 1, 'EUR', '2026-11')`;

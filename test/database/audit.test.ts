@@ -1,11 +1,12 @@
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import type { Database, Tx } from '../../src/base/database.ts';
+import { newId } from '../../src/base/ids.ts';
 import { runAudit } from '../../src/prediction/audit.ts';
 import { asAdmin, undone } from '../support/admin.ts';
 import { type Core, finished, openCore } from '../support/core.ts';
 
 let core: Core;
-/** Two priced calls of one consumer are settled, one of them under a key, and a third is in flight. */
+/** Two priced calls of one consumer are settled, one of them under a key, a third is in flight, and of the ledger's other events there is one each. */
 beforeAll(async () => {
   core = await openCore();
   const server = await core.process();
@@ -18,6 +19,16 @@ beforeAll(async () => {
     await server.settlement.settle(finished(right, admission, { keyed: key }));
   }
   await server.leases.admit(right, 2, 1_000);
+  const payout = { kind: 'PAYOUT', direction: 'OUT', amountNanos: 10n, pending: true, timeoutMs: null, note: null } as const;
+  const publisher = { id: right.publisherTenantId };
+  const pending = await core.billing.createTransfer(publisher, { ...payout, id: newId() });
+  await core.billing.postTransfer({ id: newId(), pendingId: pending.id, amountNanos: 7n, note: null });
+  const adjustment = await core.billing.createTransfer(
+    { id: right.consumerTenantId },
+    { ...payout, id: newId(), kind: 'ADJUSTMENT', pending: false },
+  );
+  await core.billing.reverseTransfer({ id: newId(), reversesId: adjustment.id, note: null });
+  await core.billing.createTransfer(publisher, { ...payout, id: newId() });
   // Its maintenance would meet the locks of the broken books; the call in flight keeps its lease, since the clock stands still.
   await server[Symbol.asyncDispose]();
 });
@@ -27,6 +38,7 @@ afterAll(() => core[Symbol.asyncDispose]());
 function auditAfter(statements: readonly string[]): Promise<string[]> {
   return undone(core.db, async (tx) => {
     await tx.$executeRaw`set local session_replication_role = replica`;
+    for (const index of ['transfer_pending_key', 'transfer_reverses_key']) await tx.$executeRawUnsafe(`drop index ${index}`);
     for (const [table, check] of CHECKS) await tx.$executeRawUnsafe(`alter table ${table} drop constraint ${check}`);
     for (const statement of statements) expect(await tx.$executeRawUnsafe(statement), statement).toBeGreaterThan(0);
     const findings = await runAudit(inside(core.db, tx));
@@ -36,6 +48,8 @@ function auditAfter(statements: readonly string[]): Promise<string[]> {
 
 const CHECKS = [
   ['account', 'account_wallet_check'],
+  ['account', 'account_payable_check'],
+  ['transfer', 'transfer_phase_check'],
   ['usage_counter', 'usage_counter_bounds_check'],
   ['subscription_charge', 'subscription_charge_bounds_check'],
   ['usage_record', 'usage_record_bounds_check'],
@@ -54,10 +68,11 @@ function inside(db: Database, tx: Tx): Database {
   };
 }
 
-const copy = (table: string, changes: Record<string, string>) => `
+const copy = (table: string, changes: Record<string, string>, where = 'true') => `
   insert into ${table} select (jsonb_populate_record(r, jsonb_build_object(${Object.entries(changes)
     .map(([column, value]) => `'${column}', ${value}`)
-    .join(', ')}))).* from ${table} r limit 1`;
+    .join(', ')}))).* from ${table} r where ${where} limit 1`;
+const copyOf = (where: string, changes: Record<string, string>) => copy('transfer', changes, where);
 const OTHER = "'019a0000-0000-7000-8000-000000000000'";
 
 /** Each invariant, and what breaks it. */
@@ -67,8 +82,25 @@ const BROKEN: Record<string, string[]> = {
     "update account set balance_nanos = balance_nanos + 1 where kind = 'PLATFORM_REVENUE'",
     "update account set balance_nanos = balance_nanos - 1 where kind = 'FUNDING'",
   ],
+  'what an account has pending is the sum of its unresolved transfers': [
+    "update account set pending_debits_nanos = pending_debits_nanos + 1 where kind = 'PUBLISHER_PAYABLE'",
+  ],
+  'a pending transfer is resolved once, between its accounts, by no more than it reserves': [
+    "update transfer set amount_nanos = 11 where phase = 'POST_PENDING'",
+  ],
+  'a transfer is reversed once, between its accounts, by no more than it posted': [
+    "update transfer set amount_nanos = amount_nanos + 1 where kind = 'REVERSAL'",
+  ],
+  'nothing is written to a period after its closing': [
+    "insert into closed_period (period, closed_at) values ('2026-11', mercato_now() - interval '1 second')",
+  ],
   'the transfers of a batch sum to zero per currency': ["update transfer set currency = 'USD' where kind = 'COMMISSION'"],
-  'a wallet less its holds is within its credit limit': ["update account set held_nanos = balance_nanos + 1 where kind = 'WALLET'"],
+  'a wallet less its holds and what is pending is within its credit limit': [
+    "update account set pending_debits_nanos = balance_nanos - held_nanos + 1 where kind = 'WALLET'",
+  ],
+  'a publisher is paid no more than it earned': [
+    "update account set pending_debits_nanos = balance_nanos + 1 where kind = 'PUBLISHER_PAYABLE'",
+  ],
   'a wallet holds what its leases can cost': ["update account set held_nanos = held_nanos - 1 where kind = 'WALLET'"],
   'used and leased units are within the quota': ['update usage_counter set quota_units = used_units + leased_units - 1'],
   'a counter is the sum of its usage records': ['update usage_counter set used_units = used_units - 1'],
@@ -109,6 +141,16 @@ describe('the audit', () => {
     ['a lease is lost', ['delete from lease']],
     ['a rollup is lost', ["delete from usage_rollup where grain = 'HOUR'"]],
     ['an account is lost', ["delete from account where kind = 'PUBLISHER_PAYABLE'"]],
+    ['a pending transfer is resolved twice', [copyOf("phase = 'POST_PENDING'", { id: OTHER })]],
+    ['a transfer is reversed twice', [copyOf("kind = 'REVERSAL'", { id: OTHER })]],
+    ['a pending transfer is lost', ["delete from transfer where phase = 'PENDING'"]],
+    [
+      'a usage record comes after the closing',
+      [
+        "insert into closed_period (period, closed_at) values ('2026-11', mercato_now())",
+        "update usage_record set created_at = mercato_now() + interval '1 second'",
+      ],
+    ],
     ['a charge is posted twice', [copy('transfer', { id: OTHER })]],
     [
       'a charge pays the wrong publisher',

@@ -45,6 +45,7 @@ const GRANTS: Record<string, { tenant?: string; system?: string }> = {
   usage_record: { tenant: 'SELECT', system: 'SELECT INSERT' },
   account: { tenant: 'SELECT', system: 'SELECT INSERT UPDATE' },
   transfer: { tenant: 'SELECT', system: 'SELECT INSERT' },
+  closed_period: { system: 'SELECT' },
   subscription_charge: { tenant: 'SELECT', system: 'SELECT INSERT UPDATE' },
   idempotency_key: { system: 'SELECT INSERT' },
   replay: { system: 'SELECT INSERT UPDATE DELETE' },
@@ -180,6 +181,7 @@ describe('the roles', () => {
           from pg_proc where pronamespace = 'public'::regnamespace and prosecdef order by 1`,
     );
     expect(rows).toEqual([
+      { name: 'mercato_close_period', tenant: false, system: true, path: '{"search_path=public, pg_temp",lock_timeout=2s}' },
       { name: 'mercato_ensure_partitions', tenant: false, system: true, path: '{"search_path=public, pg_temp"}' },
       { name: 'mercato_invalidate', tenant: true, system: true, path: '{"search_path=public, pg_temp"}' },
     ]);

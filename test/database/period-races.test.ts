@@ -1,0 +1,104 @@
+import { afterAll, afterEach, beforeAll, describe, expect, it } from 'vitest';
+import { asSystem } from '../../src/base/database.ts';
+import { asAdmin } from '../support/admin.ts';
+import { booksOf, broken, type Core, finished, openCore, type Process } from '../support/core.ts';
+import { calendarOf, recordOf, refusalOf, transferOf } from '../support/ledger.ts';
+
+let core: Core;
+let calendar: ReturnType<typeof calendarOf>;
+let server: Process;
+let other: Process;
+beforeAll(async () => {
+  core = await openCore('2020-01-15T12:00:00Z');
+  [server, other] = [await core.process(), await core.process()];
+  calendar = calendarOf(core, [server, other]);
+});
+afterEach(async () => expect(await broken(core.db)).toEqual([]));
+afterAll(() => core[Symbol.asyncDispose]());
+
+// Embedded, one transaction runs at a time.
+describe.skipIf(process.env.MERCATO_TEST_DATABASE_URL === undefined)('a race with the closing', () => {
+  it.each([
+    ['a transfer', transferOf],
+    ['a usage record', recordOf],
+    ['a counter', (period: string) => `update usage_counter set used_units = used_units where period = '${period}'`],
+  ])('is lost by the closing where %s was written first: it gives up, and closes once that has ended', async (_, sql) => {
+    const { period, end } = await calendar.newMonth();
+    await server.leases.admit(await core.consumer({}), 1, 1_000);
+    await end();
+    await other.leases.maintain();
+    const written = Promise.withResolvers<void>();
+    const ended = Promise.withResolvers<void>();
+    const writer = asAdmin(core.db, async (tx) => {
+      await tx.$executeRawUnsafe(sql(period));
+      written.resolve();
+      await ended.promise;
+      throw new Error('undone');
+    }).catch(() => {});
+    await written.promise;
+    expect(await calendar.close(period)).toBe('OVERLOADED');
+    expect(await calendar.closedMonths()).not.toContain(period);
+    ended.resolve();
+    await writer;
+    expect(await calendar.close(period)).toBe('OK');
+  });
+
+  it.each([
+    ['a transfer', transferOf],
+    ['a usage record', recordOf],
+  ])('is lost by %s that waits for a closing under way', async (_, sql) => {
+    const { period, end } = await calendar.newMonth();
+    await end();
+    const closing = Promise.withResolvers<void>();
+    const ended = Promise.withResolvers<void>();
+    const closer = asSystem(core.db, async (tx) => {
+      await tx.$executeRaw`select mercato_close_period(${period})`;
+      closing.resolve();
+      await ended.promise;
+    });
+    await closing.promise;
+    const late = asSystem(core.db, (tx) => tx.$executeRawUnsafe(sql(period))).then(
+      () => 'written',
+      (error: Error) => error.message,
+    );
+    await waiting();
+    ended.resolve();
+    await closer;
+    expect(await late).toContain('is closed');
+  });
+
+  it('is lost by a settlement that waits for a closing under way: nothing of it is left', async () => {
+    const { period, end } = await calendar.newMonth();
+    const right = await core.consumer({ unitPriceNanos: 10n }, 1_000n);
+    const admission = await server.leases.admit(right, 1, 1_000);
+    await end();
+    await other.leases.maintain();
+    const closing = Promise.withResolvers<void>();
+    const ended = Promise.withResolvers<void>();
+    const closer = asSystem(core.db, async (tx) => {
+      await tx.$executeRaw`select mercato_close_period(${period})`;
+      closing.resolve();
+      await ended.promise;
+    });
+    await closing.promise;
+    const late = refusalOf(() => server.settlement.settle(finished(right, admission)));
+    await waiting();
+    ended.resolve();
+    await closer;
+    expect(await late).toBe('OVERLOADED');
+    expect(await booksOf(core.db, right, period)).toMatchObject({ used: 0n, records: 0n, balance: 1_000n });
+  });
+
+  /** Until somebody waits for a lock. */
+  async function waiting(): Promise<void> {
+    for (;;) {
+      const [row] = await asAdmin(
+        core.db,
+        (tx) => tx.$queryRaw<{ found: boolean }[]>`
+          select exists (select from pg_stat_activity where datname = current_database() and wait_event_type = 'Lock') found`,
+      );
+      if (row?.found) return;
+      await new Promise((resolve) => setTimeout(resolve, 10));
+    }
+  }
+});
