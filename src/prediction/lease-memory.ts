@@ -53,6 +53,7 @@ const FORGET_MS = 60_000;
 export function createLeaseMemory(time: Time, onOwed: () => void) {
   const entries = new Map<string, Entry>();
   let owed: ReturnedUnits[] = [];
+  let returns = 0n;
 
   function entryOf(key: GrantKey): Entry {
     const caller = `${key.memberId ?? ''}:${key.apiKeyId ?? ''}`;
@@ -93,7 +94,7 @@ export function createLeaseMemory(time: Time, onOwed: () => void) {
       const slots = Number.isFinite(block.slotsFree) ? 1n : 0n;
       if (block.open) block.slotsFree += 1;
       else if (unused > 0 || slots > 0n) {
-        owed.push({ leaseId: block.leaseId, units: BigInt(unused), slots });
+        owed.push(returnOf(block, unused, slots));
         onOwed();
       }
     };
@@ -116,6 +117,11 @@ export function createLeaseMemory(time: Time, onOwed: () => void) {
         giveSlotBack(0);
       },
     };
+  }
+
+  /** A return with a number of its own, by which it can be made again where its outcome is not known. */
+  function returnOf({ leaseId }: Pick<Block, 'leaseId'>, units: number, slots: bigint): ReturnedUnits {
+    return { leaseId, number: ++returns, units: BigInt(units), slots };
   }
 
   /** A granted lease serves those who wait, in their order, as far as it goes. */
@@ -150,11 +156,7 @@ export function createLeaseMemory(time: Time, onOwed: () => void) {
   /** Takes an entry's blocks out of use; returns their unused units, for the database, and remembers their unused requests. */
   function close(entry: Entry, which: (block: Block) => boolean = () => true): ReturnedUnits[] {
     const closing = entry.blocks.filter((block) => block.open && which(block));
-    const returned = closing.map(({ leaseId, free, slotsFree }) => ({
-      leaseId,
-      units: BigInt(free),
-      slots: Number.isFinite(slotsFree) ? BigInt(slotsFree) : 0n,
-    }));
+    const returned = closing.map((block) => returnOf(block, block.free, Number.isFinite(block.slotsFree) ? BigInt(block.slotsFree) : 0n));
     for (const block of closing) {
       if (Number.isFinite(block.requestsLeft)) entry.owedRequests += block.requestsLeft;
       Object.assign(block, { open: false, free: 0, slotsFree: Number.isFinite(block.slotsFree) ? 0 : block.slotsFree, requestsLeft: 0 });
@@ -186,6 +188,7 @@ export function createLeaseMemory(time: Time, onOwed: () => void) {
     add,
     refuse,
     close,
+    returnOf,
     forget,
     /** Units that came free after their block was closed, to be returned; the caller takes them over. */
     takeOwed: () => owed.splice(0),

@@ -9,14 +9,34 @@ export function createLeaseReturns(options: { store: LeaseStore; time: Time; mem
   const { store, time, memory, log } = options;
   let running: Promise<void> = Promise.resolve();
 
+  const underWay = new Set<Promise<void>>();
+  let ended = 0;
+
   async function putBack(returned: readonly ReturnedUnits[], drain: boolean): Promise<void> {
     if (returned.length === 0) return;
+    const put = store.putBack(returned, drain);
+    underWay.add(put);
     try {
-      await store.putBack(returned, drain);
+      await put;
     } catch (error) {
       memory.owe(returned);
       throw error;
+    } finally {
+      underWay.delete(put);
+      ended++;
     }
+  }
+
+  /** Starts to watch what is on its way back: `passed` resolves when all of it is, and to whether anything was since. */
+  function watch(): { passed(): Promise<boolean> } {
+    const before = ended;
+    return {
+      async passed() {
+        const waited = underWay.size > 0;
+        await Promise.allSettled(underWay);
+        return waited || ended > before;
+      },
+    };
   }
 
   /** One after the other, so that no two maintain the same lease. */
@@ -62,14 +82,14 @@ export function createLeaseReturns(options: { store: LeaseStore; time: Time; mem
     const concerned = memory.entriesOf(consumerTenantId, listingId);
     const unused = new Map(concerned.flatMap((entry) => memory.close(entry)).map((part) => [part.leaseId, part]));
     const draining = concerned.flatMap((entry) =>
-      entry.blocks.map(({ leaseId }) => unused.get(leaseId) ?? { leaseId, units: 0n, slots: 0n }),
+      entry.blocks.map(({ leaseId }) => unused.get(leaseId) ?? memory.returnOf({ leaseId }, 0, 0n)),
     );
-    await putBack(memory.takeOwed(), false);
-    await putBack(draining, true);
+    await putBack([...memory.takeOwed(), ...draining], true);
   }
 
   return {
     putBack,
+    watch,
     putBackOwed,
     putBackRequests,
     answerRecall,

@@ -118,22 +118,29 @@ export async function createLeases(options: LeaseOptions): Promise<Leases> {
     const need = entry.waiters[0]?.units ?? 1;
     const requests = Math.max(1, entry.waiters.length);
     const { epoch } = entry;
+    const watched = returns.watch();
     let outcome = await store.grant(entry.key, { need, want: Math.max(need, wanted(entry, time.nowMs())), requests });
     // A refill ahead of need takes nothing from anyone.
     if ('short' in outcome && entry.waiters.length > 0) {
-      outcome = outcome.short === 'RATE' ? await grantAfterReturn(entry, need, outcome) : await grantAfterRecall(entry, need, outcome);
+      outcome =
+        outcome.short === 'RATE' ? await grantAfterReturn(entry, need, outcome) : await grantAfterRecall(entry, need, outcome, watched);
     }
     if (epoch !== entry.epoch) {
       // A limit was set meanwhile: those who wait are asked about anew.
-      if (!('short' in outcome)) await returns.putBack([unusedOf(outcome)], false);
+      if (!('short' in outcome))
+        await returns.putBack(
+          [memory.returnOf(outcome, outcome.units, Number.isFinite(outcome.slots) ? BigInt(outcome.slots) : 0n)],
+          false,
+        );
     } else if ('short' in outcome) memory.refuse(entry, need, outcome);
     else memory.add(entry, outcome);
   }
 
   /** Puts back what lies unused, here and, asked to, in other processes, and tries again until that is all in. */
-  async function grantAfterRecall(entry: Entry, need: number, first: Short): Promise<Granted | Short> {
+  async function grantAfterRecall(entry: Entry, need: number, first: Short, beforeFirst: Watched): Promise<Granted | Short> {
     const giveUpAt = Math.min(time.nowMs() + LIMITS.leaseMs, entry.waiters[0]?.deadlineAt ?? Number.POSITIVE_INFINITY);
     let outcome: Granted | Short = first;
+    let watched = beforeFirst;
     for (let round = 0; 'short' in outcome && outcome.short !== 'RATE'; round++) {
       const { consumerTenantId, listingId } = entry.key;
       const scope = memory.entriesOf(consumerTenantId, outcome.short === 'CREDIT' || outcome.short === 'LIMIT' ? null : listingId);
@@ -141,12 +148,15 @@ export async function createLeases(options: LeaseOptions): Promise<Leases> {
       const idle = outcome.short === 'LIMIT' && outcome.limit.measure === 'CONCURRENCY' ? holdsPlaces : undefined;
       const unused = [...memory.takeOwed(), ...scope.flatMap((other) => memory.close(other, idle))];
       const mayEnd = idle !== undefined && outcome.draining && round === 0;
-      if (unused.length === 0 && !outcome.foreign && outcome.short !== 'BUSY' && !mayEnd) return outcome;
+      // What was on its way back while the grant was asked for, the grant may not have seen.
+      const passed = await watched.passed();
+      if (unused.length === 0 && !outcome.foreign && outcome.short !== 'BUSY' && !mayEnd && !passed) return outcome;
       if (time.nowMs() > giveUpAt) return { short: 'BUSY', foreign: true, data: { retryAfterMs: LIMITS.leaseMs } };
       if (round > 1 || mayEnd) await time.sleep(RECALL_POLL_MS);
       // In a transaction of its own: the grant's would lock its counter after these wallets, out of the system's order.
       await returns.putBack(unused, false);
       const wish = { need, want: need, requests: Math.max(1, entry.waiters.length) };
+      watched = returns.watch();
       outcome = await store.grant(entry.key, wish, outcome.foreign && round > 0);
     }
     return outcome;
@@ -186,6 +196,8 @@ export async function createLeases(options: LeaseOptions): Promise<Leases> {
   };
 }
 
+type Watched = ReturnType<ReturnType<typeof createLeaseReturns>['watch']>;
+
 /** The caller as far as it has limits of its own: all others of the tenant share leases. */
 function keyUnder(limited: ReadonlySet<string>, key: GrantKey): GrantKey {
   const own = (id: string | null) => (id !== null && limited.has(id) ? id : null);
@@ -193,10 +205,6 @@ function keyUnder(limited: ReadonlySet<string>, key: GrantKey): GrantKey {
 }
 
 const holdsPlaces = (block: Block) => Number.isFinite(block.slotsFree) && block.slotsFree > 0;
-
-function unusedOf({ leaseId, units, slots }: Granted) {
-  return { leaseId, units: BigInt(units), slots: Number.isFinite(slots) ? BigInt(slots) : 0n };
-}
 
 /** What was left at the last grant, less what was taken of that grant since. */
 function leftNow(entry: Entry, allowance: Allowance, now: number): Allowance {

@@ -37,8 +37,8 @@ export type Settled = { amountNanos: bigint; stored: null } | { stored: Stored }
 export type Settlement = {
   /**
    * Bills a finished prediction with others in one transaction; resolves after its commit.
-   * @throws UNAUTHENTICATED (the key was revoked meanwhile), QUOTA_EXCEEDED or INSUFFICIENT_CREDIT (its lease was swept and what it held is
-   * gone), OVERLOADED (no transaction could begin, or its month was closed): unbilled; OUTCOME_UNKNOWN (the database did not confirm, or cannot be reached)
+   * @throws UNAUTHENTICATED (the key was revoked meanwhile), OVERLOADED (no transaction could begin; its lease was swept and what that held is with others; its
+   * month was closed): unbilled; OUTCOME_UNKNOWN (the database did not confirm, or cannot be reached)
    */
   settle(finished: Finished): Promise<Settled>;
   /** Resolves when nothing is waiting to be settled. */
@@ -155,15 +155,12 @@ export function createSettlement(options: {
   }
 
   function refusalOf(error: unknown): MercatoError {
-    if (sqlState(error) === 'MC001')
-      return new MercatoError('QUOTA_EXCEEDED', 'The call took longer than its lease, and the quota is used up.');
-    if (sqlState(error) === 'MC002')
-      return new MercatoError('QUOTA_EXCEEDED', 'The call took longer than its lease, and one of its limits is used up.');
-    if (sqlState(error) === 'MC003')
-      return new MercatoError('OVERLOADED', 'The call took longer than its month could wait; it is not billed. Try again.', {
-        retryAfterMs: 1000,
-      });
-    if (isCheckViolation(error)) return new MercatoError('INSUFFICIENT_CREDIT');
+    const state = sqlState(error);
+    // Others hold what its swept lease held, used or not: the next try is told what is true of quota, limits and wallet.
+    const isSwept = state === 'MC001' || state === 'MC002' || isCheckViolation(error);
+    if (isSwept)
+      return unbilled('The call took longer than its lease, and what that held is with others now; it is not billed. Try again.');
+    if (state === 'MC003') return unbilled('The call took longer than its month could wait; it is not billed. Try again.');
     log.error({ err: error }, 'a prediction could not be settled');
     return new MercatoError('INTERNAL');
   }
@@ -188,6 +185,8 @@ export function createSettlement(options: {
     },
   };
 }
+
+const unbilled = (message: string) => new MercatoError('OVERLOADED', message, { retryAfterMs: 1_000 });
 
 /** How many of the queue's first items go into one statement. */
 function groupSize(queue: readonly Item[]): number {

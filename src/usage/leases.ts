@@ -29,34 +29,37 @@ export async function grantLease(tx: Tx, counter: CounterKey, grant: GrantReques
             mercato_now() + make_interval(secs => ${LIMITS.leaseMs / 1000}))`;
 }
 
-/** What a lease does not need any more: units that nobody used, and calls in flight that it may have. */
-export type ReturnedUnits = { leaseId: string; units: bigint; slots: bigint };
+/**
+ * What a lease does not need any more: units that nobody used, and calls in flight that it may have. `number` is the return's own within the lease:
+ * whatever has been returned under it is not returned again.
+ */
+export type ReturnedUnits = { leaseId: string; number: bigint; units: bigint; slots: bigint };
 
 /**
- * Puts unused units of leases back to their counters; what a sweep has taken already is skipped. With `drain`, what the leases still hold
+ * Puts unused units of leases back to their counters; what a sweep has taken, or was returned, already is skipped. With `drain`, what the leases still hold
  * is marked as in flight. Returns each counter before and after, for the caller to release what was held for the units.
  */
 export async function returnUnits(tx: Tx, returned: readonly ReturnedUnits[], drain = false): Promise<CounterChange[]> {
-  const leases = await tx.$queryRaw<Held[]>`
-    select id "leaseId", consumer_tenant_id "consumerTenantId", listing_id "listingId", period, cardinality(counters) > 0 limited
+  const leases = await tx.$queryRaw<(Held & { returns: bigint[] })[]>`
+    select id "leaseId", consumer_tenant_id "consumerTenantId", listing_id "listingId", period, cardinality(counters) > 0 limited, returns
       from lease where id = any(${returned.map((r) => r.leaseId)}::uuid[]) order by id for update`;
   const known = new Map(leases.map((lease) => [lease.leaseId, lease]));
   const present = returned.flatMap((part) => {
     const lease = known.get(part.leaseId);
-    return lease ? [{ ...lease, ...part }] : [];
+    return lease && !lease.returns.includes(part.number) ? [{ ...lease, ...part }] : [];
   });
   await tx.$executeRaw`
-    update lease l set units = l.units - r.units, slots = l.slots - r.slots, draining = l.draining or ${drain}
-      from (select id, sum(units) units, sum(slots) slots
-              from unnest(${present.map((l) => l.leaseId)}::uuid[], ${present.map((l) => l.units)}::bigint[], ${present.map((l) => l.slots)}::bigint[])
-                   x (id, units, slots) group by 1) r
+    update lease l set units = l.units - r.units, slots = l.slots - r.slots, draining = l.draining or ${drain}, returns = l.returns || r.numbers
+      from (select id, sum(units) units, sum(slots) slots, array_agg(number) numbers
+              from unnest(${present.map((l) => l.leaseId)}::uuid[], ${present.map((l) => l.units)}::bigint[], ${present.map((l) => l.slots)}::bigint[],
+                          ${present.map((l) => l.number)}::bigint[]) x (id, units, slots, number) group by 1) r
      where l.id = r.id`;
   return less(tx, present);
 }
 
 /** Ends leases past their expiry, whose process is dead or late, and puts their units back. At most 500 at once. */
 export async function sweepLeases(tx: Tx): Promise<CounterChange[]> {
-  const dead = await tx.$queryRaw<(Held & ReturnedUnits)[]>`
+  const dead = await tx.$queryRaw<Freed[]>`
     select id "leaseId", consumer_tenant_id "consumerTenantId", listing_id "listingId", period, units, slots, cardinality(counters) > 0 limited
       from lease where expires_at < mercato_now() order by id limit 500 for update skip locked`;
   if (dead.length === 0) return [];
@@ -66,9 +69,10 @@ export async function sweepLeases(tx: Tx): Promise<CounterChange[]> {
 }
 
 type Held = CounterKey & { leaseId: string; limited: boolean };
+type Freed = Held & { units: bigint; slots: bigint };
 
 /** What is returned leaves the counters, first the leases' own, then those of limits. */
-async function less(tx: Tx, returned: readonly (Held & ReturnedUnits)[]): Promise<CounterChange[]> {
+async function less(tx: Tx, returned: readonly Freed[]): Promise<CounterChange[]> {
   const changes = await lessLeased(tx, returned);
   await returnToLimits(
     tx,

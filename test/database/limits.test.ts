@@ -247,7 +247,7 @@ test('a call that outlives its swept lease is let in again where its limits have
   expect(await stateOf(right)).toEqual({ used: 0n, inFlight: 0n });
   await one.settlement.settle(finished(right, kept));
   await call(two, right, 6);
-  expect(await codeOf(() => one.settlement.settle(finished(right, lost)))).toBe('QUOTA_EXCEEDED');
+  expect(await codeOf(() => one.settlement.settle(finished(right, lost)))).toBe('OVERLOADED');
   expect(await stateOf(right)).toEqual({ used: 10n, inFlight: 0n });
 });
 

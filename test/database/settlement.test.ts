@@ -96,7 +96,7 @@ test('a group bills exactly its valid calls, whatever is wrong with the others',
   const shown = settled.map((outcome) =>
     outcome.status === 'rejected' ? outcome.reason.code : outcome.value.stored === null ? outcome.value.amountNanos : 'stored',
   );
-  expect(shown).toEqual([30n, 'UNAUTHENTICATED', 'stored', 'QUOTA_EXCEEDED', 50n, 'INSUFFICIENT_CREDIT', 20n]);
+  expect(shown).toEqual([30n, 'UNAUTHENTICATED', 'stored', 'OVERLOADED', 50n, 'OVERLOADED', 20n]);
 
   const used = await Promise.all([good, full, roomy, poor, doomed].map((right) => booksOf(core.db, right).then((books) => books.used)));
   expect(used).toEqual([6n, 1n, 5n, 1n, 0n]);

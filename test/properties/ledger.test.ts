@@ -92,7 +92,7 @@ class Schedule {
     const settled = await process.settlement.settle(finished(right, admission)).catch((error: unknown) => error);
     if (settled instanceof Error) {
       expect(leased, 'only a call whose lease was swept is refused').toBe(0);
-      return expect(['QUOTA_EXCEEDED', 'INSUFFICIENT_CREDIT']).toContain('code' in settled ? settled.code : settled);
+      return expect(settled).toMatchObject({ code: 'OVERLOADED' });
     }
     const before = used.get(admission.period) ?? 0n;
     const after = before + BigInt(admission.units);

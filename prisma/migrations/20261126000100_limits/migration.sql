@@ -15,7 +15,8 @@ CREATE TYPE "limit_window" AS ENUM ('MINUTE', 'HOUR', 'DAY', 'MONTH');
 CREATE TYPE "rollup_grain" AS ENUM ('HOUR', 'DAY');
 
 -- AlterTable
-ALTER TABLE "lease" ADD COLUMN "counters" UUID[] NOT NULL DEFAULT '{}', ADD COLUMN "slots" BIGINT NOT NULL DEFAULT 0;
+ALTER TABLE "lease" ADD COLUMN "counters" UUID[] NOT NULL DEFAULT '{}', ADD COLUMN "slots" BIGINT NOT NULL DEFAULT 0,
+    ADD COLUMN "returns" BIGINT[] NOT NULL DEFAULT '{}';
 ALTER TABLE "lease" ADD CONSTRAINT "lease_slots_check" CHECK ("slots" >= 0);
 
 -- CreateTable
