@@ -48,13 +48,11 @@ const results: Result[] = [];
       const result = await runFault(fault, { ground, processes, seed, runs: runs ?? (values.full ? fault.fullRuns : fault.runs) });
       results.push(result);
       console.error(`${result.name}, ${processes}: ${isClean(result) ? 'clean' : 'NOT CLEAN'}, ${result.seconds.toFixed(1)} s`);
+      for (const text of [...result.notes, ...result.wrong].slice(0, 10)) console.error(`  ${text}`);
     }
   }
 }
 console.log(tableOf(results));
-for (const { name, processes, notes, wrong } of results) {
-  for (const note of notes) console.log(`${name}, ${processes}: ${note}`);
-  for (const text of wrong.slice(0, 10)) console.log(`WRONG ${name}, ${processes}: ${text}`);
-}
+for (const { name, processes, notes } of results) for (const note of notes) console.log(`${name}, ${processes}: ${note}`);
 console.log(`${results.reduce((sum, { seconds }) => sum + seconds, 0).toFixed(0)} s`);
 process.exitCode = results.every(isClean) ? 0 : 1;

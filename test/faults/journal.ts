@@ -43,7 +43,7 @@ export class Journal {
   }
 
   private answered(entry: Entry, { id, usage, outputs, replayed }: Predicted): void {
-    const answer = { id, amountNanos: BigInt(usage.amount.nanos), said: JSON.stringify([outputs, usage.units]) };
+    const answer = { id: uuidOf(id), amountNanos: BigInt(usage.amount.nanos), said: JSON.stringify([outputs, usage.units]) };
     if (entry.answer === null) {
       entry.answer = answer;
       entry.foundStored = replayed;
@@ -72,4 +72,9 @@ export class Journal {
     for (const code of this.entries.flatMap((entry) => entry.refused)) counts.set(code, (counts.get(code) ?? 0) + 1);
     return counts;
   }
+}
+
+/** Of a global id, which is base64 of its type, a colon and the UUID. */
+export function uuidOf(globalId: string): string {
+  return Buffer.from(globalId, 'base64url').toString().split(':')[1] ?? '';
 }

@@ -4,6 +4,7 @@ import { Client } from '../support/client.ts';
 import { consumer, offerDigits } from '../support/people.ts';
 import { type Market, openMarket, type Server } from '../support/server.ts';
 import { type Cluster, freePort } from './cluster.ts';
+import { uuidOf } from './journal.ts';
 import { serversOf } from './processes.ts';
 import { type FaultProxy, openProxy } from './proxy.ts';
 
@@ -50,7 +51,7 @@ export async function openStage(ground: Ground, processes: number, dice: Dice, e
   await using stack = new AsyncDisposableStack();
   const database = await ground.createDatabase();
   const direct = new URL(database.serverUrl);
-  const proxy = await openProxy(Number(direct.port || 5432), dice);
+  const proxy = stack.use(await openProxy(Number(direct.port || 5432), dice));
   const throughProxy = new URL(direct);
   throughProxy.port = String(proxy.port);
   const port = await freePort();
@@ -66,7 +67,6 @@ export async function openStage(ground: Ground, processes: number, dice: Dice, e
       },
     }),
   );
-  stack.use(proxy);
   const serving = { ...env, MERCATO_PORT: String(port), DATABASE_SERVER_URL: throughProxy.href };
   let server = await market.start(serving);
   let ending: Promise<number | null> | null = null;
@@ -134,9 +134,4 @@ export async function openStage(ground: Ground, processes: number, dice: Dice, e
     },
     [Symbol.asyncDispose]: () => parts.disposeAsync(),
   };
-}
-
-/** Of a global id, which is base64 of its type, a colon and the UUID. */
-function uuidOf(globalId: string): string {
-  return Buffer.from(globalId, 'base64url').toString().split(':')[1] ?? '';
 }
