@@ -35,7 +35,7 @@ export const DATABASE_FAULTS: readonly Fault[] = [
     round: underLoad(each(stopPostgres)),
   },
   weather('connections reset', { resetChance: 0.01 }),
-  weather('connections delayed', { delayMsMax: 30 }),
+  weather('connections delayed', { delayMsMax: 10 }),
   weather('bytes 1 to 7 at a time', { sliced: true }),
   {
     name: 'all connections cut',

@@ -1,7 +1,7 @@
 import type { Predicted } from '../support/client.ts';
 
-/** What came of one attempt. Unknown: no answer came, or the server itself does not know. */
-export type Outcome = { answered: Predicted } | { refused: string } | { unknown: string };
+/** What came of one attempt. Unknown: no answer came, or the server itself does not know. Unsent: nobody listened. */
+export type Outcome = { answered: Predicted } | { refused: string } | { unknown: string } | { unsent: true };
 
 /** A call as its caller knows it; every attempt has the same key. */
 export type Entry = {
@@ -39,7 +39,7 @@ export class Journal {
     entry.attempts++;
     if ('unknown' in outcome) entry.unknown++;
     else if ('refused' in outcome) entry.refused.push(outcome.refused);
-    else this.answered(entry, outcome.answered);
+    else if ('answered' in outcome) this.answered(entry, outcome.answered);
   }
 
   private answered(entry: Entry, { id, usage, outputs, replayed }: Predicted): void {

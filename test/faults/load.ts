@@ -17,7 +17,10 @@ export async function attempt(client: Client, secret: string, entry: Entry, jour
       if (typeof given !== 'string') return { answered: given };
       return given === 'OUTCOME_UNKNOWN' || given === 'NO_ANSWER' ? { unknown: given } : { refused: given };
     },
-    (error: unknown): Outcome => ({ unknown: error instanceof Error ? error.message : String(error) }),
+    (error: unknown): Outcome => {
+      if (error instanceof Error && 'code' in error && error.code === 'ECONNREFUSED') return { unsent: true };
+      return { unknown: error instanceof Error ? error.message : String(error) };
+    },
   );
   journal.note(entry, outcome);
   return outcome;
@@ -30,7 +33,7 @@ export function falseRefusals(journal: Journal): string[] {
 
 /** Whether a call may be sent again with its key. */
 export function mayRetry(outcome: Outcome): boolean {
-  return 'unknown' in outcome || ('refused' in outcome && RETRYABLE.has(outcome.refused));
+  return 'unknown' in outcome || 'unsent' in outcome || ('refused' in outcome && RETRYABLE.has(outcome.refused));
 }
 
 export type Callers = {
