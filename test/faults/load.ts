@@ -93,11 +93,16 @@ export function startCallers(given: {
   };
 }
 
-/** Retries with its key whatever is not answered, until it is, and sends a hundred of the others once more. Says what stays open. */
-export async function resolveAll(given: { url: string; secret: string; journal: Journal; dice: Dice }): Promise<string[]> {
-  const { url, secret, journal, dice } = given;
+/** Retries whatever `open` names, each with its key, until it is answered, and sends a hundred of the others once more. Says what stays open. */
+export async function resolveAll(given: {
+  url: string;
+  secret: string;
+  journal: Journal;
+  dice: Dice;
+  open?: readonly Entry[];
+}): Promise<string[]> {
+  const { url, secret, journal, dice, open = journal.unresolved() } = given;
   using client = new Client(url, 32);
-  const open = journal.unresolved();
   const again = Array.from({ length: Math.min(SENT_AGAIN, journal.acknowledged) }, () => dice.pick(journal.entries));
   const giveUpMs = performance.now() + RESOLVE_MS_MAX;
   await inParallel(open.length, 32, async (i) => {
@@ -113,5 +118,7 @@ export async function resolveAll(given: { url: string; secret: string; journal: 
     const entry = again[i];
     if (entry?.answer) await attempt(client, secret, entry, journal);
   });
-  return journal.unresolved().map(({ key, refused }) => `${key} was never answered (${refused.at(-1) ?? 'no answer'})`);
+  return open
+    .filter(({ answer }) => answer === null)
+    .map(({ key, refused }) => `${key} was never answered (${refused.at(-1) ?? 'no answer'})`);
 }

@@ -99,13 +99,14 @@ export const PROCESS_FAULTS: readonly Fault[] = [
   ),
 ];
 
-async function killAt(point: Point, { stage }: Running): Promise<undefined> {
+async function killAt(point: Point, { stage }: Running): Promise<string[]> {
+  let killed: number | undefined;
   await stage.proxy.atPoint(point, (port) => {
-    const servers = stage.servers();
-    const pid = ownerOfPort(port, servers);
-    if (pid !== undefined) stage.kill(pid);
+    killed = ownerOfPort(port, stage.servers());
+    if (killed !== undefined) stage.kill(killed);
   });
   await stage.recovered();
+  return killed === undefined ? ['nobody was killed: whose connection it was could not be found'] : [];
 }
 
 /** Each answer that was billed must have reached its caller: a retry that finds it stored says that it did not. */

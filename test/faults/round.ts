@@ -44,6 +44,7 @@ export function underLoad(inject: (running: Running, runs: number) => Promise<st
     try {
       wrong.push(...(await inject({ stage, dice, journal, callers, note: (text) => notes.push(text) }, runs)));
       stage.proxy.setWeather({});
+      wrong.push(...stage.deaths());
       await stage.recovered();
     } finally {
       await callers.stop();

@@ -1,7 +1,7 @@
 import { setTimeout as sleep } from 'node:timers/promises';
 import type { Dice } from '../fuzz/random.ts';
 import { Client } from '../support/client.ts';
-import { consumer, offerDigits } from '../support/people.ts';
+import { consumer, createKey, offerDigits } from '../support/people.ts';
 import { type Market, openMarket, type Server } from '../support/server.ts';
 import { type Cluster, freePort } from './cluster.ts';
 import { uuidOf } from './journal.ts';
@@ -34,6 +34,8 @@ export type Stage = AsyncDisposable & {
   readonly server: Server;
   /** The processes that answer calls. */
   servers(): number[];
+  /** Server processes that ended without being told to, in words. */
+  deaths(): string[];
   /** SIGKILL, now. */
   kill(pid: number): void;
   /** Resolves when there are as many server processes as at first: starts the first one again where it was killed. */
@@ -43,6 +45,8 @@ export type Stage = AsyncDisposable & {
   start(): Promise<void>;
   /** A new consumer with credit; `capped`: with a quota of `QUOTA` units. Each unit costs `PRICE_NANOS`. */
   payer(plan: 'metered' | 'capped'): Promise<Payer>;
+  /** A further key of the payer's tenant. */
+  anotherKey(payer: Payer): Promise<{ secret: string }>;
 };
 
 const RECOVER_MS_MAX = 60_000;
@@ -80,6 +84,7 @@ export async function openStage(ground: Ground, processes: number, dice: Dice, e
   );
   let payers = 0;
   const killed = new Set<number>();
+  const known = new Set(serversOf(server.pid));
 
   async function withClient<T>(work: (client: Client) => Promise<T>): Promise<T> {
     using client = new Client(url, 1);
@@ -89,7 +94,9 @@ export async function openStage(ground: Ground, processes: number, dice: Dice, e
   async function start(): Promise<void> {
     await ending;
     ending = null;
+    known.clear();
     server = await market.start(serving);
+    for (const pid of serversOf(server.pid)) known.add(pid);
   }
 
   async function recovered(): Promise<void> {
@@ -100,6 +107,14 @@ export async function openStage(ground: Ground, processes: number, dice: Dice, e
       if (performance.now() > giveUpMs) throw new Error('a server process that was killed was not replaced within a minute');
       await sleep(50);
     }
+    for (const pid of alive()) known.add(pid);
+  }
+
+  function deaths(): string[] {
+    const alive = new Set(serversOf(server.pid));
+    const dead = [...known].filter((pid) => !alive.has(pid) && !killed.has(pid));
+    for (const pid of dead) known.delete(pid);
+    return ending ? [] : dead.map((pid) => `the server process ${pid} ended by itself`);
   }
 
   const parts = stack.move();
@@ -114,6 +129,7 @@ export async function openStage(ground: Ground, processes: number, dice: Dice, e
       return server;
     },
     servers: () => serversOf(server.pid),
+    deaths,
     kill(pid) {
       if (pid === server.pid) ending ??= server.kill('SIGKILL');
       else {
@@ -132,6 +148,7 @@ export async function openStage(ground: Ground, processes: number, dice: Dice, e
       const made = await withClient((client) => consumer(client, demo, name, plans.get(plan) ?? '', CREDIT_NANOS));
       return { secret: made.key.secret, keyId: made.key.id, token: made.token, tenantId: uuidOf(made.tenantId) };
     },
+    anotherKey: ({ token }) => withClient((client) => createKey(client, token)),
     [Symbol.asyncDispose]: () => parts.disposeAsync(),
   };
 }
