@@ -5,6 +5,7 @@
  */
 import { availableParallelism } from 'node:os';
 import { parseArgs } from 'node:util';
+import { children } from '../support/leftovers.ts';
 import { CALL_FAULTS } from './call-faults.ts';
 import { findBinaries, openCluster } from './cluster.ts';
 import { DATABASE_FAULTS } from './database-faults.ts';
@@ -37,6 +38,9 @@ if (binaries === null) {
   process.exit(2);
 }
 for (const signal of ['SIGINT', 'SIGTERM'] as const) process.once(signal, () => process.exit(130));
+process.once('exit', () => {
+  for (const child of children) child.kill('SIGKILL');
+});
 
 const results: Result[] = [];
 {
