@@ -1,7 +1,8 @@
 /**
- * `npm run faults -- [--only NAME] [--runs N] [--seed N] [--full] [--processes 1,4] [--log LEVEL]`: a real server on a durable Postgres of its own, with a
- * proxy between, is killed, stopped, cut off and cheated while calls run; then every call without an answer is sent again, and the books are
- * counted beside the callers'. `--full`: as often as the goals say. Exits 1 where a figure is not zero, 2 where there is no Postgres to run.
+ * `npm run faults -- [--only NAME] [--runs N] [--seed N] [--full] [--processes 1,4] [--log LEVEL]`: a real server on a durable Postgres of
+ * its own, with a proxy between, is killed, stopped, cut off and cheated while calls run; then every call without an answer is sent again,
+ * and the books are counted beside the callers'. `--full`: as often as the goals say. Exits 1 where a figure is not zero, 2 where there is
+ * no Postgres to run.
  */
 import { availableParallelism } from 'node:os';
 import { parseArgs } from 'node:util';

@@ -93,7 +93,7 @@ export function startCallers(given: {
   };
 }
 
-/** Retries whatever `open` names, each with its key, until it is answered, and sends a hundred of the others once more. Says what stays open. */
+/** Retries what is `open`, each with its key, until it is answered, and sends a hundred of the others once more. Says what stays open. */
 export async function resolveAll(given: {
   url: string;
   secret: string;

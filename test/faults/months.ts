@@ -7,7 +7,7 @@ import type { Stage } from './stage.ts';
 const BEFORE_START_S = 120;
 const BEFORE_END_S = 1;
 
-/** Starts the server shortly before a month's end by the database's clock, and lets the month turn while calls run: both months are billed. */
+/** Starts the server before a month's end by the database's clock, and lets the month turn while calls run: both months are billed. */
 export async function monthEnd(stage: Stage, runs: number, dice: Dice): Promise<Round> {
   await stage.end('SIGTERM');
   await setMonthEnd(stage, BEFORE_START_S);

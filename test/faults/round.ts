@@ -30,8 +30,8 @@ export const WIDTH = 24;
 export const CALLS_AROUND = 150;
 
 /**
- * Calls without a pause while `inject` does the fault `runs` times; then what is not answered is sent until it is. Wrong is what `inject` says,
- * a refusal that is final, and a call that is never answered.
+ * Calls without a pause while `inject` does the fault `runs` times; then what is not answered is sent until it is. Wrong is what `inject`
+ * says, a server process that ends by itself, a refusal that is final, and a call that is never answered.
  */
 export function underLoad(inject: (running: Running, runs: number) => Promise<string[]>, hangUp = 0): Fault['round'] {
   return async (stage, runs, dice) => {
