@@ -1,3 +1,4 @@
+import { AsyncLocalStorage } from 'node:async_hooks';
 import cluster from 'node:cluster';
 import { type App, createApp } from './app.ts';
 import { DataDirectoryLocked } from './base/database-embedded.ts';
@@ -108,11 +109,13 @@ if (cluster.isPrimary && config.processes > 1) process.exit(await runProcesses(c
 const app = await start();
 
 for (const signal of ['SIGTERM', 'SIGINT'] as const) process.on(signal, onSignal);
+// What failed may have failed inside a transaction, where ending the parts would count as a part of it.
+const outside = AsyncLocalStorage.snapshot();
 for (const event of ['unhandledRejection', 'uncaughtException'] as const) {
   process.on(event, (error: unknown) => {
     log.fatal({ err: error }, event);
     process.exitCode = 1;
-    void stop();
+    void outside(stop);
   });
 }
 if (cluster.isPrimary) process.stdout.write(await banner(app));

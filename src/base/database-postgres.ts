@@ -51,6 +51,8 @@ function client(connectionString: string, role: string, max: number, log: Log): 
     query_timeout: STATEMENT_MS_MAX + 5_000,
   });
   pool.on('error', (error) => log.warn({ error: error.message, role }, 'an idle database connection was lost'));
+  // Whoever waits for a statement hears of the loss there; nobody listening on a connection in use, it would end the process.
+  pool.on('connect', (connection) => connection.on('error', () => undefined));
   const statementName = createStatementNames();
   const prisma = new PrismaClient({ adapter: new PrismaPg(pool, { statementNameGenerator: statementName }) });
   return {

@@ -15,7 +15,8 @@ export class Client implements Disposable {
     this.agent = new Agent({ keepAlive: true, maxSockets: connections });
   }
 
-  send(query: string, variables: object, token: string | null): Promise<GraphQLAnswer> {
+  /** Where `signal` aborts, the client hangs up. */
+  send(query: string, variables: object, token: string | null, signal?: AbortSignal): Promise<GraphQLAnswer> {
     const body = JSON.stringify({ query, variables });
     return new Promise((resolve, reject) => {
       const headers = {
@@ -23,7 +24,7 @@ export class Client implements Disposable {
         'content-length': Buffer.byteLength(body),
         ...(token === null ? {} : { authorization: `Bearer ${token}` }),
       };
-      const sent = request(`${this.url}/graphql`, { method: 'POST', agent: this.agent, headers }, (response) => {
+      const sent = request(`${this.url}/graphql`, { method: 'POST', agent: this.agent, headers, ...(signal && { signal }) }, (response) => {
         const parts: Buffer[] = [];
         response.on('data', (part: Buffer) => parts.push(part));
         response.on('error', reject);
@@ -65,9 +66,10 @@ export type Predicted = {
 const BLANK = Buffer.alloc(784).toString('base64');
 
 /** One blank image for `mercato/digits`, or the code of the refusal. */
-export async function predictDigit(client: Client, token: string, input: object = {}): Promise<Predicted | string> {
+export async function predictDigit(client: Client, token: string, input: object = {}, signal?: AbortSignal): Promise<Predicted | string> {
   const tensors = [{ name: 'image', datatype: 'UINT8', shape: [1, 28, 28], data: BLANK }];
-  const answer = await client.send(PREDICT, { input: { model: 'mercato/digits', inputs: tensors, outputs: ['label'], ...input } }, token);
+  const variables = { input: { model: 'mercato/digits', inputs: tensors, outputs: ['label'], ...input } };
+  const answer = await client.send(PREDICT, variables, token, signal);
   const data = answer.data as { predict: { prediction: Predicted } } | null;
   return data?.predict.prediction ?? answer.errors?.[0]?.extensions.code ?? 'NO_ANSWER';
 }

@@ -1,6 +1,6 @@
 import { type ChildProcess, spawn } from 'node:child_process';
 import { once } from 'node:events';
-import { mkdtemp, readFile, rm } from 'node:fs/promises';
+import { cp, mkdtemp, readFile, rm } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { createTestDatabase } from './database.ts';
@@ -21,9 +21,19 @@ export type Market = AsyncDisposable & {
 
 export type Server = { url: string; pid: number; kill(signal: NodeJS.Signals): Promise<number | null> };
 
-export async function openMarket(): Promise<Market> {
-  const database = await createTestDatabase();
+export type MarketOptions = {
+  /** Instead of the suite's; null: embedded. */
+  database?: { url: string | null; drop(): Promise<void> };
+  /** For every process that the market starts. */
+  env?: Record<string, string>;
+  /** A data directory that this market's begins as a copy of. */
+  copyOf?: string;
+};
+
+export async function openMarket(options: MarketOptions = {}): Promise<Market> {
+  const database = options.database ?? (await createTestDatabase());
   const dataDir = await mkdtemp(join(tmpdir(), 'mercato-'));
+  if (options.copyOf !== undefined) await cp(options.copyOf, dataDir, { recursive: true });
   const children = new Set<ChildProcess>();
   const env = {
     PATH: process.env.PATH ?? '',
@@ -33,6 +43,7 @@ export async function openMarket(): Promise<Market> {
     MERCATO_PROCESSES: '1',
     MERCATO_LOG_LEVEL: 'error',
     ...(database.url === null ? {} : { DATABASE_URL: database.url }),
+    ...options.env,
   };
   const run = (file: string, more: Record<string, string> = {}) => {
     const child = spawn(process.execPath, ['--disable-warning=ExperimentalWarning', file], {

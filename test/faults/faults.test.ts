@@ -1,0 +1,32 @@
+import { expect, test } from 'vitest';
+import { createTestDatabase } from '../support/database.ts';
+import { CALL_FAULTS } from './call-faults.ts';
+import { DATABASE_FAULTS } from './database-faults.ts';
+import { PROCESS_FAULTS } from './process-faults.ts';
+import { runFault } from './run.ts';
+import type { Ground } from './stage.ts';
+
+/** The suite's Postgres, whose one login also serves. */
+const GROUND: Ground = {
+  cluster: null,
+  logLevel: 'fatal',
+  async createDatabase() {
+    const { url, drop } = await createTestDatabase();
+    if (url === null) throw new Error('the embedded database has no way that a proxy could stand in');
+    return { url, serverUrl: url, drop };
+  },
+};
+const FAULTS = [...PROCESS_FAULTS, ...DATABASE_FAULTS, ...CALL_FAULTS];
+const QUICK = ['kill -9 after the commit', 'all connections cut', 'answer of COMMIT lost', 'duplicates'];
+
+test.skipIf(process.env.MERCATO_TEST_DATABASE_URL === undefined).each(QUICK)(
+  '%s: every call is billed exactly once, and the books hold',
+  { timeout: 120_000 },
+  async (name) => {
+    const fault = FAULTS.find((one) => one.name === name);
+    if (!fault) throw new Error(`there is no fault ${name}`);
+    const result = await runFault(fault, { ground: GROUND, processes: 1, seed: 1, runs: 1 });
+    expect(result).toMatchObject({ wrong: [], lost: 0, doubled: 0, stuck: 0, nanosOff: 0n, audit: 0 });
+    expect(result.acknowledged).toBeGreaterThan(100);
+  },
+);

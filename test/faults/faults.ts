@@ -1,0 +1,63 @@
+/**
+ * `npm run faults -- [--only NAME] [--runs N] [--seed N] [--full] [--processes 1,4] [--log LEVEL]`: a real server on a durable Postgres of
+ * its own, with a proxy between, is killed, stopped, cut off and cheated while calls run; then every call without an answer is sent again,
+ * and the books are counted beside the callers'. `--full`: as often as the goals say. Exits 1 where a figure is not zero, 2 where there is
+ * no Postgres to run.
+ */
+import { availableParallelism } from 'node:os';
+import { parseArgs } from 'node:util';
+import { children } from '../support/leftovers.ts';
+import { CALL_FAULTS } from './call-faults.ts';
+import { findBinaries, openCluster } from './cluster.ts';
+import { DATABASE_FAULTS } from './database-faults.ts';
+import { PROCESS_FAULTS } from './process-faults.ts';
+import { REVOCATION } from './revocation.ts';
+import { isClean, type Result, runFault, tableOf } from './run.ts';
+
+const FAULTS = [...PROCESS_FAULTS, ...DATABASE_FAULTS, ...CALL_FAULTS, REVOCATION];
+const { values } = parseArgs({
+  options: {
+    only: { type: 'string' },
+    runs: { type: 'string' },
+    seed: { type: 'string', default: String(Date.now() % 1_000_000) },
+    processes: { type: 'string', default: '1,4' },
+    full: { type: 'boolean', default: false },
+    log: { type: 'string', default: 'silent' },
+  },
+});
+const wanted = FAULTS.filter(({ name }) => name.toLowerCase().includes((values.only ?? '').toLowerCase()));
+const seed = Number(values.seed);
+const runs = values.runs === undefined ? null : Number(values.runs);
+if (wanted.length === 0 || !Number.isInteger(seed) || (runs !== null && !(runs >= 1))) {
+  console.error('usage: npm run faults -- [--only NAME] [--runs N] [--seed N] [--full] [--processes 1,4] [--log LEVEL]');
+  console.error(`faults: ${FAULTS.map(({ name }) => name).join('; ')}`);
+  process.exit(2);
+}
+const binaries = findBinaries();
+if (binaries === null) {
+  console.error('There is no Postgres to run: neither /usr/lib/postgresql nor PATH has initdb and pg_ctl.');
+  process.exit(2);
+}
+for (const signal of ['SIGINT', 'SIGTERM'] as const) process.once(signal, () => process.exit(130));
+process.once('exit', () => {
+  for (const child of children) child.kill('SIGKILL');
+});
+
+const results: Result[] = [];
+{
+  await using cluster = await openCluster(binaries);
+  console.log(`${cluster.described}, ${availableParallelism()} cores, Node ${process.version}, seed ${seed}`);
+  const ground = { cluster, createDatabase: cluster.createDatabase, logLevel: values.log };
+  for (const fault of wanted) {
+    for (const processes of fault.processes.filter((count) => values.processes.split(',').includes(String(count)))) {
+      const result = await runFault(fault, { ground, processes, seed, runs: runs ?? (values.full ? fault.fullRuns : fault.runs) });
+      results.push(result);
+      console.error(`${result.name}, ${processes}: ${isClean(result) ? 'clean' : 'NOT CLEAN'}, ${result.seconds.toFixed(1)} s`);
+      for (const text of [...result.notes, ...result.wrong].slice(0, 10)) console.error(`  ${text}`);
+    }
+  }
+}
+console.log(tableOf(results));
+for (const { name, processes, notes } of results) for (const note of notes) console.log(`${name}, ${processes}: ${note}`);
+console.log(`${results.reduce((sum, { seconds }) => sum + seconds, 0).toFixed(0)} s`);
+process.exitCode = results.every(isClean) ? 0 : 1;

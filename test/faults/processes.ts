@@ -1,0 +1,48 @@
+import { readdirSync, readFileSync, readlinkSync } from 'node:fs';
+
+/** The processes that answer calls: the children of a parent that are server processes, or itself where it has none. */
+export function serversOf(parent: number): number[] {
+  const children = readdirSync('/proc')
+    .map(Number)
+    .filter((pid) => {
+      const stat = read(`/proc/${pid}/stat`).split(') ')[1]?.split(' ') ?? [];
+      return pid > 0 && Number(stat[1]) === parent && stat[0] !== 'Z' && read(`/proc/${pid}/cmdline`).includes('main.ts');
+    });
+  return children.length > 0 ? children : [parent];
+}
+
+/** Which of the processes has the TCP connection that comes from this loopback port; undefined: none. */
+export function ownerOfPort(port: number, processes: readonly number[]): number | undefined {
+  const local = `0100007F:${port.toString(16).toUpperCase().padStart(4, '0')}`;
+  const line = read('/proc/net/tcp')
+    .split('\n')
+    .map((text) => text.trim().split(/\s+/))
+    .find(([, address]) => address === local);
+  const socket = `socket:[${line?.[9]}]`;
+  return processes.find((pid) => descriptorsOf(pid).includes(socket));
+}
+
+function descriptorsOf(pid: number): string[] {
+  try {
+    return readdirSync(`/proc/${pid}/fd`).map((fd) => readlinkOf(`/proc/${pid}/fd/${fd}`));
+  } catch {
+    return [];
+  }
+}
+
+function readlinkOf(path: string): string {
+  try {
+    return readlinkSync(path);
+  } catch {
+    return '';
+  }
+}
+
+/** Empty where it ended while it was looked at. */
+function read(path: string): string {
+  try {
+    return readFileSync(path, 'utf8');
+  } catch {
+    return '';
+  }
+}

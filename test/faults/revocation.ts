@@ -1,0 +1,82 @@
+import { setTimeout as sleep, setImmediate as turn } from 'node:timers/promises';
+import type { Dice } from '../fuzz/random.ts';
+import { Client } from '../support/client.ts';
+import type { Server } from '../support/server.ts';
+import { Journal, type Outcome } from './journal.ts';
+import { attempt, falseRefusals, mayRetry, resolveAll } from './load.ts';
+import { type Fault, type Round, WIDTH } from './round.ts';
+import type { Stage } from './stage.ts';
+
+const CALLS_BEFORE = 200;
+const RETRIES_MAX = 100;
+const REVOKE = 'mutation ($id: ID!) { revokeApiKey(input: { id: $id }) { apiKey { revokedAt } } }';
+
+/** A key revoked under load while one process is stopped: of several, or one of two servers. */
+export const REVOCATION: Fault = {
+  name: 'key revoked, a process stopped',
+  processes: [1, 4],
+  runs: 1,
+  fullRuns: 100,
+  perRound: 1,
+  round: revocation,
+};
+
+async function revocation(stage: Stage, _runs: number, dice: Dice): Promise<Round> {
+  const payer = await stage.payer('metered');
+  const spare = await stage.anotherKey(payer);
+  const journal = new Journal(`revoked-${dice.below(2 ** 31)}`);
+  const wrong: string[] = [];
+  const second: Server | null = stage.processes > 1 ? null : await stage.market.start({ MERCATO_PROCESSES: '1' });
+  const urls = second ? [stage.url, second.url] : [stage.url];
+  const victim = second?.pid ?? dice.pick(stage.servers());
+  let isRevoked = false;
+
+  async function call(client: Client): Promise<Outcome> {
+    const entry = journal.issue();
+    const outcome = await attempt(client, payer.secret, entry, journal);
+    if ('answered' in outcome && isRevoked) wrong.push(`${entry.key} was answered after the revocation had returned`);
+    return outcome;
+  }
+
+  const clients = urls.map((url) => new Client(url, WIDTH));
+  const askers = Array.from({ length: stage.processes * 2 }, () => new Client(stage.url, 1));
+  try {
+    const load = clients.flatMap((client) =>
+      Array.from({ length: WIDTH }, async () => {
+        while (!isRevoked) await call(client);
+      }),
+    );
+    await Promise.all(askers.map((asker) => asker.ask('{ __typename }', {}, null)));
+    while (journal.acknowledged < CALLS_BEFORE) await sleep(10);
+    process.kill(victim, 'SIGSTOP');
+    try {
+      // Which process a connection leads to is not said: one that answers does not lead to the stopped one.
+      const asker = await Promise.any(askers.map((one) => one.ask('{ __typename }', {}, null).then(() => one)));
+      await asker.ask(REVOKE, { id: payer.keyId }, payer.token);
+      // What was let out before is read before it counts.
+      await turn();
+      await turn();
+      isRevoked = true;
+    } finally {
+      process.kill(victim, 'SIGCONT');
+    }
+    await Promise.all(load);
+    for (const client of clients) {
+      let outcome = await call(client);
+      for (let again = 0; again < RETRIES_MAX && mayRetry(outcome); again++) {
+        await sleep(50);
+        outcome = await call(client);
+      }
+      if (!('refused' in outcome) || outcome.refused !== 'UNAUTHENTICATED') wrong.push(`a revoked key got ${JSON.stringify(outcome)}`);
+    }
+    // What the stopped process kept back may be billed: another key of the tenant gets it.
+    const open = journal.unresolved().filter(({ unknown }) => unknown > 0);
+    wrong.push(...(await resolveAll({ url: stage.url, secret: spare.secret, journal, dice, open })));
+    wrong.push(...falseRefusals(journal).filter((text) => !text.startsWith('UNAUTHENTICATED')));
+  } finally {
+    isRevoked = true;
+    for (const client of [...clients, ...askers]) client[Symbol.dispose]();
+    await second?.kill('SIGTERM');
+  }
+  return { payer, journal, wrong, notes: [] };
+}
