@@ -43,7 +43,7 @@ function client(connectionString: string, role: string, max: number, log: Log): 
   const pool = new pg.Pool({
     connectionString,
     max,
-    options: `-c role=${role} -c statement_timeout=${STATEMENT_MS_MAX}`,
+    options: `-c role=${role} -c statement_timeout=${STATEMENT_MS_MAX} -c idle_in_transaction_session_timeout=${IDLE_MS_MAX}`,
     application_name: `mercato ${role}`,
     keepAlive: true,
     connectionTimeoutMillis: CONNECT_MS_MAX,
@@ -80,6 +80,8 @@ function client(connectionString: string, role: string, max: number, log: Log): 
 
 const CONNECT_MS_MAX = 10_000;
 const STATEMENT_MS_MAX = 30_000;
+/** A process that stands still inside a transaction holds its locks no longer: others wait for them, a revocation among them. */
+const IDLE_MS_MAX = 5_000;
 
 /** More statements than the code has would mean that some text is made up per call; those are not prepared. */
 const STATEMENTS_MAX = 1000;
