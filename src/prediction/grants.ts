@@ -1,6 +1,5 @@
 import { asSystem, type Database, type Tx } from '../base/database.ts';
 import type { ErrorData } from '../base/errors.ts';
-import { newId } from '../base/ids.ts';
 import { LIMITS } from '../base/limits.ts';
 import { type Billing, type ChargeAccounts, holdOf } from '../billing/billing.ts';
 import type { PlanTerms } from '../catalog/catalog.ts';
@@ -63,7 +62,7 @@ export function createGrants({ db, billing, processId }: { db: Database; billing
   const knownTerms = new Map<string, PlanTerms>();
 
   /** As `LeaseStore.grant`. */
-  async function attempt(key: GrantKey, { need, want, requests }: Wish, recall = false): Promise<Granted | Short> {
+  async function attempt(leaseId: string, key: GrantKey, { need, want, requests }: Wish, recall = false): Promise<Granted | Short> {
     if (key.terms) knownTerms.set(key.terms.planVersionId, key.terms);
     return asSystem(db, async (tx) => {
       const startedAt = performance.now();
@@ -75,7 +74,7 @@ export function createGrants({ db, billing, processId }: { db: Database; billing
         return { ...short, foreign };
       }
       const limits = await lockLimits(tx, key);
-      const granted = await grant(tx, key, counter, limits, { need, want, requests });
+      const granted = await grant(tx, leaseId, key, counter, limits, { need, want, requests });
       if ('short' in granted) {
         // What a limit or the wallet lacks may lie unused with any listing.
         if (granted.short !== 'RATE' && granted.foreign && recall) await recallLeases(tx, { ...counter, listingId: null });
@@ -88,6 +87,7 @@ export function createGrants({ db, billing, processId }: { db: Database; billing
 
   async function grant(
     tx: Tx,
+    leaseId: string,
     key: GrantKey,
     counter: CounterState & { windowEndsAt: Date; windowMs: number },
     limits: readonly LockedLimit[],
@@ -115,7 +115,6 @@ export function createGrants({ db, billing, processId }: { db: Database; billing
     }
     const slots = Math.min(...rooms.map((room) => room.slots), Number.POSITIVE_INFINITY);
     const calls = Number.isFinite(slots) ? Math.min(slots, quarter(slots, Math.max(1, given.requests))) : slots;
-    const leaseId = newId();
     const quotaUnits = terms?.quotaUnits ?? null;
     const counterIds = limits.map(({ counterId }) => counterId);
     const taking = { units: BigInt(units), nanos: BigInt(units) * priceNanos, slots: Number.isFinite(calls) ? BigInt(calls) : 0n };

@@ -120,8 +120,8 @@ export function createLeaseMemory(time: Time, onOwed: () => void) {
   }
 
   /** A return with a number of its own, by which it can be made again where its outcome is not known. */
-  function returnOf({ leaseId }: Pick<Block, 'leaseId'>, units: number, slots: bigint): ReturnedUnits {
-    return { leaseId, number: ++returns, units: BigInt(units), slots };
+  function returnOf({ leaseId }: Pick<Block, 'leaseId'>, units: number | null, slots: bigint | null): ReturnedUnits {
+    return { leaseId, number: ++returns, units: units === null ? null : BigInt(units), slots };
   }
 
   /** A granted lease serves those who wait, in their order, as far as it goes. */
@@ -161,7 +161,7 @@ export function createLeaseMemory(time: Time, onOwed: () => void) {
       if (Number.isFinite(block.requestsLeft)) entry.owedRequests += block.requestsLeft;
       Object.assign(block, { open: false, free: 0, slotsFree: Number.isFinite(block.slotsFree) ? 0 : block.slotsFree, requestsLeft: 0 });
     }
-    return returned.filter(({ units, slots }) => units > 0n || slots > 0n);
+    return returned.filter(({ units, slots }) => units !== 0n || slots !== 0n);
   }
 
   /** What this process knows of a consumer's listing, or of all of its listings: one entry for each plan version. */

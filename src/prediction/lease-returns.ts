@@ -1,6 +1,7 @@
+import { newId } from '../base/ids.ts';
 import type { Log } from '../base/log.ts';
 import type { LeaseScope, ReturnedUnits } from '../usage/usage.ts';
-import { rateOf } from './grants.ts';
+import { type Granted, type GrantKey, rateOf, type Short, type Wish } from './grants.ts';
 import type { Block, Entry, LeaseMemory } from './lease-memory.ts';
 import type { LeaseStore, Time } from './lease-store.ts';
 
@@ -9,34 +10,52 @@ export function createLeaseReturns(options: { store: LeaseStore; time: Time; mem
   const { store, time, memory, log } = options;
   let running: Promise<void> = Promise.resolve();
 
-  const underWay = new Set<Promise<void>>();
+  const underWay = new Set<Promise<unknown>>();
   let ended = 0;
 
   async function putBack(returned: readonly ReturnedUnits[], drain: boolean): Promise<void> {
     if (returned.length === 0) return;
-    const put = store.putBack(returned, drain);
-    underWay.add(put);
     try {
-      await put;
+      await moving(store.putBack(returned, drain), () => true);
     } catch (error) {
       memory.owe(returned);
       throw error;
-    } finally {
-      underWay.delete(put);
-      ended++;
     }
   }
 
-  /** Starts to watch what is on its way back: `passed` resolves when all of it is, and to whether anything was since. */
-  function watch(): { passed(): Promise<boolean> } {
-    const before = ended;
-    return {
-      async passed() {
-        const waited = underWay.size > 0;
-        await Promise.allSettled(underWay);
-        return waited || ended > before;
+  /** A grant; one whose outcome is not known is returned whole. */
+  async function grant(key: GrantKey, wish: Wish, recall = false): Promise<Granted | Short> {
+    const leaseId = newId();
+    try {
+      return await moving(store.grant(leaseId, key, wish, recall), (outcome) => !('short' in outcome));
+    } catch (error) {
+      memory.owe([memory.returnOf({ leaseId }, null, null)]);
+      throw error;
+    }
+  }
+
+  /** A transaction that moves units between the database and this process, where it `did`. */
+  async function moving<T>(transaction: Promise<T>, did: (result: T) => boolean): Promise<T> {
+    const counted = transaction.then(
+      (result) => {
+        if (did(result)) ended++;
       },
-    };
+      () => {
+        ended++;
+      },
+    );
+    underWay.add(counted);
+    try {
+      return await transaction;
+    } finally {
+      underWay.delete(counted);
+    }
+  }
+
+  /** Watches units on the move: `settled` waits for those that are; `moved`: some have since, or do now. */
+  function watch(): { settled(): Promise<unknown>; moved(): boolean } {
+    const before = ended;
+    return { settled: () => Promise.all(underWay), moved: () => ended > before || underWay.size > 0 };
   }
 
   /** One after the other, so that no two maintain the same lease. */
@@ -77,18 +96,21 @@ export function createLeaseReturns(options: { store: LeaseStore; time: Time; mem
     await store.sweep();
   }
 
-  /** Another process needs what lies unused here; what stays is marked as in flight. */
+  /**
+   * Another process needs what lies unused here; what stays is marked as in flight. Not while units of the same leases are on their way back: marked, those
+   * would count as in flight too.
+   */
   async function answerRecall({ consumerTenantId, listingId }: LeaseScope): Promise<void> {
     const concerned = memory.entriesOf(consumerTenantId, listingId);
-    const unused = new Map(concerned.flatMap((entry) => memory.close(entry)).map((part) => [part.leaseId, part]));
-    const draining = concerned.flatMap((entry) =>
-      entry.blocks.map(({ leaseId }) => unused.get(leaseId) ?? memory.returnOf({ leaseId }, 0, 0n)),
-    );
-    await putBack([...memory.takeOwed(), ...draining], true);
+    const leases = concerned.flatMap((entry) => entry.blocks);
+    memory.owe(concerned.flatMap((entry) => memory.close(entry)));
+    while (underWay.size > 0) await Promise.all(underWay);
+    await putBack([...memory.takeOwed(), ...leases.map((block) => memory.returnOf(block, 0, 0n))], true);
   }
 
   return {
     putBack,
+    grant,
     watch,
     putBackOwed,
     putBackRequests,

@@ -25,10 +25,10 @@ export const systemTime: Time = {
 /** Where leases are kept, which all processes share. Each function is one transaction: done as a whole, or rejected and not done, or not known. */
 export type LeaseStore = {
   /**
-   * Grants at least `need` and at most `want` units with at most `requests` requests. With `recall`, a shortage asks other processes for
+   * Grants, under an id of the caller's, at least `need` and at most `want` units with at most `requests` requests. With `recall`, a shortage asks other processes for
    * what they do not use. The nearer the end of a quota or limit, the smaller the grant: a quarter of the rest.
    */
-  grant(key: GrantKey, wish: Wish, recall?: boolean): Promise<Granted | Short>;
+  grant(leaseId: string, key: GrantKey, wish: Wish, recall?: boolean): Promise<Granted | Short>;
   /** Returns units, and what was held for them; of a lease that was swept nothing. `drain`: what is left of the leases is in flight. */
   putBack(returned: readonly ReturnedUnits[], drain: boolean): Promise<void>;
   putBackRequests(key: GrantKey, rate: Rate, requests: number): Promise<void>;

@@ -119,7 +119,7 @@ export async function createLeases(options: LeaseOptions): Promise<Leases> {
     const requests = Math.max(1, entry.waiters.length);
     const { epoch } = entry;
     const watched = returns.watch();
-    let outcome = await store.grant(entry.key, { need, want: Math.max(need, wanted(entry, time.nowMs())), requests });
+    let outcome = await returns.grant(entry.key, { need, want: Math.max(need, wanted(entry, time.nowMs())), requests });
     // A refill ahead of need takes nothing from anyone.
     if ('short' in outcome && entry.waiters.length > 0) {
       outcome =
@@ -146,18 +146,22 @@ export async function createLeases(options: LeaseOptions): Promise<Leases> {
       const scope = memory.entriesOf(consumerTenantId, outcome.short === 'CREDIT' || outcome.short === 'LIMIT' ? null : listingId);
       // Where calls in flight are limited, blocks whose own are all in flight have nothing to give.
       const idle = outcome.short === 'LIMIT' && outcome.limit.measure === 'CONCURRENCY' ? holdsPlaces : undefined;
-      const unused = [...memory.takeOwed(), ...scope.flatMap((other) => memory.close(other, idle))];
+      memory.owe(scope.flatMap((other) => memory.close(other, idle)));
       const mayEnd = idle !== undefined && outcome.draining && round === 0;
       // What was on its way back while the grant was asked for, the grant may not have seen.
-      const passed = await watched.passed();
-      if (unused.length === 0 && !outcome.foreign && outcome.short !== 'BUSY' && !mayEnd && !passed) return outcome;
-      if (time.nowMs() > giveUpAt) return { short: 'BUSY', foreign: true, data: { retryAfterMs: LIMITS.leaseMs } };
-      if (round > 1 || mayEnd) await time.sleep(RECALL_POLL_MS);
+      await watched.settled();
+      if (time.nowMs() > giveUpAt) {
+        returns.putBackOwed();
+        return { short: 'BUSY', foreign: true, data: { retryAfterMs: LIMITS.leaseMs } };
+      }
+      const unused = memory.takeOwed();
+      if (unused.length === 0 && !outcome.foreign && outcome.short !== 'BUSY' && !mayEnd && !watched.moved()) return outcome;
       // In a transaction of its own: the grant's would lock its counter after these wallets, out of the system's order.
       await returns.putBack(unused, false);
+      if (round > 1 || mayEnd) await time.sleep(RECALL_POLL_MS);
       const wish = { need, want: need, requests: Math.max(1, entry.waiters.length) };
       watched = returns.watch();
-      outcome = await store.grant(entry.key, wish, outcome.foreign && round > 0);
+      outcome = await returns.grant(entry.key, wish, outcome.foreign && round > 0);
     }
     return outcome;
   }
@@ -170,7 +174,7 @@ export async function createLeases(options: LeaseOptions): Promise<Leases> {
     await returns.putBack(unused, false);
     await Promise.all([returning, returns.putBackRequests(entry)]);
     const want = Math.max(need, wanted(entry, time.nowMs()));
-    return store.grant(entry.key, { need, want, requests: Math.max(1, entry.waiters.length) });
+    return returns.grant(entry.key, { need, want, requests: Math.max(1, entry.waiters.length) });
   }
 
   await store.onRecall((scope) => {

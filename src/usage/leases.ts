@@ -30,23 +30,24 @@ export async function grantLease(tx: Tx, counter: CounterKey, grant: GrantReques
 }
 
 /**
- * What a lease does not need any more: units that nobody used, and calls in flight that it may have. `number` is the return's own within the lease:
- * whatever has been returned under it is not returned again.
+ * What a lease does not need any more: units that nobody used, and calls in flight that it may have; null: whatever it has. `number` is the return's own
+ * within the lease: what has been returned under it is not returned again.
  */
-export type ReturnedUnits = { leaseId: string; number: bigint; units: bigint; slots: bigint };
+export type ReturnedUnits = { leaseId: string; number: bigint; units: bigint | null; slots: bigint | null };
 
 /**
  * Puts unused units of leases back to their counters; what a sweep has taken, or was returned, already is skipped. With `drain`, what the leases still hold
  * is marked as in flight. Returns each counter before and after, for the caller to release what was held for the units.
  */
 export async function returnUnits(tx: Tx, returned: readonly ReturnedUnits[], drain = false): Promise<CounterChange[]> {
-  const leases = await tx.$queryRaw<(Held & { returns: bigint[] })[]>`
-    select id "leaseId", consumer_tenant_id "consumerTenantId", listing_id "listingId", period, cardinality(counters) > 0 limited, returns
+  const leases = await tx.$queryRaw<(Held & { returns: bigint[]; units: bigint; slots: bigint })[]>`
+    select id "leaseId", consumer_tenant_id "consumerTenantId", listing_id "listingId", period, cardinality(counters) > 0 limited, returns, units, slots
       from lease where id = any(${returned.map((r) => r.leaseId)}::uuid[]) order by id for update`;
   const known = new Map(leases.map((lease) => [lease.leaseId, lease]));
   const present = returned.flatMap((part) => {
     const lease = known.get(part.leaseId);
-    return lease && !lease.returns.includes(part.number) ? [{ ...lease, ...part }] : [];
+    if (!lease || lease.returns.includes(part.number)) return [];
+    return [{ ...lease, ...part, units: part.units ?? lease.units, slots: part.slots ?? lease.slots }];
   });
   await tx.$executeRaw`
     update lease l set units = l.units - r.units, slots = l.slots - r.slots, draining = l.draining or ${drain}, returns = l.returns || r.numbers

@@ -32,7 +32,7 @@ async function call(process: Process, right: Right, units: number): Promise<bigi
 /** Takes all units that a process could, and dies: nobody renews, returns or answers for this lease. */
 async function dieHolding(right: Right, units: number): Promise<void> {
   const dead = createGrants({ db: core.db, billing: core.billing, processId: newId() });
-  expect(await dead.attempt(right, { need: units, want: units, requests: 1 })).toMatchObject({ units });
+  expect(await dead.attempt(newId(), right, { need: units, want: units, requests: 1 })).toMatchObject({ units });
 }
 
 test('two processes answer exactly a quota of 100 between them', async () => {

@@ -54,7 +54,6 @@ export class Books {
   revenue = 0n;
   recall: (scope: LeaseScope) => void = () => {};
   private readonly world: World;
-  private ids = 0;
 
   constructor(world: World) {
     this.world = world;
@@ -77,7 +76,7 @@ export class Books {
     return wallet;
   }
 
-  grant(processId: string, key: GrantKey, wish: Wish, recall: boolean): Granted | Short {
+  grant(processId: string, leaseId: string, key: GrantKey, wish: Wish, recall: boolean): Granted | Short {
     const period = this.period();
     const counter = this.counterOf(key, period);
     const planVersionId = key.terms?.planVersionId ?? null;
@@ -110,7 +109,7 @@ export class Books {
     }
     const bounded = limits.filter(({ measure }) => measure === 'CONCURRENCY').map((limit) => Number(limit.amount - limit.leased));
     const slots = bounded.length === 0 ? Number.POSITIVE_INFINITY : 1 + this.world.below(Math.min(...bounded));
-    return this.lend(processId, key, period, units, slots, limits);
+    return this.lend(processId, leaseId, key, period, units, slots, limits);
   }
 
   private sizeOf(key: GrantKey, counter: Counter, rest: bigint | null, limits: readonly LockedLimit[], wish: Wish): number {
@@ -127,8 +126,15 @@ export class Books {
     return fits(units) ? units : fits(wish.need) ? wish.need : 0;
   }
 
-  private lend(processId: string, key: GrantKey, period: string, units: number, slots: number, limits: readonly LockedLimit[]): Granted {
-    const leaseId = `lease-${++this.ids}`;
+  private lend(
+    processId: string,
+    leaseId: string,
+    key: GrantKey,
+    period: string,
+    units: number,
+    slots: number,
+    limits: readonly LockedLimit[],
+  ): Granted {
     const counter = this.counterOf(key, period);
     const before = this.holdOf(key, counter);
     Object.assign(counter, {
@@ -201,9 +207,10 @@ export class Books {
   }
 
   putBack(returned: readonly ReturnedUnits[], drain: boolean): void {
-    for (const { leaseId, number, units, slots } of returned) {
+    for (const { leaseId, number, ...part } of returned) {
       const lease = this.leases.get(leaseId);
       if (!lease || lease.returns.has(number)) continue;
+      const [units, slots] = [part.units ?? lease.units, part.slots ?? lease.slots];
       lease.returns.add(number);
       if (drain) lease.draining = true;
       this.release(lease, units, slots);

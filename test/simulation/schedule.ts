@@ -17,11 +17,15 @@ export type Step = { afterMs: number } & (
   | { kind: 'pause'; process: number; ms: number }
   | { kind: 'faults'; percent: number }
   | { kind: 'limit'; measure: SimLimit['measure']; amount: number }
+  /** Ends with a line that says what came of it, to compare runs by. */
+  | { kind: 'end' }
 );
 export type Schedule = { seed: number; processes: number; steps: readonly Step[] };
 
 const MAINTAIN_MS = 500;
 const DEADLINE_MS = 5_000;
+const SOON_MS = 1_000;
+const LATE_MS = 8_000;
 const log = createLog('silent');
 
 /** Two tenants; the second has two listings under one wallet. */
@@ -39,7 +43,9 @@ const RIGHTS = [rightOf('one', 'quota', 0n, 0n, 25n), rightOf('two', 'priced', 3
 const CREDIT_NANOS = 150n;
 
 type Server = { process: SimProcess; leases: Leases; settlement: Settlement };
-type Call = { id: string; key: string | null; right: GrantKey; units: number; everFull: boolean };
+/** `true`: what a refusal would say was true at some moment since the call was sent. */
+type Truths = { QUOTA_EXCEEDED: boolean; RATE_LIMITED: boolean; INSUFFICIENT_CREDIT: boolean };
+type Call = { id: string; key: string | null; right: GrantKey; units: number; truths: Truths };
 /** A call that holds units, or whose end its process does not know. */
 type Open = { right: GrantKey; period: string; units: bigint; until: number };
 
@@ -51,7 +57,8 @@ export async function simulate({ seed, processes, steps }: Schedule): Promise<st
     await run.pass(run.world.below(step.afterMs + 1));
     await run.step(step);
   }
-  return run.finish();
+  const wrong = await run.finish();
+  return steps.at(-1)?.kind === 'end' ? [run.summary(), ...wrong] : wrong;
 }
 
 class Run {
@@ -66,6 +73,8 @@ class Run {
   private readonly open = new Set<Open>();
   private unresolved = 0;
   private faultPercent = 0;
+  /** Whether every transaction has been done, and heard of, within a second. */
+  private isQuiet = true;
   private calls = 0;
   private credit = new Map<string, bigint>();
 
@@ -106,7 +115,7 @@ class Run {
     const process = new SimProcess(`process-${this.servers.length}`, this.world);
     const { books } = this;
     const leaseStore: LeaseStore = {
-      grant: (key, wish, recall = false) => this.transaction(process, () => books.grant(process.id, key, wish, recall)),
+      grant: (leaseId, key, wish, recall = false) => this.transaction(process, () => books.grant(process.id, leaseId, key, wish, recall)),
       putBack: (returned, drain) => this.transaction(process, () => books.putBack(returned, drain)),
       putBackRequests: async () => {},
       renew: (ids) => this.transaction(process, () => books.renew(ids)),
@@ -173,6 +182,7 @@ class Run {
     if (step.kind === 'call' && server) this.issue(server, step);
     if (step.kind === 'pause' && server) server.process.pausedUntil = Math.max(server.process.pausedUntil, this.world.now + step.ms);
     if (step.kind === 'faults') this.faultPercent = step.percent;
+    if (step.kind === 'faults' || step.kind === 'pause' || step.kind === 'crash') this.isQuiet = false;
     if (step.kind === 'crash' && server?.process.alive && this.servers.filter(({ process }) => process.alive).length > 1)
       server.process.alive = false;
     if (step.kind === 'limit') await this.limit(step.measure, BigInt(step.amount));
@@ -190,12 +200,13 @@ class Run {
     const right = RIGHTS[step.right % RIGHTS.length];
     if (!right || !server.process.alive) return;
     const id = `call-${++this.calls}`;
-    const call: Call = { id, key: step.keyed ? id : null, right, units: step.units, everFull: false };
+    const call: Call = { id, key: step.keyed ? id : null, right, units: step.units, truths: nothingTrue() };
     this.send(server, call, step);
   }
 
   /** One try of a call; a keyed one whose end is not known is tried again, elsewhere perhaps. */
   private send(server: Server, call: Call, step: Step & { kind: 'call' }): void {
+    Object.assign(call, { truths: nothingTrue() });
     this.waiting.add(call);
     this.unresolved++;
     const { process } = server;
@@ -247,20 +258,18 @@ class Run {
     const admission = await leases.admit(right, units, DEADLINE_MS);
     const open: Open = { right, period: admission.period, units: BigInt(units), until: Number.POSITIVE_INFINITY };
     this.open.add(open);
-    const over = (): void => {
-      this.open.delete(open);
-    };
+    // What is not settled is in flight to the others until it is back in the database: soon, or, where answers were lost, when its lease is swept.
+    const over = (ms: number): void => this.world.at(this.world.now + ms, () => void this.open.delete(open));
     // What a process that ended held is free when it is swept; nobody hears of its end.
     const swept = (): void => {
       if (process.alive) this.world.at(this.world.now + 1_000, swept);
-      else this.world.at(this.world.now + LEASE_MS + 2 * MAINTAIN_MS, over);
+      else over(LEASE_MS + 2 * MAINTAIN_MS);
     };
     swept();
     await process.sleep(step.runMs);
     if (step.fails) {
       admission.giveBack();
-      // Until it is back in the database it is in flight to the others.
-      this.world.at(this.world.now + LEASE_MS + 2 * MAINTAIN_MS, over);
+      over(this.isQuiet ? SOON_MS : LATE_MS);
       throw new MercatoError('MODEL_FAILED');
     }
     const id = `${call.id}-${this.world.below(1e9)}`;
@@ -271,13 +280,16 @@ class Run {
       ...{ modelId: '', modelVersionId: '', subscriptionId: right.subscriptionId, planVersionId: null, apiKeyId: null, userId: null },
       ...{ units, rows: units, runs: 1, computeMicros: 0n, bytesIn: 0, bytesOut: 0 },
     };
+    let known = false;
     try {
       const settled = await settlement.settle({ admission, metered, keyed } satisfies Finished);
+      known = settled.stored === null;
       return settled.stored === null
         ? { id, amountNanos: settled.amountNanos }
         : { id: settled.stored.recordId, amountNanos: settled.stored.amountNanos };
     } finally {
-      this.world.at(this.world.now + LEASE_MS + 2 * MAINTAIN_MS, over);
+      if (known) this.open.delete(open);
+      else over(this.isQuiet ? SOON_MS : LATE_MS);
     }
   }
 
@@ -290,13 +302,12 @@ class Run {
     this.acknowledged.set(call.id, settled);
   }
 
-  /** A refusal must be true: nothing but its own kind, and of a quota only where used and in flight filled it while the call waited. */
+  /** A refusal must be true: of a quota, a limit or a wallet only where what is used and in flight filled it at some moment while the call waited. */
   private judge(call: Call, error: unknown): void {
     const code = error instanceof MercatoError ? error.code : String(error);
     const known = ['QUOTA_EXCEEDED', 'RATE_LIMITED', 'INSUFFICIENT_CREDIT', 'OVERLOADED', 'MODEL_FAILED', 'OUTCOME_UNKNOWN'];
     if (!known.includes(code)) this.wrong.push(`${call.id} failed: ${code}`);
-    if (code === 'QUOTA_EXCEEDED' && call.right.consumerTenantId === 'one' && !call.everFull)
-      this.wrong.push(`${call.id} was refused below its quota`);
+    if (code in call.truths && !call.truths[code as keyof Truths]) this.wrong.push(`${call.id} was refused, ${code}, which was not true`);
   }
 
   /** Runs after every transaction. */
@@ -304,13 +315,44 @@ class Run {
     this.wrong.push(...this.books.broken());
     const period = this.books.period();
     for (const call of this.waiting) {
-      const quota = call.right.terms?.quotaUnits ?? null;
-      if (call.everFull || quota === null) continue;
-      const { used } = this.books.counterOf(call.right, period);
-      let inFlight = 0n;
-      for (const open of this.open) if (open.right.listingId === call.right.listingId && open.period === period) inFlight += open.units;
-      call.everFull = used + inFlight + BigInt(call.units) > quota;
+      const now = this.truthsOf(call, period);
+      for (const code of ['QUOTA_EXCEEDED', 'RATE_LIMITED', 'INSUFFICIENT_CREDIT'] as const) call.truths[code] ||= now[code];
     }
+  }
+
+  private truthsOf({ right, units }: Call, period: string): Truths {
+    const { books } = this;
+    const own = RIGHTS.filter(({ consumerTenantId }) => consumerTenantId === right.consumerTenantId);
+    const flying = (of: GrantKey, month: string) =>
+      [...this.open].filter((open) => open.right === of && open.period === month).reduce((sum, open) => sum + open.units, 0n);
+    const quota = right.terms?.quotaUnits ?? null;
+    const isFull = quota !== null && books.counterOf(right, period).used + flying(right, period) + BigInt(units) > quota;
+    let due = 0n;
+    for (const of of own) {
+      for (const month of new Set([period, ...[...this.open].map((open) => open.period)])) {
+        const { used } = books.counterOf(of, month);
+        const more = flying(of, month) + (of === right && month === period ? BigInt(units) : 0n);
+        due += priceOf(of.terms, used + more) - priceOf(of.terms, used);
+      }
+    }
+    const mine = [...this.open].filter((open) => own.includes(open.right));
+    const limits = [...books.limits.values()].filter(({ tenantId }) => tenantId === right.consumerTenantId);
+    const weigh = ({ measure }: SimLimit, of: GrantKey, count: bigint) =>
+      measure === 'UNITS' ? count : measure === 'SPEND' ? count * (of.terms?.unitPriceNanos ?? 0n) : 1n;
+    const isOver = (limit: SimLimit) => {
+      const inFlight = mine.reduce((sum, open) => sum + weigh(limit, open.right, open.units), 0n);
+      return limit.used + inFlight + weigh(limit, right, BigInt(units)) > limit.amount;
+    };
+    return {
+      QUOTA_EXCEEDED: isFull || limits.some((limit) => limit.measure !== 'CONCURRENCY' && isOver(limit)),
+      RATE_LIMITED: limits.some((limit) => limit.measure === 'CONCURRENCY' && isOver(limit)),
+      INSUFFICIENT_CREDIT: due > books.walletOf(right.consumerTenantId).balance,
+    };
+  }
+
+  summary(): string {
+    const records = [...this.books.records.values()].map(({ id, units, amountNanos }) => `${id} ${units} ${amountNanos}`);
+    return `${this.acknowledged.size} calls were answered by ${this.world.now} ms: ${records.join(', ')}`;
   }
 
   /** Faults end, what stood still goes on; then nothing may be left over, and the sums must agree. */
@@ -343,6 +385,8 @@ class Run {
     if (right && charged !== priceOf(right.terms, used)) this.wrong.push(`${name} was charged ${charged} for ${used} units`);
   }
 }
+
+const nothingTrue = (): Truths => ({ QUOTA_EXCEEDED: false, RATE_LIMITED: false, INSUFFICIENT_CREDIT: false });
 
 function keyOf(keys: ReadonlyMap<string, GrantKey>): never {
   throw new Error(`no such listing among ${keys.size}`);
