@@ -1,6 +1,6 @@
 import { expect, test } from 'vitest';
 import { Client, inParallel, predictDigit } from '../support/client.ts';
-import { billOf, consumer, offerDigits } from '../support/people.ts';
+import { billOf, consumer, createKey, offerDigits } from '../support/people.ts';
 import { openMarket } from '../support/server.ts';
 
 // One process at a time has an embedded database.
@@ -59,6 +59,40 @@ test.runIf(onPostgres)(
       expect(a.outputs).toEqual(b.outputs);
     });
     expect(await billOf(first, demo.apiKey)).toMatchObject({ predictions: 300n });
+    expect(await market.audit()).toContain('invariants hold');
+  },
+);
+
+test.runIf(onPostgres)(
+  'two hosts with two processes each let in exactly what the limits of a tenant and of a key allow',
+  { timeout: 120_000 },
+  async () => {
+    await using market = await openMarket();
+    const servers = [await market.start({ MERCATO_PROCESSES: '2' }), await market.start({ MERCATO_PROCESSES: '2' })];
+    const demo = await market.demo();
+    using first = new Client(servers[0]?.url ?? '', 32);
+    using second = new Client(servers[1]?.url ?? '', 32);
+    const plans = await offerDigits(first, demo, [{ name: 'limited', unitPriceNanos: '3' }]);
+    const { key, token } = await consumer(first, demo, 'limited', plans.get('limited') ?? '', '1000000');
+    const other = await createKey(second, token);
+    const create = 'mutation ($input: CreateUsageLimitInput!) { createUsageLimit(input: $input) { usageLimit { id } } }';
+    const plain = { window: 'MONTH', amount: '300' };
+    await first.ask(create, { input: { ...plain, name: 'robot', subject: 'API_KEY', subjectId: key.id } }, token);
+    // Spend is of nanos: 400 calls at 3 each.
+    await second.ask(create, { input: { ...plain, name: 'all', measure: 'SPEND', amount: '1200' } }, token);
+    const answered = new Map([key.secret, other.secret].map((secret) => [secret, 0]));
+    const refusals = new Set<string>();
+    await inParallel(1_200, 64, async (i) => {
+      const secret = i % 3 === 0 ? other.secret : key.secret;
+      // The other key comes when the first has used up its own.
+      if (secret === other.secret && i < 900) return;
+      const got = await predictDigit(i % 2 === 0 ? first : second, secret);
+      if (typeof got === 'string') refusals.add(got);
+      else answered.set(secret, (answered.get(secret) ?? 0) + 1);
+    });
+    expect([...answered.values()]).toEqual([300, 100]);
+    expect(refusals).toEqual(new Set(['QUOTA_EXCEEDED']));
+    expect(await billOf(second, token)).toMatchObject({ units: 400n, amountNanos: 1_200n });
     expect(await market.audit()).toContain('invariants hold');
   },
 );

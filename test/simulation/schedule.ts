@@ -307,7 +307,9 @@ class Run {
     const code = error instanceof MercatoError ? error.code : String(error);
     const known = ['QUOTA_EXCEEDED', 'RATE_LIMITED', 'INSUFFICIENT_CREDIT', 'OVERLOADED', 'MODEL_FAILED', 'OUTCOME_UNKNOWN'];
     if (!known.includes(code)) this.wrong.push(`${call.id} failed: ${code}`);
-    if (code in call.truths && !call.truths[code as keyof Truths]) this.wrong.push(`${call.id} was refused, ${code}, which was not true`);
+    const now = this.truthsOf(call, this.books.period());
+    if (code in call.truths && !call.truths[code as keyof Truths] && !now[code as keyof Truths])
+      this.wrong.push(`${call.id} was refused, ${code}, which was not true`);
   }
 
   /** Runs after every transaction. */
