@@ -61,7 +61,11 @@ export function connectFleet(parent: NodeJS.Process): FleetPort {
     return new Promise<T>((resolve, reject) => {
       const id = ++asked;
       waiting.set(id, { resolve: resolve as (value: unknown) => void, reject });
-      parent.send?.({ fleet: 'ask', id, method, args } satisfies Ask);
+      parent.send?.({ fleet: 'ask', id, method, args } satisfies Ask, (error: Error | null) => {
+        if (error === null) return;
+        waiting.delete(id);
+        reject(error);
+      });
     });
   }
 

@@ -5,7 +5,7 @@ import { type Entry, Journal } from './journal.ts';
 import { attempt, falseRefusals, mayRetry, resolveAll } from './load.ts';
 import { monthEnd } from './months.ts';
 import { each, type Fault, type Round, underLoad } from './round.ts';
-import { QUOTA, type Stage } from './stage.ts';
+import type { Stage } from './stage.ts';
 
 const DUPLICATED_CALLS = 200;
 const SENT_MAX = 20;
@@ -58,8 +58,9 @@ async function duplicates(stage: Stage, runs: number, dice: Dice): Promise<Round
 async function quota(stage: Stage, _runs: number, dice: Dice): Promise<Round> {
   const payer = await stage.payer('capped');
   const { url } = stage;
+  const { quotaUnits } = stage.ground;
   const journal = new Journal(`capped-${dice.below(2 ** 31)}`);
-  const entries = Array.from({ length: QUOTA * 1.5 }, () => journal.issue());
+  const entries = Array.from({ length: quotaUnits * 1.5 }, () => journal.issue());
   const wrong: string[] = [];
   const units = new Units();
   using client = new Client(url, CLIENTS);
@@ -68,8 +69,8 @@ async function quota(stage: Stage, _runs: number, dice: Dice): Promise<Round> {
     for (;;) {
       const sent = units.send(entry.answer !== null);
       const outcome = await attempt(client, payer.secret, entry, journal);
-      if ('refused' in outcome && outcome.refused === 'QUOTA_EXCEEDED' && units.mostAt() < QUOTA) {
-        wrong.push(`QUOTA_EXCEEDED with at most ${units.mostAt()} of ${QUOTA} units used or in flight`);
+      if ('refused' in outcome && outcome.refused === 'QUOTA_EXCEEDED' && units.mostAt() < quotaUnits) {
+        wrong.push(`QUOTA_EXCEEDED with at most ${units.mostAt()} of ${quotaUnits} units used or in flight`);
       }
       sent('unknown' in outcome ? 'in doubt' : 'answered' in outcome ? 'used' : 'free');
       if (!mayRetry(outcome)) return;
@@ -91,15 +92,15 @@ async function quota(stage: Stage, _runs: number, dice: Dice): Promise<Round> {
   await stage.recovered();
   // What a killed process had in flight is free again: whoever was refused meanwhile gets it now.
   const giveUpMs = performance.now() + 20_000;
-  while (journal.acknowledged < QUOTA && performance.now() < giveUpMs) {
+  while (journal.acknowledged < quotaUnits && performance.now() < giveUpMs) {
     await inParallel(journal.unresolved().length, 16, async (i) => {
       const entry = journal.unresolved()[i];
-      if (entry && journal.acknowledged < QUOTA) await attempt(client, payer.secret, entry, journal);
+      if (entry && journal.acknowledged < quotaUnits) await attempt(client, payer.secret, entry, journal);
     });
     await sleep(100);
   }
   for (const entry of journal.unresolved()) await attempt(client, payer.secret, entry, journal);
-  if (journal.acknowledged !== QUOTA) wrong.push(`${journal.acknowledged} calls were answered under a quota of ${QUOTA}`);
+  if (journal.acknowledged !== quotaUnits) wrong.push(`${journal.acknowledged} calls were answered under a quota of ${quotaUnits}`);
   wrong.push(...falseRefusals(journal).filter((text) => !text.startsWith('QUOTA_EXCEEDED')));
   return { payer, journal, wrong, notes: [] };
 }

@@ -10,6 +10,7 @@ import type { Ground } from './stage.ts';
 const GROUND: Ground = {
   cluster: null,
   logLevel: 'fatal',
+  quotaUnits: 200,
   async createDatabase() {
     const { url, drop } = await createTestDatabase();
     if (url === null) throw new Error('the embedded database has no way that a proxy could stand in');

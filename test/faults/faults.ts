@@ -1,5 +1,5 @@
 /**
- * `npm run faults -- [--only NAME] [--runs N] [--seed N] [--full] [--processes 1,4] [--log LEVEL]`: a real server on a durable Postgres of
+ * `npm run faults -- [--only NAME] [--runs N] [--seed N] [--full] [--processes 1,4] [--quota N] [--log LEVEL]`: a real server on a durable Postgres of
  * its own, with a proxy between, is killed, stopped, cut off and cheated while calls run; then every call without an answer is sent again,
  * and the books are counted beside the callers'. `--full`: as often as the goals say. Exits 1 where a figure is not zero, 2 where there is
  * no Postgres to run.
@@ -21,6 +21,7 @@ const { values } = parseArgs({
     runs: { type: 'string' },
     seed: { type: 'string', default: String(Date.now() % 1_000_000) },
     processes: { type: 'string', default: '1,4' },
+    quota: { type: 'string', default: '200' },
     full: { type: 'boolean', default: false },
     log: { type: 'string', default: 'silent' },
   },
@@ -28,8 +29,8 @@ const { values } = parseArgs({
 const wanted = FAULTS.filter(({ name }) => name.toLowerCase().includes((values.only ?? '').toLowerCase()));
 const seed = Number(values.seed);
 const runs = values.runs === undefined ? null : Number(values.runs);
-if (wanted.length === 0 || !Number.isInteger(seed) || (runs !== null && !(runs >= 1))) {
-  console.error('usage: npm run faults -- [--only NAME] [--runs N] [--seed N] [--full] [--processes 1,4] [--log LEVEL]');
+if (wanted.length === 0 || !Number.isInteger(seed) || (runs !== null && !(runs >= 1)) || !(Number(values.quota) >= 1)) {
+  console.error('usage: npm run faults -- [--only NAME] [--runs N] [--seed N] [--full] [--processes 1,4] [--quota N] [--log LEVEL]');
   console.error(`faults: ${FAULTS.map(({ name }) => name).join('; ')}`);
   process.exit(2);
 }
@@ -47,7 +48,7 @@ const results: Result[] = [];
 {
   await using cluster = await openCluster(binaries);
   console.log(`${cluster.described}, ${availableParallelism()} cores, Node ${process.version}, seed ${seed}`);
-  const ground = { cluster, createDatabase: cluster.createDatabase, logLevel: values.log };
+  const ground = { cluster, createDatabase: cluster.createDatabase, logLevel: values.log, quotaUnits: Number(values.quota) };
   for (const fault of wanted) {
     for (const processes of fault.processes.filter((count) => values.processes.split(',').includes(String(count)))) {
       const result = await runFault(fault, { ground, processes, seed, runs: runs ?? (values.full ? fault.fullRuns : fault.runs) });

@@ -13,10 +13,11 @@ export type Ground = {
   cluster: Cluster | null;
   createDatabase(): Promise<{ url: string; serverUrl: string; drop(): Promise<void> }>;
   logLevel: string;
+  /** Units that a capped payer may use. */
+  quotaUnits: number;
 };
 
 export const PRICE_NANOS = 7n;
-export const QUOTA = 200;
 const CREDIT_NANOS = '1000000000';
 
 export type Payer = { secret: string; keyId: string; token: string; tenantId: string };
@@ -43,7 +44,7 @@ export type Stage = AsyncDisposable & {
   /** Ends the server with this signal: its exit code. `start` makes another. */
   end(signal: NodeJS.Signals): Promise<number | null>;
   start(): Promise<void>;
-  /** A new consumer with credit; `capped`: with a quota of `QUOTA` units. Each unit costs `PRICE_NANOS`. */
+  /** A new consumer with credit; `capped`: with a quota of `ground.quotaUnits`. Each unit costs `PRICE_NANOS`. */
   payer(plan: 'metered' | 'capped'): Promise<Payer>;
   /** A further key of the payer's tenant. */
   anotherKey(payer: Payer): Promise<{ secret: string }>;
@@ -79,7 +80,7 @@ export async function openStage(ground: Ground, processes: number, dice: Dice, e
   const plans = await withClient((client) =>
     offerDigits(client, demo, [
       { name: 'metered', unitPriceNanos: String(PRICE_NANOS) },
-      { name: 'capped', unitPriceNanos: String(PRICE_NANOS), quotaUnitsPerMonth: String(QUOTA) },
+      { name: 'capped', unitPriceNanos: String(PRICE_NANOS), quotaUnitsPerMonth: String(ground.quotaUnits) },
     ]),
   );
   let payers = 0;
