@@ -13,6 +13,7 @@ import { firstCall, overload, reloads } from './engine.ts';
 import { type Figure, type NotRun, tableOf } from './figure.ts';
 import { firstAnswer } from './first-answer.ts';
 import { hostile } from './hostile.ts';
+import { hotTenants } from './hot-tenant.ts';
 import { loopDelay } from './loop-delay.ts';
 import { type Market, openMarket } from './market.ts';
 import { manyCallers, oneCaller } from './overhead.ts';
@@ -40,6 +41,7 @@ const MEASUREMENTS: Record<string, () => Promise<Figure | NotRun>> = {
   P4: () => inMarket(joinedRows),
   P5: () => inMarket(pictures),
   P6: () => inMarket(oneCaller),
+  P7: () => hotTenants(effort),
   P9: () => firstCall(effort),
   P10: () => training(effort, values.data ?? testData()),
   P11: () => firstAnswer(effort),
