@@ -15,7 +15,7 @@ import { addressUrl, type Config } from './config.ts';
 import { createGraphQL, credentialsOf, type Services } from './graphql/graphql.ts';
 import { createHttp } from './http/server.ts';
 import { createFleet, createInference, type FleetPort, type HostFleet } from './inference/inference.ts';
-import { createJobs, createPredictions, runAudit } from './prediction/prediction.ts';
+import { createJobs, createPredictions, runAuditOf } from './prediction/prediction.ts';
 import { createTraining } from './training/training.ts';
 import { createUsage, ensurePartitions } from './usage/usage.ts';
 
@@ -97,7 +97,7 @@ export async function createApp(config: Config, overrides: Overrides = {}): Prom
       const { tenantId } = authorize(await access.authenticate(credentialsOf(headers)), 'usage:read');
       return usage.exportRecords(tenantId, query);
     },
-    audit: () => runAudit(db),
+    audit: (tenantName) => runAuditOf(db, tenantName),
   });
   url = addressUrl(config.host, await http.listen());
   log.debug({ url }, 'listening');

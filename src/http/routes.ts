@@ -77,12 +77,13 @@ export function addExport(fastify: FastifyInstance, exportUsage: ExportUsage): v
   });
 }
 
-/** POST /admin/audit for who can read the token's file; for others there is no such route. */
-export function addAudit(fastify: FastifyInstance, token: string, audit: () => Promise<unknown>): void {
+/** POST /admin/audit?tenant= for who can read the token's file; for others there is no such route. */
+export function addAudit(fastify: FastifyInstance, token: string, audit: (tenantName: string | null) => Promise<unknown>): void {
   const expected = Buffer.from(token);
-  fastify.post('/admin/audit', async (request, reply) => {
+  fastify.post<{ Querystring: { tenant?: unknown } }>('/admin/audit', async (request, reply) => {
     const given = Buffer.from(String(request.headers['x-mercato-admin'] ?? ''));
     if (given.length !== expected.length || !timingSafeEqual(given, expected)) return reply.callNotFound();
-    return audit();
+    const { tenant } = request.query;
+    return audit(tenant === undefined ? null : String(tenant));
   });
 }

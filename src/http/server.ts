@@ -30,8 +30,8 @@ export type HttpOptions = {
   receiveUpload: ReceiveUpload;
   /** Serves GET /usage/records. */
   exportUsage: ExportUsage;
-  /** What POST /admin/audit answers, as JSON. */
-  audit(): Promise<unknown>;
+  /** What POST /admin/audit answers, as JSON; null: of all tenants. */
+  audit(tenantName: string | null): Promise<unknown>;
 };
 
 export type HttpServer = {

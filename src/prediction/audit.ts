@@ -1,4 +1,6 @@
 import { asSystem, type Database } from '../base/database.ts';
+import { MercatoError } from '../base/errors.ts';
+import { TENANT_SCOPE } from './audit-scope.ts';
 
 /** An invariant and the query that must return no row; the rows say what is wrong. */
 export type Finding = { invariant: string; rows: Record<string, unknown>[] };
@@ -6,19 +8,22 @@ export type Finding = { invariant: string; rows: Record<string, unknown>[] };
 /** Units that a counter holds money for: f(used + leased) − f(used), with f(n) = unit price × max(0, n − free). */
 const HOLD = `coalesce(v.unit_price_nanos, 0)::numeric * (greatest(0, c.used_units + c.leased_units - v.free_units) - greatest(0, c.used_units - v.free_units))`;
 
-const INVARIANTS: Record<string, string> = {
-  'the sum of all balances is zero per currency': `
+const BALANCES = 'the sum of all balances is zero per currency';
+
+/** Of the rows that the audit is about; `named` has those that one of them names besides. */
+const invariantsOf = (named: { account: string; transfer: string }): Record<string, string> => ({
+  [BALANCES]: `
     select currency, sum(balance_nanos)::text sum from account group by currency having sum(balance_nanos) <> 0`,
   'a stored balance is the sum of its transfers': `
     with moved as (
       select credit_account_id id, amount_nanos::numeric amount from transfer where phase in ('POSTED', 'POST_PENDING')
       union all select debit_account_id, -amount_nanos::numeric from transfer where phase in ('POSTED', 'POST_PENDING'))
     select a.id::text, a.kind::text, a.balance_nanos::text stored, coalesce(sum(m.amount), 0)::text transfers
-      from account a left join moved m using (id) group by a.id having a.balance_nanos <> coalesce(sum(m.amount), 0)`,
+      from account a left join moved m using (id) group by a.id, a.kind, a.balance_nanos having a.balance_nanos <> coalesce(sum(m.amount), 0)`,
   'what an account has pending is the sum of its unresolved transfers': `
     with reserved as (
       select debit_account_id debit, credit_account_id credit, amount_nanos::numeric amount from transfer t
-       where phase = 'PENDING' and not exists (select from transfer r where r.pending_id = t.id)),
+       where phase = 'PENDING' and not exists (select from ${named.transfer} r where r.pending_id = t.id)),
     due as (
       select id, sum(debits) debits, sum(credits) credits
         from (select debit, amount, 0 from reserved union all select credit, 0, amount from reserved) x (id, debits, credits) group by 1)
@@ -27,28 +32,28 @@ const INVARIANTS: Record<string, string> = {
       from account a left join due using (id)
      where (a.pending_debits_nanos, a.pending_credits_nanos) <> (coalesce(due.debits, 0), coalesce(due.credits, 0))`,
   'a pending transfer is resolved once, between its accounts, by no more than it reserves': `
-    select r.id::text, r.phase::text, r.pending_id::text from transfer r left join transfer p on p.id = r.pending_id and p.phase = 'PENDING'
+    select r.id::text, r.phase::text, r.pending_id::text from transfer r left join ${named.transfer} p on p.id = r.pending_id and p.phase = 'PENDING'
      where (r.phase in ('POST_PENDING', 'VOID_PENDING', 'EXPIRE_PENDING') or r.pending_id is not null)
        and ((p.kind, p.debit_account_id, p.credit_account_id, p.currency)
               is distinct from (r.kind, r.debit_account_id, r.credit_account_id, r.currency)
             or r.amount_nanos > p.amount_nanos or (r.phase <> 'POST_PENDING' and r.amount_nanos <> p.amount_nanos)
-            or exists (select from transfer other where other.pending_id = r.pending_id and other.id <> r.id))`,
+            or exists (select from ${named.transfer} other where other.pending_id = r.pending_id and other.id <> r.id))`,
   'a transfer is reversed once, between its accounts, by no more than it posted': `
     select r.id::text, r.reverses_id::text from transfer r
-      left join transfer o on o.id = r.reverses_id and o.phase in ('POSTED', 'POST_PENDING') and o.kind <> 'REVERSAL'
+      left join ${named.transfer} o on o.id = r.reverses_id and o.phase in ('POSTED', 'POST_PENDING') and o.kind <> 'REVERSAL'
      where (r.kind = 'REVERSAL' or r.reverses_id is not null)
        and (r.phase <> 'POSTED' or (o.debit_account_id, o.credit_account_id, o.currency)
               is distinct from (r.credit_account_id, r.debit_account_id, r.currency)
             or r.amount_nanos > o.amount_nanos
-            or exists (select from transfer other where other.reverses_id = r.reverses_id and other.id <> r.id))`,
+            or exists (select from ${named.transfer} other where other.reverses_id = r.reverses_id and other.id <> r.id))`,
   'nothing is written to a period after its closing': `
     select p.period, e.id::text, e.created_at::text from closed_period p
       join (select period, id, created_at from transfer union all select period, id, created_at from usage_record) e using (period)
      where e.created_at > p.closed_at limit 100`,
   'the transfers of a batch sum to zero per currency': `
     select t.batch_id::text, t.currency from transfer t
-      left join account d on d.id = t.debit_account_id and d.currency = t.currency
-      left join account c on c.id = t.credit_account_id and c.currency = t.currency
+      left join ${named.account} d on d.id = t.debit_account_id and d.currency = t.currency
+      left join ${named.account} c on c.id = t.credit_account_id and c.currency = t.currency
      group by 1, 2 having count(*) <> count(d.id) or count(*) <> count(c.id)`,
   'a wallet less its holds and what is pending is within its credit limit': `
     select id::text, balance_nanos::text, held_nanos::text, pending_debits_nanos::text from account
@@ -69,14 +74,14 @@ const INVARIANTS: Record<string, string> = {
     select c.consumer_tenant_id::text, c.listing_id::text, c.period, c.used_units::text used, coalesce(sum(r.units), 0)::text recorded
       from usage_counter c
       left join usage_record r on (r.consumer_tenant_id, r.listing_id, r.period) = (c.consumer_tenant_id, c.listing_id, c.period)
-     group by c.consumer_tenant_id, c.listing_id, c.period having c.used_units <> coalesce(sum(r.units), 0)`,
+     group by c.consumer_tenant_id, c.listing_id, c.period, c.used_units having c.used_units <> coalesce(sum(r.units), 0)`,
   'every usage record has its counter': `
     select r.id::text, r.period from usage_record r
       left join usage_counter c using (consumer_tenant_id, listing_id, period) where c.period is null limit 100`,
   'leased units are the sum of the leases': `
     select c.consumer_tenant_id::text, c.listing_id::text, c.period, c.leased_units::text leased, coalesce(sum(l.units), 0)::text leases
       from usage_counter c left join lease l using (consumer_tenant_id, listing_id, period)
-     group by c.consumer_tenant_id, c.listing_id, c.period having c.leased_units <> coalesce(sum(l.units), 0)`,
+     group by c.consumer_tenant_id, c.listing_id, c.period, c.leased_units having c.leased_units <> coalesce(sum(l.units), 0)`,
   'every lease has its counter': `
     select l.id::text, l.period from lease l
       left join usage_counter c using (consumer_tenant_id, listing_id, period) where c.period is null`,
@@ -122,8 +127,8 @@ const INVARIANTS: Record<string, string> = {
     sided as (
       select t.*, jsonb_build_object('consumer', t.consumer_tenant_id, 'publisher', t.publisher_tenant_id) side from transfer t)
     select t.id::text, t.kind::text from sided t
-      left join account d on d.id = t.debit_account_id
-      left join account c on c.id = t.credit_account_id
+      left join ${named.account} d on d.id = t.debit_account_id
+      left join ${named.account} c on c.id = t.credit_account_id
      where t.kind <> 'REVERSAL' and not exists (
        select from ends e
         where e.kind = t.kind::text
@@ -138,14 +143,38 @@ const INVARIANTS: Record<string, string> = {
       from subscription_charge s full join posted p using (subscription_id, period)
      where s.amount_nanos is distinct from p.charged or s.commission_nanos is distinct from p.commission
         or s.commission_nanos <> div(s.amount_nanos * s.commission_bps, 10000)`,
-};
+});
 
-/** Runs every invariant, each in a transaction of its own, as one statement sees one state; the clean ones have no rows. */
-export async function runAudit(db: Database): Promise<Finding[]> {
+const OF_ALL = Object.entries(invariantsOf({ account: 'account', transfer: 'transfer' }));
+const OF_TENANT = Object.entries(invariantsOf({ account: 'named_account', transfer: 'named_transfer' })).filter(
+  ([invariant]) => invariant !== BALANCES,
+);
+/** One statement, so that it reads the tenant's rows once. */
+const TENANT_QUERY = `${TENANT_SCOPE}
+  ${OF_TENANT.map(([, sql], index) => `select ${index} index, to_jsonb(x) "row" from (${sql}) x`).join(' union all ')}`;
+
+/**
+ * Runs every invariant; the clean ones have no rows. Of all tenants each is a transaction of its own, as one statement sees one state. Of one it is what
+ * concerns that tenant as a consumer or a publisher, read by indexes, so that it costs what the tenant's own books cost; without the sum of all
+ * balances, which is nobody's.
+ */
+export async function runAudit(db: Database, tenantId: string | null = null): Promise<Finding[]> {
+  if (tenantId !== null) {
+    const found = await asSystem(db, (tx) => tx.$queryRawUnsafe<{ index: number; row: Finding['rows'][number] }[]>(TENANT_QUERY, tenantId));
+    return OF_TENANT.map(([invariant], at) => ({ invariant, rows: found.flatMap(({ index, row }) => (index === at ? [row] : [])) }));
+  }
   const findings: Finding[] = [];
-  for (const [invariant, sql] of Object.entries(INVARIANTS)) {
-    const rows = await asSystem(db, (tx) => tx.$queryRawUnsafe<Record<string, unknown>[]>(sql));
+  for (const [invariant, sql] of OF_ALL) {
+    const rows = await asSystem(db, (tx) => tx.$queryRawUnsafe<Finding['rows']>(sql));
     findings.push({ invariant, rows });
   }
   return findings;
+}
+
+/** As `runAudit`, of the tenant of this name; null: of all. @throws NOT_FOUND */
+export async function runAuditOf(db: Database, tenantName: string | null): Promise<Finding[]> {
+  if (tenantName === null) return runAudit(db);
+  const tenant = await asSystem(db, (tx) => tx.tenant.findUnique({ where: { name: tenantName }, select: { id: true } }));
+  if (!tenant) throw new MercatoError('NOT_FOUND', 'There is no tenant of this name.', { given: tenantName });
+  return runAudit(db, tenant.id);
 }

@@ -30,7 +30,7 @@ import { createSettlement, type Metered, type Settled } from './settlement.ts';
 import { createSettlementStore } from './settlement-store.ts';
 
 export { toBase64, toJson } from '../inference/inference.ts';
-export { type Finding, runAudit } from './audit.ts';
+export { type Finding, runAuditOf } from './audit.ts';
 export { createJobs } from './jobs.ts';
 export type { Allowance } from './lease-refusals.ts';
 

@@ -36,6 +36,8 @@ const IDS: Partial<Record<Column, NodeType>> = {
   userId: 'User',
   transferId: 'Transfer',
 };
+/** At least: what has the last one's instant is of the same page. The first is small, so that its reader need not wait for long. */
+const FIRST_ROWS = 100;
 const PAGE_ROWS = 1_000;
 
 export type ExportFormat = 'ndjson' | 'csv';
@@ -55,26 +57,35 @@ export function exportRecords(
 
 async function* lines(db: Database, { tenantId, from, to, format }: Parameters<typeof exportRecords>[1]): AsyncGenerator<string> {
   if (format === 'csv') yield `${COLUMNS.join(',')}\r\n`;
-  let after: { createdAt: Date; id: string } = { createdAt: from, id: '00000000-0000-0000-0000-000000000000' };
+  let next = { from, size: FIRST_ROWS };
   for (;;) {
-    const { createdAt, id } = after;
-    const rows = await asTenant(db, tenantId, (tx) => page(tx, tenantId, createdAt, id, to));
+    const { from: since, size } = next;
+    const rows = await asTenant(db, tenantId, (tx) => page(tx, { tenantId, from: since, to, size }));
     if (rows.length > 0) yield rows.map(format === 'csv' ? csvLine : jsonLine).join('');
     const last = rows.at(-1);
-    if (last === undefined || rows.length < PAGE_ROWS) return;
-    after = last;
+    if (last === undefined || rows.length < size) return;
+    // Instants are whole milliseconds in both.
+    next = { from: new Date(last.createdAt.getTime() + 1), size: PAGE_ROWS };
   }
 }
 
-function page(tx: Tx, tenantId: string, createdAt: Date, id: string, to: Date): Promise<Row[]> {
+/**
+ * By the instant of the last row first: in that order the index has rows, while one by instant and id would sort all that are left for each page. With the
+ * policy beside the tenant's own condition the planner takes them for so few that it would sort them anyway, had it the choice.
+ */
+async function page(tx: Tx, { tenantId, from, to, size }: { tenantId: string; from: Date; to: Date; size: number }): Promise<Row[]> {
+  await tx.$executeRaw`select set_config('enable_sort', 'off', true)`;
   return tx.$queryRaw<Row[]>`
+    with last as (
+      select max(created_at) created_at
+        from (select created_at from usage_record
+               where consumer_tenant_id = ${tenantId}::uuid and created_at >= ${from} and created_at < ${to}
+               order by created_at limit ${size}) first)
     select r.id, r.created_at "createdAt", r.period, coalesce(l.handle, '') model, r.model_version_id "modelVersionId", r.subscription_id "subscriptionId",
            r.plan_version_id "planId", r.api_key_id "apiKeyId", r.user_id "userId", r.units, r.rows, r.runs, r.compute_micros "computeMicros",
            r.bytes_in "bytesIn", r.bytes_out "bytesOut", r.amount_nanos "amountNanos", r.currency, r.transfer_id "transferId"
       from (select * from usage_record
-             where consumer_tenant_id = ${tenantId}::uuid and created_at >= ${createdAt} and created_at < ${to}
-               and (created_at > ${createdAt} or id > ${id}::uuid)
-             order by created_at, id limit ${PAGE_ROWS}) r
+             where consumer_tenant_id = ${tenantId}::uuid and created_at >= ${from} and created_at <= (select last.created_at from last)) r
       left join listing l on l.id = r.listing_id
      order by r.created_at, r.id`;
 }

@@ -27,7 +27,7 @@ beforeAll(async () => {
     {
       adminToken: 'let me in',
       isReady: () => ready,
-      audit: async () => ({ clean: true }),
+      audit: async (tenantName) => ({ clean: tenantName ?? true }),
       receiveUpload: async (token, body) => {
         if (token !== 'open') throw new MercatoError('NOT_FOUND');
         let sizeBytes = 0;
@@ -224,8 +224,10 @@ describe('other routes', () => {
   });
 
   it('the audit answers the holder of the token; for others it does not exist', async () => {
-    const audit = (token: string) => fetch(`${server.url}/admin/audit`, { method: 'POST', headers: { 'x-mercato-admin': token } });
+    const audit = (token: string, query = '') =>
+      fetch(`${server.url}/admin/audit${query}`, { method: 'POST', headers: { 'x-mercato-admin': token } });
     expect(await (await audit('let me in')).json()).toEqual({ clean: true });
+    expect(await (await audit('let me in', '?tenant=acme')).json()).toEqual({ clean: 'acme' });
     const nothing = await (await fetch(`${server.url}/admin/nothing`, { method: 'POST' })).text();
     expect(await (await audit('let me ip')).text()).toBe(nothing);
     expect(await (await audit('')).text()).toBe(nothing);

@@ -15,6 +15,8 @@ beforeAll(async () => {
 afterAll(async () => {
   client[Symbol.dispose]();
   expect(await market.audit()).toContain('invariants hold');
+  expect(await market.audit('demo')).toContain('invariants hold');
+  await expect(market.audit('nobody')).rejects.toThrow('exited with 2');
   await market[Symbol.asyncDispose]();
 });
 

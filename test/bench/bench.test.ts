@@ -1,6 +1,7 @@
-import { afterAll, beforeAll, expect, test } from 'vitest';
+import { afterAll, afterEach, beforeAll, expect, test, vi } from 'vitest';
 import { joinedRows, manyRows } from './batching.ts';
 import { type Figure, isMet, tableOf } from './figure.ts';
+import { hotTenants } from './hot-tenant.ts';
 import { type Market, openMarket } from './market.ts';
 import { manyCallers } from './overhead.ts';
 import { transport } from './transport.ts';
@@ -18,6 +19,7 @@ beforeAll(async () => {
   market = await openMarket();
 });
 afterAll(() => market[Symbol.asyncDispose]());
+afterEach(() => vi.unstubAllEnvs());
 
 // What the figures are says nothing here: the machine runs other tests at the same time.
 test.for(measurements)('the bench takes %s from living servers and puts it into its table', async ([id, measure]) => {
@@ -27,6 +29,18 @@ test.for(measurements)('the bench takes %s from living servers and puts it into 
   expect(Number.isFinite(figure.value)).toBe(true);
   expect(tableOf([figure])).toContain(`| ${id} `);
 });
+
+const POSTGRES = process.env.MERCATO_TEST_DATABASE_URL;
+
+test.skipIf(POSTGRES === undefined)(
+  'the bench takes P7 from processes of its own, and finds every call of theirs in the books',
+  async () => {
+    vi.stubEnv('DATABASE_URL', POSTGRES);
+    const figure = await hotTenants(tiny, [2]);
+    expect(tableOf([figure])).toContain('| P7 ');
+    expect('why' in figure ? figure.why : figure.value).toBeGreaterThan(0);
+  },
+);
 
 test('a bound is met at its own value', () => {
   expect(isMet(0.8, { least: 0.8 })).toBe(true);

@@ -1,8 +1,8 @@
 /**
- * `npm run bench -- [P1 P3 …] [--rounds N] [--seconds S] [--processes N] [--data DIR] [--json FILE]`: how fast, beside what. Durable Postgres
+ * `npm run bench -- [P1 P3 …] [--rounds N] [--seconds S] [--processes N] [--records N] [--data DIR] [--json FILE]`: how fast, beside what. Durable Postgres
  * where DATABASE_URL names a login that may make databases (the bench makes its own and drops them), else embedded. Mercato is one server
  * process in P1, P3, P4, P5 and P6 unless `--processes` says more. Load comes from processes of their own; everything shares the machine, so
- * only ratios of one run say something.
+ * only ratios of one run say something. P8 fills books of 10⁷ usage records where it is named, else of 10⁶, or of `--records`.
  */
 import { writeFile } from 'node:fs/promises';
 import { availableParallelism, cpus } from 'node:os';
@@ -12,7 +12,9 @@ import { describeDatabase } from './database.ts';
 import { firstCall, overload, reloads } from './engine.ts';
 import { type Figure, type NotRun, tableOf } from './figure.ts';
 import { firstAnswer } from './first-answer.ts';
+import { growth } from './growth.ts';
 import { hostile } from './hostile.ts';
+import { hotTenants } from './hot-tenant.ts';
 import { loopDelay } from './loop-delay.ts';
 import { type Market, openMarket } from './market.ts';
 import { manyCallers, oneCaller } from './overhead.ts';
@@ -30,16 +32,19 @@ const { values, positionals } = parseArgs({
     data: { type: 'string' },
     json: { type: 'string' },
     processes: { type: 'string', default: '1' },
+    records: { type: 'string' },
   },
 });
 const effort: Effort = { rounds: Number(values.rounds), seconds: Number(values.seconds), warmSeconds: Number(values.warm) };
 
-const MEASUREMENTS: Record<string, () => Promise<Figure | NotRun>> = {
+const MEASUREMENTS: Record<string, () => Promise<Figure | NotRun | (Figure | NotRun)[]>> = {
   P1: () => inMarket(manyCallers),
   P3: () => inMarket(manyRows),
   P4: () => inMarket(joinedRows),
   P5: () => inMarket(pictures),
   P6: () => inMarket(oneCaller),
+  P7: () => hotTenants(effort),
+  P8: () => growth(effort, records),
   P9: () => firstCall(effort),
   P10: () => training(effort, values.data ?? testData()),
   P11: () => firstAnswer(effort),
@@ -64,10 +69,11 @@ async function inMarket(measure: (market: Market, effort: Effort) => Promise<Fig
 
 const wanted = positionals.length > 0 ? positionals.map((id) => id.toUpperCase()) : Object.keys(MEASUREMENTS);
 const unknown = wanted.filter((id) => !(id in MEASUREMENTS));
-const faulty = !(effort.rounds >= 1) || !(effort.seconds > 0) || !(effort.warmSeconds >= 0);
+const records = Number(values.records ?? (positionals.length > 0 ? 10_000_000 : 1_000_000));
+const faulty = !(records >= 100_000 && records <= 2 ** 31) || !(effort.rounds >= 1) || !(effort.seconds > 0) || !(effort.warmSeconds >= 0);
 if (unknown.length > 0 || faulty) {
   console.error(
-    `usage: npm run bench -- [${Object.keys(MEASUREMENTS).join(' ')}] [--rounds N] [--seconds S] [--warm S] [--data DIR] [--json FILE] [--processes N]`,
+    `usage: npm run bench -- [${Object.keys(MEASUREMENTS).join(' ')}] [--rounds N] [--seconds S] [--warm S] [--data DIR] [--json FILE] [--processes N] [--records N]`,
   );
   process.exit(2);
 }
@@ -78,7 +84,7 @@ const results: (Figure | NotRun)[] = [];
 for (const id of wanted) {
   console.error(`${id} …`);
   const result = await MEASUREMENTS[id]?.();
-  if (result) results.push(result);
+  if (result) results.push(...[result].flat());
 }
 console.log(
   `${machine}\n${date}, ${effort.rounds} rounds of ${effort.seconds} s a side, Mercato as ${values.processes} server process(es); result: the median of the rounds\n`,

@@ -4,7 +4,7 @@ import { median } from './sides.ts';
 export type Figure = {
   id: string;
   what: string;
-  unit: '×' | 'ms' | 's';
+  unit: '×' | 'ms' | 's' | '/s';
   rounds: readonly number[];
   value: number;
   ours: string;
@@ -49,8 +49,9 @@ export function tableOf(results: readonly (Figure | NotRun)[]): string {
 
 function cells({ id, what, unit, value, rounds, ours, theirs, mark, goal }: Figure): string[] {
   const said = (bound: Bound | null) => (bound === null ? '' : `${limit(bound, unit)} ${isMet(value, bound) ? 'met' : 'missed'}`);
-  const spread = `${Math.min(...rounds).toFixed(2)}–${Math.max(...rounds).toFixed(2)}`;
-  return [id, what, `${value.toFixed(2)} ${unit}`, spread, ours, theirs, said(mark), said(goal)];
+  const digits = unit === '/s' ? 0 : 2;
+  const spread = `${Math.min(...rounds).toFixed(digits)}–${Math.max(...rounds).toFixed(digits)}`;
+  return [id, what, `${value.toFixed(digits)} ${unit}`, spread, ours, theirs, said(mark), said(goal)];
 }
 
 function limit(bound: Bound, unit: string): string {

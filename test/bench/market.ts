@@ -11,6 +11,9 @@ import type { Side } from './sides.ts';
 /** A whole marketplace for one measurement: a server on a database and a data directory of its own, with the seed's operator and consumer. */
 export type Market = AsyncDisposable & {
   pid: number;
+  url: string;
+  /** Null: embedded. */
+  databaseUrl: string | null;
   /** The side that calls `model` by API key. */
   side(call: PredictCall): Side;
   /** Uploads a model as the operator and subscribes the consumer: its handle. */
@@ -121,6 +124,8 @@ export async function openMarket(nodeOptions: readonly string[] = [], env: Recor
   const parts = stack.move();
   return {
     pid: server.pid,
+    url,
+    databaseUrl: database.url,
     side: (call) => ({
       name: 'Mercato',
       url: `${url}/graphql`,

@@ -1,16 +1,19 @@
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import type { Database, Tx } from '../../src/base/database.ts';
 import { newId } from '../../src/base/ids.ts';
-import { runAudit } from '../../src/prediction/audit.ts';
+import { runAudit, runAuditOf } from '../../src/prediction/audit.ts';
 import { asAdmin, undone } from '../support/admin.ts';
 import { type Core, finished, openCore } from '../support/core.ts';
 
 let core: Core;
+let consumer: string;
+let publisherId: string;
 /** Two priced calls of one consumer are settled, one of them under a key, a third is in flight, and of the ledger's other events there is one each. */
 beforeAll(async () => {
   core = await openCore();
   const server = await core.process();
   const right = await core.consumer({ unitPriceNanos: 1_000n, quotaUnits: 20n }, 100_000n);
+  [consumer, publisherId] = [right.consumerTenantId, right.publisherTenantId];
   const limit = { name: 'cap', subject: 'TENANT', subjectId: null, measure: 'UNITS', window: 'DAY', burstUnits: null } as const;
   await core.usage.createLimit(right.consumerTenantId, { ...limit, amount: 100n, hard: true, alertPercents: null });
   const keyed = { tenantId: right.consumerTenantId, key: 'k', digest: Buffer.alloc(32), answer: Buffer.from('a'), storeKey: null };
@@ -34,14 +37,14 @@ beforeAll(async () => {
 });
 afterAll(() => core[Symbol.asyncDispose]());
 
-/** What the audit finds where these statements were executed, past every trigger and CHECK. */
-function auditAfter(statements: readonly string[]): Promise<string[]> {
+/** What the audit, of one tenant where it is given, finds where these statements were executed, past every trigger and CHECK. */
+function auditAfter(statements: readonly string[], tenantId: string | null = null): Promise<string[]> {
   return undone(core.db, async (tx) => {
     await tx.$executeRaw`set local session_replication_role = replica`;
     for (const index of ['transfer_pending_key', 'transfer_reverses_key']) await tx.$executeRawUnsafe(`drop index ${index}`);
     for (const [table, check] of CHECKS) await tx.$executeRawUnsafe(`alter table ${table} drop constraint ${check}`);
     for (const statement of statements) expect(await tx.$executeRawUnsafe(statement), statement).toBeGreaterThan(0);
-    const findings = await runAudit(inside(core.db, tx));
+    const findings = await runAudit(inside(core.db, tx), tenantId);
     return findings.filter(({ rows }) => rows.length > 0).map(({ invariant }) => invariant);
   });
 }
@@ -121,6 +124,53 @@ const BROKEN: Record<string, string[]> = {
     "update transfer set amount_nanos = amount_nanos - 1 where kind = 'COMMISSION'",
   ],
 };
+
+/** As BROKEN, where that breaks what only the platform has. */
+const BROKEN_OF_TENANT: Record<string, string[]> = {
+  'a stored balance is the sum of its transfers': ["update account set balance_nanos = balance_nanos - 1 where kind <> 'PLATFORM_REVENUE'"],
+};
+const ofTenant = Object.entries({ ...BROKEN, ...BROKEN_OF_TENANT }).filter(
+  ([invariant]) => !invariant.startsWith('the sum of all balances'),
+);
+/** What only one side has. */
+const ONE_SIDED: Record<string, 'consumer' | 'publisher'> = {
+  'what an account has pending is the sum of its unresolved transfers': 'publisher',
+  'a pending transfer is resolved once, between its accounts, by no more than it reserves': 'publisher',
+  'a transfer is reversed once, between its accounts, by no more than it posted': 'consumer',
+  'a wallet less its holds and what is pending is within its credit limit': 'consumer',
+  'a publisher is paid no more than it earned': 'publisher',
+  'a wallet holds what its leases can cost': 'consumer',
+  'every lease has its counter': 'consumer',
+  'a limit has leased what its leases hold': 'consumer',
+  'every idempotency key has its usage record': 'consumer',
+};
+
+describe('the audit of one tenant', () => {
+  it('is clean while calls are in flight, has every invariant but the sum of all balances, and finds nothing of a tenant without books', async () => {
+    for (const tenantId of [consumer, publisherId, newId()]) {
+      const findings = await runAudit(core.db, tenantId);
+      expect(findings.filter(({ rows }) => rows.length > 0)).toEqual([]);
+      expect(findings.map(({ invariant }) => invariant).sort()).toEqual(ofTenant.map(([invariant]) => invariant).sort());
+    }
+  });
+
+  it.each(ofTenant)('reports to the sides that it concerns, and to nobody else, a breach of: %s', async (invariant, statements) => {
+    const side = ONE_SIDED[invariant];
+    const found = async (tenantId: string) => (await auditAfter(statements, tenantId)).includes(invariant);
+    expect({ consumer: await found(consumer), publisher: await found(publisherId), other: await found(newId()) }).toEqual({
+      consumer: side !== 'publisher',
+      publisher: side !== 'consumer',
+      other: false,
+    });
+  });
+
+  it('is of the tenant of a name', async () => {
+    const { name } = await core.tenant();
+    expect(await runAuditOf(core.db, name)).toHaveLength(ofTenant.length);
+    expect(await runAuditOf(core.db, null)).toHaveLength(ofTenant.length + 1);
+    await expect(runAuditOf(core.db, 'nobody')).rejects.toMatchObject({ code: 'NOT_FOUND' });
+  });
+});
 
 describe('the audit', () => {
   it('is clean while calls are in flight', async () => {

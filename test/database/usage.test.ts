@@ -62,6 +62,32 @@ describe('usage', () => {
     }
   });
 
+  it('exports every record once, in order, however many have the same instant', async () => {
+    const right = await core.consumer({});
+    const settled: string[] = [];
+    for (const [instant, calls] of [
+      ['2026-11-15T12:00:00.001Z', 1_200],
+      ['2026-11-15T12:00:00.002Z', 700],
+      ['2026-11-15T12:00:00.003Z', 300],
+      ['2026-11-15T12:00:00.004Z', 1],
+    ] as const) {
+      await core.setClock(instant);
+      const calling = Array.from({ length: calls }, async () => finished(right, await server.leases.admit(right, 1, 5_000)));
+      const done = await Promise.all(calling);
+      await Promise.all(done.map((call) => server.settlement.settle(call)));
+      settled.push(...done.map(({ metered }) => globalId('Prediction', metered.id)).sort());
+    }
+    const query = { from: '2026-11-15T12:00:00.001Z', to: '2026-11-15T12:00:00.004Z' };
+    let text = '';
+    for await (const part of core.usage.exportRecords(right.consumerTenantId, query).lines) text += part;
+    const rows = text
+      .trim()
+      .split('\n')
+      .map((line) => JSON.parse(line) as { id: string; createdAt: string });
+    expect(rows.map(({ createdAt }) => createdAt)).toEqual(rows.map(({ createdAt }) => createdAt).sort());
+    expect(rows.map(({ id }) => id).sort()).toEqual(settled.slice(0, 2_200).sort());
+  });
+
   it('counts the whole hours that it touches, and no other', async () => {
     const right = await core.consumer({});
     await callAt(right, '2026-11-15T12:00:00Z', 1);

@@ -15,8 +15,8 @@ export type Market = AsyncDisposable & {
   dataDir: string;
   start(env?: Record<string, string>): Promise<Server>;
   demo(): Promise<Demo>;
-  /** `npm run audit`: its output; rejects where an invariant is broken. */
-  audit(): Promise<string>;
+  /** `npm run audit`, of one tenant where it is named: its output; rejects where an invariant is broken. */
+  audit(tenantName?: string): Promise<string>;
 };
 
 export type Server = { url: string; pid: number; kill(signal: NodeJS.Signals): Promise<number | null> };
@@ -45,8 +45,8 @@ export async function openMarket(options: MarketOptions = {}): Promise<Market> {
     ...(database.url === null ? {} : { DATABASE_URL: database.url }),
     ...options.env,
   };
-  const run = (file: string, more: Record<string, string> = {}) => {
-    const child = spawn(process.execPath, ['--disable-warning=ExperimentalWarning', file], {
+  const run = (file: string, more: Record<string, string> = {}, args: readonly string[] = []) => {
+    const child = spawn(process.execPath, ['--disable-warning=ExperimentalWarning', file, ...args], {
       cwd: ROOT,
       env: { ...env, ...more },
       // Not inherited: a server that outlived its test would keep open what reads the suite's output.
@@ -87,8 +87,8 @@ export async function openMarket(options: MarketOptions = {}): Promise<Market> {
       };
     },
     demo: async () => JSON.parse(await readFile(join(dataDir, 'demo.json'), 'utf8')) as Demo,
-    async audit() {
-      const child = run('src/commands/audit.ts');
+    async audit(tenantName) {
+      const child = run('src/commands/audit.ts', {}, tenantName === undefined ? [] : ['--tenant', tenantName]);
       let out = '';
       child.stdout.on('data', (part: Buffer) => {
         out += part.toString('utf8');
