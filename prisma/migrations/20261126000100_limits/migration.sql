@@ -209,18 +209,20 @@ END
 $$;
 
 -- Moves what was billed from leased to used in the counters of its limits, and tells of each threshold that was crossed by it.
-CREATE FUNCTION mercato_count_limits(given mercato_call[], present uuid[]) RETURNS void LANGUAGE sql AS $$
+CREATE FUNCTION mercato_count_limits(given mercato_call[], present uuid[]) RETURNS void LANGUAGE plpgsql AS $$
+BEGIN
   WITH moving AS (
-    SELECT n.counter_id, sum(r.units) units, sum(r.amount_nanos) nanos,
-           coalesce(sum(r.units) FILTER (WHERE c.lease_id = ANY (present)), 0) leased_units,
-           coalesce(sum(r.units * coalesce(v.unit_price_nanos, 0)) FILTER (WHERE c.lease_id = ANY (present)), 0) leased_nanos
-      FROM unnest(given) c JOIN usage_record r ON r.period = c.period AND r.id = c.id
-      LEFT JOIN plan_version v ON v.id = c.plan_version_id
-     CROSS JOIN unnest(c.counters) n (counter_id) GROUP BY 1
+    SELECT n.counter_id, sum(s.units) units, sum(s.nanos) nanos, sum(s.units) FILTER (WHERE s.leased) leased_units,
+           sum(s.units * coalesce(v.unit_price_nanos, 0)) FILTER (WHERE s.leased) leased_nanos
+      FROM (SELECT c.counters, c.plan_version_id, c.lease_id = ANY (present) leased, sum(r.units) units, sum(r.amount_nanos) nanos
+              FROM unnest(given) c JOIN usage_record r ON r.period = c.period AND r.id = c.id
+             WHERE c.counters IS NOT NULL GROUP BY 1, 2, 3) s
+      LEFT JOIN plan_version v ON v.id = s.plan_version_id
+     CROSS JOIN unnest(s.counters) n (counter_id) GROUP BY 1
   ), counted AS (
     UPDATE limit_counter k
        SET used = k.used + CASE k.measure WHEN 'UNITS' THEN m.units ELSE m.nanos END,
-           leased = k.leased - CASE k.measure WHEN 'UNITS' THEN m.leased_units ELSE m.leased_nanos END
+           leased = k.leased - CASE k.measure WHEN 'UNITS' THEN coalesce(m.leased_units, 0) ELSE coalesce(m.leased_nanos, 0) END
       FROM moving m WHERE k.id = m.counter_id AND k.measure <> 'CONCURRENCY' AND k.arrival_at IS NULL
     RETURNING k.id, k.limit_id, k.tenant_id, k.used, k.used - CASE k.measure WHEN 'UNITS' THEN m.units ELSE m.nanos END used_before
   ), crossed AS (
@@ -234,7 +236,8 @@ CREATE FUNCTION mercato_count_limits(given mercato_call[], present uuid[]) RETUR
   INSERT INTO outbox (tenant_id, topic, payload)
   SELECT a.tenant_id, 'usage.alert', jsonb_build_object('alertId', a.id, 'limitId', a.limit_id, 'percent', a.percent,
                                                           'used', a.used::text, 'amount', a.amount::text)
-    FROM crossed a
+    FROM crossed a;
+END
 $$;
 
 -- Bills calls, given as an array of objects that hold what several calls share and, in `calls`, what is each one's own. Locks rows in the system's order (usage/usage.ts) and in key order within a table. `outcome` per call:
@@ -254,37 +257,45 @@ DECLARE
              wallet_id uuid, payable_id uuid, revenue_id uuid, counters uuid[], calls jsonb),
            jsonb_to_recordset(g.calls) AS c (id uuid, units bigint, rows bigint, runs int, compute_micros bigint, bytes_in bigint,
              bytes_out bigint, key text, digest text, answer text, store_key text));
+  -- What the calls of a group share, once: enough to know what to lock.
+  heads mercato_call[] := array(
+    SELECT (NULL, g.period, g.lease_id, g.consumer_tenant_id, NULL, g.listing_id, NULL, NULL, NULL, g.plan_version_id, g.api_key_id, NULL,
+            NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, g.counters)::mercato_call
+      FROM jsonb_to_recordset(groups) AS g (period text, lease_id uuid, consumer_tenant_id uuid, listing_id uuid, plan_version_id uuid,
+             api_key_id uuid, counters uuid[]));
   valid uuid[];
   present uuid[];
-  claimed uuid[];
+  claimed uuid[] := '{}';
   limited boolean := groups @? '$[*].counters';
 BEGIN
   valid := array(
     SELECT k.id FROM api_key k
-     WHERE k.id IN (SELECT c.api_key_id FROM unnest(given) c) AND k.revoked_at IS NULL AND (k.expires_at IS NULL OR k.expires_at > mercato_now())
+     WHERE k.id IN (SELECT c.api_key_id FROM unnest(heads) c) AND k.revoked_at IS NULL AND (k.expires_at IS NULL OR k.expires_at > mercato_now())
      ORDER BY k.id FOR SHARE);
-  present := array(SELECT l.id FROM lease l WHERE l.id IN (SELECT c.lease_id FROM unnest(given) c) ORDER BY l.id FOR UPDATE);
+  present := array(SELECT l.id FROM lease l WHERE l.id IN (SELECT c.lease_id FROM unnest(heads) c) ORDER BY l.id FOR UPDATE);
   PERFORM FROM usage_counter u
-    WHERE (u.consumer_tenant_id, u.listing_id, u.period) IN (SELECT c.consumer_tenant_id, c.listing_id, c.period FROM unnest(given) c)
+    WHERE (u.consumer_tenant_id, u.listing_id, u.period) IN (SELECT c.consumer_tenant_id, c.listing_id, c.period FROM unnest(heads) c)
     ORDER BY u.consumer_tenant_id, u.listing_id, u.period FOR UPDATE;
   IF limited THEN
     PERFORM mercato_lock_limits(given, present);
   END IF;
 
-  WITH won AS (
-    INSERT INTO idempotency_key (tenant_id, key, digest, record_id, period)
-    SELECT c.consumer_tenant_id, c.key, decode(c.digest, 'hex'), c.id, c.period FROM unnest(given) c
-     WHERE c.key IS NOT NULL AND (c.api_key_id IS NULL OR c.api_key_id = ANY (valid))
-     ORDER BY c.consumer_tenant_id, c.key
-        ON CONFLICT DO NOTHING RETURNING record_id
-  ), kept AS (
-    INSERT INTO replay (record_id, tenant_id, answer, store_key, expires_at)
-    SELECT c.id, c.consumer_tenant_id, decode(c.answer, 'base64'), c.store_key, mercato_now() + make_interval(hours => replay_hours)
-      FROM unnest(given) c JOIN won ON won.record_id = c.id
-  )
-  SELECT coalesce(array_agg(record_id), '{}') INTO claimed FROM won;
+  IF groups @? '$[*].calls[*].key' THEN
+    WITH won AS (
+      INSERT INTO idempotency_key (tenant_id, key, digest, record_id, period)
+      SELECT c.consumer_tenant_id, c.key, decode(c.digest, 'hex'), c.id, c.period FROM unnest(given) c
+       WHERE c.key IS NOT NULL AND (c.api_key_id IS NULL OR c.api_key_id = ANY (valid))
+       ORDER BY c.consumer_tenant_id, c.key
+          ON CONFLICT DO NOTHING RETURNING record_id
+    ), kept AS (
+      INSERT INTO replay (record_id, tenant_id, answer, store_key, expires_at)
+      SELECT c.id, c.consumer_tenant_id, decode(c.answer, 'base64'), c.store_key, mercato_now() + make_interval(hours => replay_hours)
+        FROM unnest(given) c JOIN won ON won.record_id = c.id
+    )
+    SELECT coalesce(array_agg(record_id), '{}') INTO claimed FROM won;
+  END IF;
 
-  IF EXISTS (
+  IF EXISTS (SELECT FROM unnest(heads) h WHERE NOT h.lease_id = ANY (present)) AND EXISTS (
     SELECT FROM unnest(given) c
       LEFT JOIN usage_counter u USING (consumer_tenant_id, listing_id, period)
      WHERE NOT c.lease_id = ANY (present)
@@ -316,13 +327,18 @@ BEGIN
       FROM priced p
     RETURNING consumer_tenant_id, publisher_tenant_id, listing_id, subscription_id, api_key_id, user_id, units, compute_micros, amount_nanos,
               usage_record.currency, created_at
-  ), rolled AS ( -- by the records' own instants, so that a rollup is the sum of its records whenever it is read
+  ), hours AS ( -- by the records' own instants, so that a rollup is the sum of its records whenever it is read
+    SELECT r.consumer_tenant_id, date_trunc('hour', r.created_at, 'UTC') starts_at, r.listing_id,
+           coalesce(r.subscription_id, mercato_nobody()) subscription_id, coalesce(r.api_key_id, r.user_id, mercato_nobody()) caller_id,
+           r.api_key_id IS NOT NULL by_key, r.currency, r.publisher_tenant_id, count(*) predictions, sum(r.units) units,
+           sum(r.compute_micros) compute_micros, sum(r.amount_nanos) amount_nanos
+      FROM recorded r GROUP BY 1, 2, 3, 4, 5, 6, 7, 8
+  ), rolled AS (
     INSERT INTO usage_rollup AS u (consumer_tenant_id, grain, starts_at, listing_id, subscription_id, caller_id, by_key, currency,
                                    publisher_tenant_id, predictions, units, compute_micros, amount_nanos)
-    SELECT r.consumer_tenant_id, g.grain, date_trunc(g.field, r.created_at, 'UTC'), r.listing_id,
-           coalesce(r.subscription_id, mercato_nobody()), coalesce(r.api_key_id, r.user_id, mercato_nobody()), r.api_key_id IS NOT NULL,
-           r.currency, r.publisher_tenant_id, count(*), sum(r.units), sum(r.compute_micros), sum(r.amount_nanos)
-      FROM recorded r, (VALUES ('HOUR'::rollup_grain, 'hour'), ('DAY', 'day')) g (grain, field)
+    SELECT h.consumer_tenant_id, g.grain, date_trunc(g.field, h.starts_at, 'UTC'), h.listing_id, h.subscription_id, h.caller_id, h.by_key,
+           h.currency, h.publisher_tenant_id, sum(h.predictions), sum(h.units), sum(h.compute_micros), sum(h.amount_nanos)
+      FROM hours h, (VALUES ('HOUR'::rollup_grain, 'hour'), ('DAY', 'day')) g (grain, field)
      GROUP BY 1, 2, 3, 4, 5, 6, 7, 8, 9 ORDER BY 1, 2, 3, 4, 5, 6
         ON CONFLICT (consumer_tenant_id, grain, starts_at, listing_id, subscription_id, caller_id) DO UPDATE
        SET predictions = u.predictions + excluded.predictions, units = u.units + excluded.units,
@@ -331,9 +347,10 @@ BEGIN
     UPDATE lease l SET units = l.units - s.units
       FROM (SELECT p.lease_id, sum(p.units) units FROM priced p WHERE p.leased GROUP BY 1) s WHERE l.id = s.lease_id
   ), moving AS (
-    SELECT u.consumer_tenant_id, u.listing_id, u.period, u.used_units, u.leased_units, u.plan_version_id, sum(p.units) units,
-           coalesce(sum(p.units) FILTER (WHERE p.leased), 0) returned, (array_agg(p.wallet_id))[1] wallet_id
-      FROM priced p JOIN usage_counter u USING (consumer_tenant_id, listing_id, period) GROUP BY 1, 2, 3, 4, 5, 6
+    SELECT u.consumer_tenant_id, u.listing_id, u.period, u.used_units, u.leased_units, u.plan_version_id, s.units, s.returned, s.wallet_id
+      FROM (SELECT p.consumer_tenant_id, p.listing_id, p.period, sum(p.units) units, coalesce(sum(p.units) FILTER (WHERE p.leased), 0) returned,
+                   (array_agg(p.wallet_id))[1] wallet_id
+              FROM priced p GROUP BY 1, 2, 3) s JOIN usage_counter u USING (consumer_tenant_id, listing_id, period)
   ), counted AS (
     UPDATE usage_counter u SET used_units = u.used_units + m.units, leased_units = u.leased_units - m.returned
       FROM moving m WHERE (u.consumer_tenant_id, u.listing_id, u.period) = (m.consumer_tenant_id, m.listing_id, m.period)
