@@ -135,6 +135,23 @@ describe('row-level security', () => {
   });
 });
 
+it('a policy is for one role, and lets a tenant write only what is its own', async () => {
+  const policies = await asAdmin(
+    db,
+    (tx) => tx.$queryRaw<{ name: string; roles: string[]; command: string; check: string | null }[]>`
+      select polrelid::regclass || '.' || polname "name", polroles::regrole[]::text[] roles, polcmd::text command,
+             pg_get_expr(polwithcheck, polrelid) "check"
+        from pg_policy where polrelid in (select oid from pg_class where relnamespace = 'public'::regnamespace)`,
+  );
+  expect(policies.length).toBeGreaterThan(Object.keys(GRANTS).length);
+  for (const { name, roles, command, check } of policies) {
+    expect([name, ...roles]).toEqual([name, expect.stringMatching(/^mercato_(tenant|system|owner)$/)]);
+    expect(name.endsWith('.system')).toBe(roles[0] === SYSTEM);
+    // Without a check of its own, what may be written is what may be seen.
+    if (roles[0] === TENANT && command !== 'r') expect(`${name}: ${check ?? 'mercato_tenant_id()'}`).toContain('mercato_tenant_id()');
+  }
+});
+
 describe('the roles', () => {
   it('are no superusers, do not bypass row-level security, cannot log in, and make neither roles nor databases', async () => {
     const rows = await asAdmin(

@@ -1,0 +1,3 @@
+import { type Guard, guardsOf } from '../guard.ts';
+
+export const checks: Guard[] = [];

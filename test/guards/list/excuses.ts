@@ -1,0 +1,3 @@
+import type { Excuse } from '../guard.ts';
+
+export const excuses: Excuse[] = [];
