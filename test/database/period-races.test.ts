@@ -3,6 +3,7 @@ import { asSystem } from '../../src/base/database.ts';
 import { asAdmin } from '../support/admin.ts';
 import { booksOf, broken, type Core, finished, openCore, type Process } from '../support/core.ts';
 import { calendarOf, recordOf, refusalOf, transferOf } from '../support/ledger.ts';
+import { onPostgres, waitsForLock } from '../support/races.ts';
 
 let core: Core;
 let calendar: ReturnType<typeof calendarOf>;
@@ -17,7 +18,7 @@ afterEach(async () => expect(await broken(core.db)).toEqual([]));
 afterAll(() => core[Symbol.asyncDispose]());
 
 // Embedded, one transaction runs at a time.
-describe.skipIf(process.env.MERCATO_TEST_DATABASE_URL === undefined)('a race with the closing', () => {
+describe.skipIf(!onPostgres)('a race with the closing', () => {
   it.each([
     ['a transfer', transferOf],
     ['a usage record', recordOf],
@@ -61,7 +62,7 @@ describe.skipIf(process.env.MERCATO_TEST_DATABASE_URL === undefined)('a race wit
       () => 'written',
       (error: Error) => error.message,
     );
-    await waiting();
+    await waitsForLock(core.db);
     ended.resolve();
     await closer;
     expect(await late).toContain('is closed');
@@ -82,23 +83,10 @@ describe.skipIf(process.env.MERCATO_TEST_DATABASE_URL === undefined)('a race wit
     });
     await closing.promise;
     const late = refusalOf(() => server.settlement.settle(finished(right, admission)));
-    await waiting();
+    await waitsForLock(core.db);
     ended.resolve();
     await closer;
     expect(await late).toBe('OVERLOADED');
     expect(await booksOf(core.db, right, period)).toMatchObject({ used: 0n, records: 0n, balance: 1_000n });
   });
-
-  /** Until somebody waits for a lock. */
-  async function waiting(): Promise<void> {
-    for (;;) {
-      const [row] = await asAdmin(
-        core.db,
-        (tx) => tx.$queryRaw<{ found: boolean }[]>`
-          select exists (select from pg_stat_activity where datname = current_database() and wait_event_type = 'Lock') found`,
-      );
-      if (row?.found) return;
-      await new Promise((resolve) => setTimeout(resolve, 10));
-    }
-  }
 });

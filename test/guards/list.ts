@@ -1,8 +1,8 @@
+import type { Excuse, Guard } from './guard.ts';
 import { checks } from './list/checks.ts';
 import { excuses } from './list/excuses.ts';
 import { functions } from './list/functions.ts';
 import { locks } from './list/locks.ts';
-import type { Excuse, Guard } from './guard.ts';
 import { sqlGuards } from './sql.ts';
 
 /** Every guard that is removed in turn. */

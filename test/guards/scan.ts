@@ -15,9 +15,17 @@ const PATTERNS = [
 
 const FILES = [
   ...['src/usage', 'src/billing', 'src/access'].flatMap((folder) => filesBelow(folder, '.ts')),
-  ...['grants', 'leases', 'lease-memory', 'lease-returns', 'lease-refusals', 'lease-store', 'settlement', 'settlement-store', 'replays'].map(
-    (name) => `src/prediction/${name}.ts`,
-  ),
+  ...[
+    'grants',
+    'leases',
+    'lease-memory',
+    'lease-returns',
+    'lease-refusals',
+    'lease-store',
+    'settlement',
+    'settlement-store',
+    'replays',
+  ].map((name) => `src/prediction/${name}.ts`),
   'src/base/idempotency.ts',
   'prisma/migrations/20261123000000_init/migration.sql',
   ...filesBelow('prisma/migrations', '.sql').filter((file) => /_(limits|ledger|mutation_keys)\//.test(file)),
@@ -39,7 +47,9 @@ export function unlisted(read: (file: string) => string, guards: readonly Guard[
 
 function placesIn(text: string): number[] {
   const places = PATTERNS.flatMap((pattern) => [...text.matchAll(pattern)].map(({ index }) => index));
-  return places.filter((at) => !/^\s*(\*|\/\/|\/\*\*|--)/.test(lineAt(text, at)) && !/^\s*(import|export) /.test(lineAt(text, at))).sort((a, b) => a - b);
+  return places
+    .filter((at) => !/^\s*(\*|\/\/|\/\*\*|--)/.test(lineAt(text, at)) && !/^\s*(import|export) /.test(lineAt(text, at)))
+    .sort((a, b) => a - b);
 }
 
 function lineAt(text: string, at: number): string {
