@@ -177,18 +177,20 @@ describe('the roles', () => {
     expect(found).toEqual([undefined, undefined]);
   });
 
-  it('let a tenant run none of the functions that do what it may not, but for telling processes to forget', async () => {
+  it('let a tenant run none of the functions that do what it may not, but for telling processes to forget, and others none at all', async () => {
     const rows = await asAdmin(
       db,
-      (tx) => tx.$queryRaw<{ name: string; tenant: boolean; system: boolean; path: string | null }[]>`
+      (tx) => tx.$queryRaw<{ name: string; tenant: boolean; system: boolean; all: boolean; path: string | null }[]>`
         select proname::text "name", has_function_privilege(${TENANT}, oid, 'EXECUTE') tenant, has_function_privilege(${SYSTEM}, oid, 'EXECUTE') system,
-               proconfig::text path
-          from pg_proc where pronamespace = 'public'::regnamespace and prosecdef order by 1`,
+               has_function_privilege('public', oid, 'EXECUTE') "all", proconfig::text path
+          from pg_proc where pronamespace = 'public'::regnamespace and (prosecdef or proname = 'mercato_settle') order by 1`,
     );
+    const system = { tenant: false, system: true, all: false };
     expect(rows).toEqual([
-      { name: 'mercato_close_period', tenant: false, system: true, path: '{"search_path=public, pg_temp",lock_timeout=2s}' },
-      { name: 'mercato_ensure_partitions', tenant: false, system: true, path: '{"search_path=public, pg_temp"}' },
-      { name: 'mercato_invalidate', tenant: true, system: true, path: '{"search_path=public, pg_temp"}' },
+      { ...system, name: 'mercato_close_period', path: '{"search_path=public, pg_temp",lock_timeout=2s}' },
+      { ...system, name: 'mercato_ensure_partitions', path: '{"search_path=public, pg_temp"}' },
+      { ...system, name: 'mercato_invalidate', tenant: true, path: '{"search_path=public, pg_temp"}' },
+      { ...system, name: 'mercato_settle', path: null },
     ]);
   });
 
