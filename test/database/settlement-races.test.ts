@@ -115,7 +115,7 @@ describe.skipIf(!onPostgres)('a settlement locks by key within a table:', () => 
     ['account', 'id', 'tenant_id'],
   ])('%s', async (table, key, tenant) => {
     const rights = [await core.consumer({ unitPriceNanos: 10n }, 100n), await core.consumer({ unitPriceNanos: 10n }, 100n)];
-    const calls = [];
+    const calls: { right: Right; admission: Admission; apiKeyId: string }[] = [];
     for (const right of rights) {
       await capped(right, 100n);
       calls.push({ right, admission: await admit(right, 1), apiKeyId: await keyOf(right.consumerTenantId) });

@@ -12,8 +12,8 @@ const LINKED = ['node_modules', 'src/generated'];
 export type Copy = Disposable & {
   read(file: string): string;
   write(file: string, text: string): void;
-  /** Runs test files; null: they did not end in time. */
-  run(files: readonly string[], options: { postgres: boolean; timeoutMs: number }): Promise<Outcome | null>;
+  /** Runs test files, on copies of `template` where that is not null; null: they did not end in time. */
+  run(files: readonly string[], options: { postgres: boolean; template: string | null; timeoutMs: number }): Promise<Outcome | null>;
 };
 
 /** The files of the working tree, committed or not, in a folder of their own. */
@@ -28,11 +28,12 @@ export function openCopy(): Copy {
   return {
     read: (file) => readFileSync(join(folder, file), 'utf8'),
     write: (file, text) => writeFileSync(join(folder, file), text),
-    async run(files, { postgres, timeoutMs }) {
-      const { MERCATO_TEST_DATABASE_URL: url, ...env } = process.env;
+    async run(files, { postgres, template, timeoutMs }) {
+      const { MERCATO_TEST_DATABASE_URL: url, MERCATO_TEST_TEMPLATE: _, ...env } = process.env;
+      const database = { MERCATO_TEST_DATABASE_URL: url, ...(template === null ? {} : { MERCATO_TEST_TEMPLATE: template }) };
       const child = spawn(process.execPath, ['--disable-warning=ExperimentalWarning', 'test/guards/once.ts', ...files], {
         cwd: folder,
-        env: postgres && url !== undefined ? { ...env, MERCATO_TEST_DATABASE_URL: url } : env,
+        env: postgres && url !== undefined ? { ...env, ...database } : env,
         stdio: ['ignore', 'pipe', 'pipe'],
         detached: true,
       });

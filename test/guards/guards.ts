@@ -4,6 +4,7 @@
  * MERCATO_TEST_DATABASE_URL alone. Exits 1 where no test fails, a mutated text is no program, or the scan finds a guard without an entry.
  */
 import { parseArgs } from 'node:util';
+import { setup } from '../support/global-setup.ts';
 import { type Copy, openCopy, readFile } from './copy.ts';
 import { type Guard, KINDS, without } from './guard.ts';
 import { allExcuses, allGuards } from './list.ts';
@@ -28,36 +29,46 @@ if (missing.length > 0) process.exitCode = 1;
 
 async function removeEach(): Promise<void> {
   using copy = openCopy();
-  process.once('SIGINT', () => process.exit(130));
-  process.on('exit', () => copy[Symbol.dispose]());
-  const runnable = guards.filter(({ postgres }) => hasPostgres || !postgres);
-  await checkBaseline(copy, runnable);
-  const counts = { caught: 0, 'NOT CAUGHT': 0, BROKEN: 0, 'not run': guards.length - runnable.length };
-  for (const guard of guards) {
-    if (!runnable.includes(guard)) {
-      console.log(`not run     ${guard.kind.padEnd(8)} ${guard.name}: needs Postgres`);
-      continue;
+  const dropTemplate = await setup();
+  const template = process.env.MERCATO_TEST_TEMPLATE ?? null;
+  const counts = { caught: 0, 'NOT CAUGHT': 0, BROKEN: 0, 'not run': 0 };
+  let stopped = false;
+  process.once('SIGINT', () => {
+    stopped = true;
+  });
+  try {
+    await checkBaseline(copy, guards.filter(isRunnable), template);
+    for (const guard of guards) {
+      if (stopped) break;
+      const startMs = performance.now();
+      const { verdict, by } = isRunnable(guard)
+        ? await remove(copy, guard, template)
+        : ({ verdict: 'not run', by: 'needs Postgres' } as const);
+      counts[verdict]++;
+      const seconds = ((performance.now() - startMs) / 1000).toFixed(1);
+      console.log(`${verdict.padEnd(11)} ${guard.kind.padEnd(8)} ${guard.name}  <- ${by}  ${seconds} s`);
     }
-    const startMs = performance.now();
-    const { verdict, by } = await remove(copy, guard);
-    counts[verdict]++;
-    const seconds = ((performance.now() - startMs) / 1000).toFixed(1);
-    console.log(`${verdict.padEnd(11)} ${guard.kind.padEnd(8)} ${guard.name}  <- ${by}  ${seconds} s`);
+  } finally {
+    await dropTemplate?.();
   }
   console.log(
     Object.entries(counts)
       .map(([verdict, count]) => `${verdict} ${count}`)
       .join(', '),
   );
-  if (counts['NOT CAUGHT'] + counts.BROKEN > 0) process.exitCode = 1;
+  if (stopped || counts['NOT CAUGHT'] + counts.BROKEN > 0) process.exitCode = 1;
+}
+
+function isRunnable({ postgres }: Guard): boolean {
+  return hasPostgres || !postgres;
 }
 
 /** The tests pass where nothing is removed, or else their failure would say nothing. */
-async function checkBaseline(copy: Copy, runnable: readonly Guard[]): Promise<void> {
+async function checkBaseline(copy: Copy, runnable: readonly Guard[], template: string | null): Promise<void> {
   for (const postgres of [true, false]) {
     const files = [...new Set(runnable.filter((guard) => postgresFor(guard) === postgres).flatMap(({ tests }) => tests))];
     if (files.length === 0) continue;
-    const outcome = await copy.run(files, { postgres, timeoutMs: 10 * TIMEOUT_MS });
+    const outcome = await copy.run(files, { postgres, template, timeoutMs: 10 * TIMEOUT_MS });
     if (outcome === null || outcome.failed.length + outcome.faults.length > 0 || outcome.passed === 0) {
       throw new Error(`the tests fail without any mutation: ${JSON.stringify(outcome ?? 'timed out')}`);
     }
@@ -70,12 +81,21 @@ function postgresFor({ tests }: Guard): boolean {
   return hasPostgres && !tests.every((test) => test.startsWith('test/unit/'));
 }
 
-async function remove(copy: Copy, guard: Guard): Promise<{ verdict: 'caught' | 'NOT CAUGHT' | 'BROKEN'; by: string }> {
+async function remove(
+  copy: Copy,
+  guard: Guard,
+  template: string | null,
+): Promise<{ verdict: 'caught' | 'NOT CAUGHT' | 'BROKEN'; by: string }> {
   const mutated = without(guard, copy.read);
   const originals = new Map([...mutated.keys()].map((file) => [file, copy.read(file)]));
   try {
     for (const [file, text] of mutated) copy.write(file, text);
-    const outcome = await copy.run(guard.tests, { postgres: postgresFor(guard), timeoutMs: TIMEOUT_MS });
+    const migrates = [...mutated.keys()].some((file) => file.startsWith('prisma/'));
+    const outcome = await copy.run(guard.tests, {
+      postgres: postgresFor(guard),
+      template: migrates ? null : template,
+      timeoutMs: TIMEOUT_MS,
+    });
     if (outcome === null) return { verdict: 'caught', by: 'timed out' };
     const [failed] = outcome.failed;
     if (failed !== undefined) return { verdict: 'caught', by: short(failed.replace('.test.ts >', ' >')) };

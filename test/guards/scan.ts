@@ -1,55 +1,88 @@
 import { filesBelow } from './copy.ts';
 import { type Excuse, type Guard, placeOf } from './guard.ts';
+import { TABLES } from './sql.ts';
 
-/** What guards look like in the code of usage, billing and access, and where the rest of the code meters and bills. */
-const PATTERNS = [
+/** What guards look like in code, of TypeScript and of SQL functions. */
+const CHECKS = [
   /\bfor (?:no key )?(?:update|share)\b/gi,
-  /\bpg_advisory_xact_lock\b/gi,
+  /\bpg_advisory_(?:xact_)?lock\b/gi,
   /\block table\b/gi,
   /\bon conflict\b/gi,
-  /\bthrow (?:new MercatoError|refused|badInput|keyConflict|inAskedWords)\b/g,
+  /\bthrow (?:new MercatoError|refused|badInput|keyConflict)\b/g,
   /\bRAISE EXCEPTION\b/g,
   /\bauthorize(?:Operator)?\(/g,
-  /\btenant_id(?:"| in)? ?(?:=|in) /gi,
+  /\btenant_id (?:=|in) /gi,
 ];
+/** What guards look like where the migrations declare something. */
+const DECLARES = /\b(UNIQUE|EXCLUDE|CHECK|POLICY|TRIGGER|FOREIGN KEY|ROW LEVEL SECURITY|GRANT|REVOKE)\b/;
 
+const PREDICTION = [
+  'grants',
+  'leases',
+  'lease-memory',
+  'lease-returns',
+  'lease-refusals',
+  'lease-store',
+  'settlement',
+  'settlement-store',
+  'replays',
+];
 const FILES = [
   ...['src/usage', 'src/billing', 'src/access'].flatMap((folder) => filesBelow(folder, '.ts')),
-  ...[
-    'grants',
-    'leases',
-    'lease-memory',
-    'lease-returns',
-    'lease-refusals',
-    'lease-store',
-    'settlement',
-    'settlement-store',
-    'replays',
-  ].map((name) => `src/prediction/${name}.ts`),
+  ...PREDICTION.map((name) => `src/prediction/${name}.ts`),
   'src/base/idempotency.ts',
-  'prisma/migrations/20261123000000_init/migration.sql',
-  ...filesBelow('prisma/migrations', '.sql').filter((file) => /_(limits|ledger|mutation_keys)\//.test(file)),
 ];
 
+type Range = { start: number; end: number };
 export type Place = { file: string; line: number; text: string };
 
 /** What the scan finds that neither a guard's text nor an excuse covers. */
 export function unlisted(read: (file: string) => string, guards: readonly Guard[], excuses: readonly Excuse[]): Place[] {
   const listed = [...guards.flatMap(({ edits }) => edits), ...excuses];
-  return FILES.flatMap((file) => {
+  const migrations = filesBelow('prisma/migrations', '.sql');
+  const later = (file: string) => migrations.filter((other) => other > file).map(read);
+  return [...FILES, ...migrations].flatMap((file) => {
     const text = read(file);
     const covered = listed.filter((one) => one.file === file).map((one) => placeOf(text, one));
-    return placesIn(text)
-      .filter((at) => !covered.some(({ start, end }) => at >= start && at < end))
-      .map((at) => ({ file, line: text.slice(0, at).split('\n').length, text: lineAt(text, at) }));
+    const found = file.endsWith('.sql')
+      ? [...checksIn(text).filter(({ start }) => isOurs(text, start) && !isReplaced(text, start, later(file))), ...declarationsIn(text)]
+      : checksIn(text);
+    return found
+      .filter((place) => !covered.some((one) => one.start < place.end && place.start < one.end))
+      .map(({ start }) => ({ file, line: text.slice(0, start).split('\n').length, text: lineAt(text, start) }));
   });
 }
 
-function placesIn(text: string): number[] {
-  const places = PATTERNS.flatMap((pattern) => [...text.matchAll(pattern)].map(({ index }) => index));
-  return places
-    .filter((at) => !/^\s*(\*|\/\/|\/\*\*|--)/.test(lineAt(text, at)) && !/^\s*(import|export) /.test(lineAt(text, at)))
-    .sort((a, b) => a - b);
+/** Each place alone, so that of two checks in a line both are listed. */
+function checksIn(text: string): Range[] {
+  const places = CHECKS.flatMap((pattern) => [...text.matchAll(pattern)].map(({ index }) => ({ start: index, end: index + 1 })));
+  return places.filter(({ start }) => !/^(\*|\/\/|\/\*\*|--|import |export )/.test(lineAt(text, start))).sort((a, b) => a.start - b.start);
+}
+
+/** Statements about our tables. */
+function declarationsIn(text: string): Range[] {
+  return [
+    ...text.matchAll(/^(?:ALTER TABLE|CREATE (?:UNIQUE |CONSTRAINT )*(?:INDEX|TRIGGER|POLICY)|GRANT|REVOKE)[^;]*;|^ +CONSTRAINT .*$/gm),
+  ]
+    .filter(([statement]) => DECLARES.test(statement) && !/ NO FORCE /.test(statement) && namesOurs(statement))
+    .map(({ 0: statement, index }) => ({ start: index, end: index + statement.length }));
+}
+
+function namesOurs(statement: string): boolean {
+  const [, table = /^ +CONSTRAINT "(\w+?)_(?:pkey|\w*check)"/.exec(statement)?.[1]] = /(?:ON|TABLE) "(\w+)"/.exec(statement) ?? [];
+  return TABLES.includes(table ?? '');
+}
+
+/** Whether a check in a migration is of a function or statement for our tables; those of other contexts' migrations are theirs. */
+function isOurs(text: string, at: number): boolean {
+  return !lineAt(text, at).startsWith('CREATE POLICY') && OURS.test(text);
+}
+const OURS = /mercato_settle|"mutation_key"|"closed_period"|CREATE TABLE "account"/;
+
+/** Whether the function around a place is defined again by a later migration. */
+function isReplaced(text: string, at: number, later: readonly string[]): boolean {
+  const name = [...text.slice(0, at).matchAll(/^CREATE (?:OR REPLACE )?FUNCTION (\w+)\(/gm)].at(-1)?.[1];
+  return later.some((other) => other.includes(`CREATE OR REPLACE FUNCTION ${name}(`));
 }
 
 function lineAt(text: string, at: number): string {

@@ -102,7 +102,7 @@ function triggerTest(trigger: string): string {
   return trigger === 'transfer_reference' ? 'ledger-checks' : 'constraints';
 }
 
-function policyParts({ 0: text, 1: policy, 2: table, index }: RegExpMatchArray): Part[] {
+function policyParts({ 0: text, 1: policy, 2: table }: RegExpMatchArray): Part[] {
   if (!isOurs(table)) return [];
   const of = `policy ${policy} of ${table}`;
   const role = / TO (mercato_\w+)/.exec(text);
