@@ -7,80 +7,75 @@ import { returnToLimits } from '../../src/usage/limit-counters.ts';
 import { dropLeases, renewLeases, returnUnits } from '../../src/usage/usage.ts';
 import { asAdmin } from '../support/admin.ts';
 import { type Core, openCore } from '../support/core.ts';
-import { isLocked, onPostgres, race } from '../support/races.ts';
+import { onPostgres, race } from '../support/races.ts';
 
 let core: Core;
 beforeAll(async () => {
-  core = await openCore();
+  core = await openCore('2026-10-15T12:00:00Z');
+  await core.setClock('2026-11-15T12:00:00Z');
 });
 afterAll(() => core[Symbol.asyncDispose]());
 
-const [low, high, one] = [newId(), newId(), newId()];
-const bothWays = [
-  [low, high],
-  [high, low],
-] as const;
+const one = newId();
+/** So many that they do not come in the order of their keys by chance. */
+const ids = Array.from({ length: 20 }, () => newId());
+const highest = ids.at(-1) ?? '';
+const lower = ids.slice(0, -1);
+const downwards = ids.toReversed();
 const unused = (leaseId: string) => ({ leaseId, units: 0n, slots: 0n });
+const payment = (debitAccountId: string) => ({ debitAccountId, creditAccountId: highest, postedNanos: 1n, pendingNanos: 0n });
+const countersOf = (month: string) => `usage_counter where period = '${month}' and consumer_tenant_id`;
 const counter = (consumerTenantId: string) => ({ consumerTenantId, listingId: one, period: '2026-11' });
 
-/** Rows of two keys each; the higher comes first in the table. */
+/** A row of each key, the highest first. */
 async function fill(tx: Tx): Promise<void> {
-  for (const id of [high, low]) {
+  for (const [i, id] of downwards.entries()) {
+    await tx.$executeRaw`insert into usage_counter (consumer_tenant_id, listing_id, period, publisher_tenant_id) values (${id}::uuid, ${one}::uuid, '2026-10', ${one}::uuid)`;
     await tx.$executeRaw`insert into usage_counter (consumer_tenant_id, listing_id, period, publisher_tenant_id) values (${id}::uuid, ${one}::uuid, '2026-11', ${one}::uuid)`;
     await tx.$executeRaw`
       insert into lease (id, process_id, consumer_tenant_id, listing_id, period, units, expires_at)
       values (${id}::uuid, ${one}::uuid, ${id}::uuid, ${one}::uuid, '2026-11', 0, mercato_now())`;
-    await tx.$executeRaw`insert into account (id, kind, currency) values (${id}::uuid, 'FUNDING', ${id === low ? 'AAA' : 'BBB'})`;
+    await tx.$executeRaw`insert into account (id, kind, currency) values (${id}::uuid, 'FUNDING', ${`X${i}`})`;
     await tx.$executeRaw`
       insert into usage_limit (id, tenant_id, name, subject, subject_id, measure, "window", amount, hard, alert_percents)
       values (${id}::uuid, ${one}::uuid, ${id}, 'TENANT', ${one}::uuid, 'UNITS', 'DAY', 1, true, '{}')`;
     await tx.$executeRaw`
       insert into limit_counter (id, tenant_id, limit_id, measure, starts_at) values (${id}::uuid, ${one}::uuid, ${id}::uuid, 'UNITS', mercato_now())`;
   }
-  await tx.$executeRaw`update lease set counters = ${[high, low]}::uuid[] where id = ${high}::uuid`;
+  await tx.$executeRaw`update lease set counters = ${downwards}::uuid[] where id = ${highest}::uuid`;
 }
 
 // Embedded, one transaction runs at a time.
 describe.skipIf(!onPostgres)('whoever locks several rows locks them by key:', () => {
   beforeAll(() => asAdmin(core.db, fill));
 
-  const cases: [string, string, string, (tx: Tx, ids: readonly string[]) => Promise<unknown>][] = [
-    ['leases that are renewed', 'lease', 'id', renewLeases],
-    ['leases that are dropped', 'lease', 'id', dropLeases],
-    ['leases whose units come back', 'lease', 'id', (tx, ids) => returnUnits(tx, ids.map(unused))],
-    ['counters', 'usage_counter', 'consumer_tenant_id', (tx, ids) => lockCounters(tx, ids.map(counter))],
-    ['counters of limits', 'limit_counter', 'id', (tx) => returnToLimits(tx, [unused(high)])],
+  const cases: [string, string, (tx: Tx) => Promise<unknown>][] = [
+    ['leases that are renewed', 'lease where id', (tx) => renewLeases(tx, downwards)],
+    ['leases that are dropped', 'lease where id', (tx) => dropLeases(tx, downwards)],
+    ['leases whose units come back', 'lease where id', (tx) => returnUnits(tx, downwards.map(unused))],
+    ['counters', countersOf('2026-11'), (tx) => lockCounters(tx, downwards.map(counter))],
+    ['counters of a month that is closed', countersOf('2026-10'), (tx) => tx.$executeRaw`select mercato_close_period('2026-10')`],
+    ['counters of limits', 'limit_counter where id', (tx) => returnToLimits(tx, [unused(highest)])],
     [
       'holds',
-      'account',
-      'id',
-      (tx, ids) =>
+      'account where id',
+      (tx) =>
         changeHolds(
           tx,
-          ids.map((accountId) => ({ accountId, heldNanos: 1n })),
+          downwards.map((accountId) => ({ accountId, heldNanos: 1n })),
         ),
     ],
-    [
-      'accounts that money moves between',
-      'account',
-      'id',
-      (tx, [from = '', to = '']) => move(tx, [{ debitAccountId: from, creditAccountId: to, postedNanos: 1n, pendingNanos: 0n }]),
-    ],
+    ['accounts that money moves between', 'account where id', (tx) => move(tx, downwards.map(payment))],
   ];
-  it.each(cases)('%s', async (_, table, key, work) => {
-    for (const ids of bothWays) {
-      const undone = () =>
-        asSystem(core.db, async (tx) => {
-          await work(tx, ids);
-          throw new Error('undone');
-        });
-      const outcome = await race(
-        core.db,
-        (tx) => tx.$executeRawUnsafe(`select from ${table} where ${key} = '${high}' for update`),
-        undone,
-        () => isLocked(core.db, `select from ${table} where ${key} = '${low}'`),
-      );
-      expect(outcome).toMatchObject({ waited: true, found: true, result: { reason: { message: 'undone' } } });
-    }
+  it.each(cases)('%s', async (_, rows, work) => {
+    const undone = () =>
+      asSystem(core.db, async (tx) => {
+        await work(tx);
+        throw new Error('undone');
+      });
+    const free = () =>
+      asAdmin(core.db, (tx) => tx.$queryRawUnsafe(`select 1 from ${rows} = any ($1::uuid[]) for update skip locked`, lower));
+    const outcome = await race(core.db, (tx) => tx.$executeRawUnsafe(`select from ${rows} = '${highest}' for update`), undone, free);
+    expect(outcome).toMatchObject({ waited: true, found: [], result: { reason: { message: 'undone' } } });
   });
 });

@@ -108,6 +108,18 @@ describe.skipIf(!onPostgres)('whoever changes what another is about to change wa
     });
   });
 
+  it('who takes of a rate that another has looked at', async () => {
+    const right = await core.consumer({});
+    const rate = { requestsPerMinute: 60, burst: 5 };
+    await asSystem(core.db, (tx) => takeRequests(tx, right, rate, 1));
+    const look = async (tx: Tx) => {
+      await tx.$executeRaw`select from rate_limit where consumer_tenant_id = ${right.consumerTenantId}::uuid for update`;
+      return () => takeRequests(tx, right, rate, 2);
+    };
+    const second = () => asSystem(core.db, (tx) => takeRequests(tx, right, rate, 5));
+    expect(await race(core.db, look, second)).toMatchObject({ waited: true, result: { value: { granted: 2 } } });
+  });
+
   it('two who make an account', async () => {
     const { id } = await core.tenant();
     const make = (tx: Tx) => accountId(tx, 'WALLET', id, 'EUR');
@@ -140,6 +152,14 @@ describe.skipIf(!onPostgres)('whoever changes what another is about to change wa
     await core.setClock('2030-01-15T00:00:00Z');
     const make = (tx: Tx) => tx.$executeRaw`select mercato_ensure_partitions(5)`;
     expect(await race(core.db, make, () => asSystem(core.db, make))).toMatchObject(DONE);
+  });
+
+  it('two who close a month', async () => {
+    await core.setClock('2026-08-15T12:00:00Z');
+    await core.setClock(NOON);
+    const close = (tx: Tx) => tx.$executeRaw`select mercato_close_period('2026-08')`;
+    const result = { status: 'rejected', reason: { data: { rule: 'ALREADY_CLOSED' } } };
+    expect(await race(core.db, close, () => core.billing.closePeriod('2026-08'))).toMatchObject({ waited: true, result });
   });
 
   it('two who tell processes to forget: what is told later is committed later', async () => {

@@ -12,9 +12,10 @@ const NOON = '2026-11-15T12:00:00Z';
 const AFTER_THE_LEASES = '2026-11-15T12:00:03Z';
 let core: Core;
 let server: Process;
+let other: Process;
 beforeAll(async () => {
   core = await openCore(NOON);
-  server = await core.process();
+  [server, other] = [await core.process(), await core.process()];
 });
 afterEach(async () => {
   await core.setClock(AFTER_THE_LEASES);
@@ -74,7 +75,8 @@ describe.skipIf(!onPostgres)('a settlement waits, and goes by what it finds then
 
   it('another is counted on the same counter: each pays for its own side of the free units', async () => {
     const right = await core.consumer({ unitPriceNanos: 10n, freeUnits: 3n }, 100n);
-    const [first, second] = [await admit(right, 2), await admit(right, 2)];
+    const [first, second] = [await admit(right, 2), await other.leases.admit(right, 2, 60_000)];
+    expect(first.leaseId).not.toBe(second.leaseId);
     const outcome = await race(
       core.db,
       (tx) => settleIn(tx, [{ right, admission: first }]),

@@ -12,7 +12,8 @@ import { asTenant, type Database } from '../../src/base/database.ts';
 import { onceFor } from '../../src/base/idempotency.ts';
 import { newId } from '../../src/base/ids.ts';
 import { LIMITS } from '../../src/base/limits.ts';
-import { createUsage, limitedCallers } from '../../src/usage/usage.ts';
+import type { PlanTerms } from '../../src/catalog/catalog.ts';
+import { createUsage, limitedCallers, quotasOf } from '../../src/usage/usage.ts';
 import { asAdmin } from '../support/admin.ts';
 import { type Core, codeOf, finished, log, openCore, type Right } from '../support/core.ts';
 
@@ -113,6 +114,25 @@ describe('limits', () => {
     expect(await codeOf(() => usage().deleteLimit(stranger, id))).toBe('NOT_FOUND');
     expect(await asTenant(open, owner, (tx) => usage().findLimit(tx, owner, id))).toMatchObject({ name: 'cap' });
   });
+});
+
+it("a quota is of the tenant's own use", async () => {
+  const own = await core.consumer({});
+  const other = await core.subscribe((await core.tenant()).id, own, own.terms as PlanTerms);
+  const server = await core.process();
+  for (const [caller, units] of [
+    [other, 5],
+    [own, 2],
+    [other, 5],
+  ] as const) {
+    await server.settlement.settle(finished(caller, await server.leases.admit(caller, units, 1_000)));
+  }
+  for (const [tenantId, used] of [
+    [own.consumerTenantId, 2n],
+    [other.consumerTenantId, 10n],
+  ] as const) {
+    expect((await asTenant(open, tenantId, (tx) => quotasOf(tx, [own.listingId]))).get(own.listingId)?.used).toBe(used);
+  }
 });
 
 describe('keys', () => {

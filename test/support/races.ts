@@ -5,7 +5,7 @@ export const onPostgres = process.env.MERCATO_TEST_DATABASE_URL !== undefined;
 
 /**
  * Begins `second` when `first` is done and not yet committed, and commits once `second` waits for a lock or has ended. What became of
- * `second`, whether it had to wait, and what `meanwhile` found as long as it did. Embedded, one transaction runs at a time: Postgres only.
+ * `second`, whether it had to wait, and what `meanwhile` found as long as it did. A function that `first` answers runs before its commit. Embedded, one transaction runs at a time: Postgres only.
  */
 export async function race<T>(
   db: Database,
@@ -16,9 +16,10 @@ export async function race<T>(
   const written = Promise.withResolvers<void>();
   const released = Promise.withResolvers<void>();
   const holder = asSystem(db, async (tx) => {
-    await first(tx);
+    const last = await first(tx);
     written.resolve();
     await released.promise;
+    if (typeof last === 'function') await last();
   });
   await Promise.race([written.promise, holder]);
   let ended = false;

@@ -66,7 +66,7 @@ export const billingChecks: Guard[] = [
       "if (isPayout ? direction === 'IN' : direction === null) {\n      throw badInput",
       'if (false) {\n      throw badInput',
     ],
-    ['an event is in form before its tenant is looked for', '    checkForm(event);\n', '', 'api/ledger'],
+    ['an event is in form before its tenant is looked for', '    checkForm(event);\n', ''],
     ['a payout goes out of the payable', "isPayout ? 'PUBLISHER_PAYABLE' : 'WALLET'", "'WALLET'"],
     [
       'an account that is not committed is not remembered',

@@ -270,7 +270,7 @@ export const usageChecks: Guard[] = [
       'database/locks',
     ],
   ]),
-  ...guardsOf('code', 'src/usage/quotas.ts', 'api/limits', [
+  ...guardsOf('code', 'src/usage/quotas.ts', 'database/without-walls', [
     ["a quota is the tenant's", 'on c.consumer_tenant_id = mercato_tenant_id() and c.listing_id', 'on c.listing_id'],
   ]),
   ...guardsOf('code', 'src/usage/resolvers.ts', 'unit/scopes', [

@@ -69,7 +69,7 @@ const settlement: Guard[] = [
   ]),
 ];
 
-const limits: Guard[] = guardsOf('function', LIMITS, 'database/limits', [
+const limits: Guard[] = guardsOf('function', LIMITS, 'database/limit-windows', [
   ['a settlement asks the limits', 'IF limited THEN\n    PERFORM mercato_lock_limits(given, present);', 'IF false THEN'],
   ['a settlement counts for the limits', 'IF limited THEN\n    PERFORM mercato_count_limits(given, present);', 'IF false THEN'],
   [
@@ -86,7 +86,7 @@ const limits: Guard[] = guardsOf('function', LIMITS, 'database/limits', [
     'AND k.arrival_at IS NULL\n   GROUP',
   ],
   ['bursts are not added up', "k.measure <> 'CONCURRENCY' AND k.arrival_at IS NULL\n   GROUP", "k.measure <> 'CONCURRENCY'\n   GROUP"],
-  ['what others lease of a limit is taken', 'HAVING k.used + k.leased + sum(', 'HAVING k.used + sum('],
+  ['what others lease of a limit is taken', 'HAVING k.used + k.leased + sum(', 'HAVING k.used + sum(', 'database/settlement-races'],
   [
     'spend is counted at the price',
     "sum(c.units * CASE k.measure WHEN 'UNITS' THEN 1 ELSE coalesce(v.unit_price_nanos, 0) END)",
@@ -211,12 +211,6 @@ const ledger: Guard[] = [
       "IF NOT EXISTS (SELECT FROM pg_class WHERE relname = child AND relnamespace = 'public'::regnamespace) THEN",
       'IF true THEN',
       'database/locks',
-    ],
-    [
-      'nobody is no tenant',
-      "nullif(current_setting('mercato.tenant_id', true), '')::uuid",
-      '(SELECT t.id FROM tenant t LIMIT 1)',
-      'api/layers',
     ],
   ]),
 ];

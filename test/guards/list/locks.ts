@@ -123,7 +123,6 @@ const functions: Guard[] = [
     ['a settlement locks its counters by key', 'ORDER BY u.consumer_tenant_id, u.listing_id, u.period FOR', 'FOR'],
     ['a settlement locks its accounts by key', ' ORDER BY a.id FOR UPDATE', ''],
     ["a settlement's key is claimed once", 'ON CONFLICT DO NOTHING RETURNING record_id', 'RETURNING record_id', 'database/settlement'],
-    ['an alert is written once', 'ON CONFLICT (counter_id, percent, amount) DO NOTHING\n', '', 'database/limits'],
     [
       'a rollup is added to',
       `ON CONFLICT (consumer_tenant_id, grain, starts_at, listing_id, subscription_id, caller_id) DO UPDATE
@@ -142,12 +141,24 @@ const functions: Guard[] = [
     ],
   ]),
   ...guardsOf('lock', LEDGER, 'database/period-races', [
-    ['a month is closed by one at a time', "PERFORM pg_advisory_xact_lock(hashtext('mercato.close_period'));", ''],
+    ['a month is closed by one at a time', "PERFORM pg_advisory_xact_lock(hashtext('mercato.close_period'));", '', LOCKS],
     ['a closing locks the counters', 'ORDER BY u.consumer_tenant_id, u.listing_id FOR UPDATE;', ';'],
-    ['a closing locks the counters by key', 'ORDER BY u.consumer_tenant_id, u.listing_id FOR UPDATE', 'FOR UPDATE'],
+    ['a closing locks the counters by key', 'ORDER BY u.consumer_tenant_id, u.listing_id FOR UPDATE', 'FOR UPDATE', ORDER],
     ['a closing locks the transfers', 'LOCK TABLE transfer IN SHARE ROW EXCLUSIVE MODE;', ''],
-    ['a closing gives up a long wait', " SET lock_timeout = '2s'", ''],
+    ['a closing gives up a long wait', " SET lock_timeout = '2s'", '', 'database/walls'],
   ]),
 ];
 
-export const locks: Guard[] = [...usage, ...billing, ...access, ...prediction, ...functions];
+/** Either keeps an alert from being told twice: that it is of the call that crosses the threshold, or that its row is there. */
+const alerts: Guard = {
+  name: 'an alert is told once',
+  kind: 'lock',
+  edits: [
+    { file: LIMITS, find: 'ON CONFLICT (counter_id, percent, amount) DO NOTHING\n', put: '' },
+    { file: LIMITS, find: 'k.used_before * 100 < l.amount::numeric * p.percent AND ', put: '' },
+  ],
+  tests: ['test/database/limits.test.ts'],
+  postgres: true,
+};
+
+export const locks: Guard[] = [alerts, ...usage, ...billing, ...access, ...prediction, ...functions];
