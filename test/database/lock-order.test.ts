@@ -7,7 +7,7 @@ import { returnToLimits } from '../../src/usage/limit-counters.ts';
 import { dropLeases, renewLeases, returnUnits } from '../../src/usage/usage.ts';
 import { asAdmin } from '../support/admin.ts';
 import { type Core, openCore } from '../support/core.ts';
-import { onPostgres, race } from '../support/races.ts';
+import { onPostgres, race, unlocked } from '../support/races.ts';
 
 let core: Core;
 beforeAll(async () => {
@@ -73,9 +73,12 @@ describe.skipIf(!onPostgres)('whoever locks several rows locks them by key:', ()
         await work(tx);
         throw new Error('undone');
       });
-    const free = () =>
-      asAdmin(core.db, (tx) => tx.$queryRawUnsafe(`select 1 from ${rows} = any ($1::uuid[]) for update skip locked`, lower));
-    const outcome = await race(core.db, (tx) => tx.$executeRawUnsafe(`select from ${rows} = '${highest}' for update`), undone, free);
+    const outcome = await race(
+      core.db,
+      (tx) => tx.$executeRawUnsafe(`select from ${rows} = '${highest}' for update`),
+      undone,
+      () => unlocked(core.db, rows, lower),
+    );
     expect(outcome).toMatchObject({ waited: true, found: [], result: { reason: { message: 'undone' } } });
   });
 });

@@ -35,7 +35,7 @@ export async function race<T>(
 }
 
 /** True as soon as somebody waits for a lock in this database; false where `ended` comes first. */
-export async function waitsForLock(db: Database, ended: () => boolean = () => false): Promise<boolean> {
+async function waitsForLock(db: Database, ended: () => boolean): Promise<boolean> {
   for (;;) {
     const [row] = await asAdmin(
       db,
@@ -57,4 +57,9 @@ export async function isLocked(db: Database, select: string): Promise<boolean> {
     if (String(error).includes('could not obtain lock')) return true;
     throw error;
   }
+}
+
+/** Those of the rows, as `table where column` and the column's values, that nobody has locked. */
+export function unlocked(db: Database, rows: string, keys: readonly string[]): Promise<unknown[]> {
+  return asAdmin(db, (tx) => tx.$queryRawUnsafe<unknown[]>(`select 1 from ${rows} = any ($1::uuid[]) for update skip locked`, keys));
 }
