@@ -1,5 +1,5 @@
 /**
- * `npm run guards -- [--only TEXT] [--kind lock|sql|function|code] [--list]`: removes each lock, constraint, policy and check of usage, billing and
+ * `npm run guards -- [--only TEXT]… [--kind lock|sql|function|code] [--list]`: removes each lock, constraint, policy and check of usage, billing and
  * access in turn, in a copy of the tree, and runs the tests that should notice. Those of `lock`, `sql` and `function` run on the Postgres of
  * MERCATO_TEST_DATABASE_URL alone. Exits 1 where no test fails, a mutated text is no program, or the scan finds a guard without an entry.
  */
@@ -13,11 +13,13 @@ import { unlisted } from './scan.ts';
 const TIMEOUT_MS = 120_000;
 
 const { values } = parseArgs({
-  options: { only: { type: 'string', default: '' }, kind: { type: 'string' }, list: { type: 'boolean', default: false } },
+  options: { only: { type: 'string', multiple: true, default: [] }, kind: { type: 'string' }, list: { type: 'boolean', default: false } },
 });
 if (values.kind !== undefined && !KINDS.some((kind) => kind === values.kind)) throw new Error(`--kind is one of ${KINDS.join(', ')}`);
 const all = allGuards(readFile);
-const guards = all.filter(({ name, kind }) => name.includes(values.only) && (values.kind ?? kind) === kind);
+const guards = all.filter(
+  ({ name, kind }) => (values.kind ?? kind) === kind && (values.only.length === 0 || values.only.some((text) => name.includes(text))),
+);
 const hasPostgres = process.env.MERCATO_TEST_DATABASE_URL !== undefined;
 const short = (test: string) => test.replace(/^test\/|\.test\.ts$/g, '');
 
@@ -76,9 +78,9 @@ async function checkBaseline(copy: Copy, runnable: readonly Guard[], template: s
   }
 }
 
-/** Unit tests need no database: without one they start sooner. */
+/** Without a database tests start sooner. */
 function postgresFor({ tests }: Guard): boolean {
-  return hasPostgres && !tests.every((test) => test.startsWith('test/unit/'));
+  return hasPostgres && !tests.every((test) => /^test\/(unit\/|properties\/prices)/.test(test));
 }
 
 async function remove(

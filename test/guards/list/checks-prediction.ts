@@ -119,10 +119,10 @@ export const predictionChecks: Guard[] = [
     ['a recall returns what is unused', 'await putBack(draining, true);', '', LEASES],
     ['requests that were not made go back', 'for (const entry of memory.all()) await putBackRequests(entry);', ''],
   ]),
-  ...guardsOf('code', 'src/prediction/lease-refusals.ts', LIMITS, [
+  ...guardsOf('code', 'src/prediction/lease-refusals.ts', 'unit/limits', [
     ['a limit refuses what it has no room for', 'if (room.units < need || room.slots < 1) return', 'if (false) return'],
     ['a limit of calls in flight refuses', 'if (room.units < need || room.slots < 1) return', 'if (room.units < need) return'],
-    ['a limit is exhausted where it is used', "window !== 'MINUTE' && used >= amount;", "window !== 'MINUTE';", LIFE],
+    ['a limit is exhausted where it is used', "window !== 'MINUTE' && used >= amount;", "window !== 'MINUTE';"],
   ]),
   ...guardsOf('code', 'src/prediction/lease-store.ts', LEASES, [
     [
