@@ -1,7 +1,8 @@
 import { createHash } from 'node:crypto';
 import { afterAll, afterEach, beforeAll, beforeEach, expect, test } from 'vitest';
-import { asTenant } from '../../src/base/database.ts';
+import { asSystem, asTenant } from '../../src/base/database.ts';
 import { newId } from '../../src/base/ids.ts';
+import { lockLimits } from '../../src/usage/usage.ts';
 import { asAdmin } from '../support/admin.ts';
 import { broken, type Core, codeOf, finished, openCore, type Process, type Right } from '../support/core.ts';
 
@@ -72,6 +73,8 @@ test.each(['MINUTE', 'DAY'] as const)('what a limit per %s finds used is of its 
   await call(one, { ...elsewhere, memberId: colleague }, 8);
   const of = async (given: Given) => (await limit(right, { name: newId(), window, amount: 10_000n, ...given })).used;
   expect(await of({})).toBe(15n);
+  // To the system role, which counts, no wall hides a stranger's use.
+  expect(await asSystem(core.db, (tx) => lockLimits(tx, right))).toMatchObject([{ used: 15n }]);
   expect(await of({ subject: 'SUBSCRIPTION', subjectId: right.subscriptionId })).toBe(7n);
   expect(await of({ subject: 'API_KEY', subjectId: key.apiKeyId })).toBe(1n);
   expect(await of({ subject: 'MEMBER', subjectId: member })).toBe(5n);
