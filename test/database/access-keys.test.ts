@@ -2,9 +2,11 @@ import { PrismaPg } from '@prisma/adapter-pg';
 import { afterAll, beforeAll, beforeEach, describe, expect, it } from 'vitest';
 import type { Access, Principal, Scope } from '../../src/access/access.ts';
 import { makeKey } from '../../src/access/key-format.ts';
+import { createKeyUses } from '../../src/access/key-uses.ts';
 import { asSystem, asTenant } from '../../src/base/database.ts';
 import { newId } from '../../src/base/ids.ts';
 import { LIMITS } from '../../src/base/limits.ts';
+import { createLog } from '../../src/base/log.ts';
 import { PrismaClient } from '../../src/generated/prisma/client.ts';
 import { bearer, beat, openServers, pending, signUp } from './access-setup.ts';
 
@@ -207,6 +209,30 @@ describe('apiKeys', () => {
     await other[Symbol.asyncDispose]();
     const found = await asTenant(servers.db, owner.tenantId, (tx) => access.apiKey(tx, owner, apiKey.id));
     expect(found?.lastUsedAt).toBeInstanceOf(Date);
+  });
+});
+
+describe('the last use', () => {
+  it('of a key is one row, which does not go back', async () => {
+    const { apiKey } = await predictKey();
+    const use = async () => {
+      const uses = createKeyUses(servers.db, createLog('silent'));
+      uses.note(apiKey.id);
+      await uses[Symbol.asyncDispose]();
+    };
+    const at = (instant: string) =>
+      asSystem(
+        servers.db,
+        (tx) => tx.$executeRaw`update api_key_use set last_used_at = ${instant}::timestamptz where api_key_id = ${apiKey.id}::uuid`,
+      );
+    const lastUsedAt = async () => (await asTenant(servers.db, owner.tenantId, (tx) => access.apiKey(tx, owner, apiKey.id)))?.lastUsedAt;
+    await use();
+    await at('2000-01-01');
+    await use();
+    expect((await lastUsedAt())?.getUTCFullYear()).toBeGreaterThan(2000);
+    await at('2100-01-01');
+    await use();
+    expect((await lastUsedAt())?.getUTCFullYear()).toBe(2100);
   });
 });
 

@@ -69,6 +69,22 @@ it('a live process that has not confirmed is waited for, until it confirms or it
   }
 });
 
+it('a live process is waited for no longer than any call may take', async () => {
+  const clock = new TestClock();
+  await using heart = await open(clock);
+  const seq = await publish(heart, [newId()]);
+  const other = newId();
+  await asSystem(
+    db,
+    (tx) => tx.$executeRaw`
+      insert into server_process values (${other}::uuid, ${seq - 1n}, mercato_now() + interval '1 hour', mercato_now())`,
+  );
+  const confirmed = heart.confirmed(seq);
+  clock.pass(90_001);
+  await expect(confirmed).rejects.toMatchObject({ code: 'OVERLOADED' });
+  await asSystem(db, (tx) => tx.serverProcess.delete({ where: { id: other } }));
+});
+
 it('a process confirms only when its handlers have resolved, and beats on meanwhile', async () => {
   await using heart = await open();
   const gate = Promise.withResolvers<void>();

@@ -53,6 +53,7 @@ it.each([
   ['a posting of another kind', { phase: 'POST_PENDING', pending_id: 'PENDING', kind: 'ADJUSTMENT' }, 'does not resolve'],
   ['a reversal of more', { kind: 'REVERSAL', reverses_id: 'BACK', debit: 'to', credit: 'from', amount: 11 }, 'does not reverse'],
   ['a reversal of a pending transfer', { kind: 'REVERSAL', reverses_id: 'PENDING', debit: 'to', credit: 'from' }, 'does not reverse'],
+  ['a reversal of a reversal', { kind: 'REVERSAL', reverses_id: 'REVERSAL' }, 'does not reverse'],
   ['a reversal in the same direction', { kind: 'REVERSAL', reverses_id: 'BACK' }, 'does not reverse'],
 ])('refuses %s', async (_, given: Record<string, string | number>, message) => {
   const tenant = { id: (await charged(core, server)).publisherTenantId };
@@ -61,7 +62,7 @@ it.each([
   for (const name of ['PENDING', 'RESOLVED']) ids[name] = (await make(true)).id;
   for (const name of ['BACK', 'REVERSED']) ids[name] = (await make(false)).id;
   await core.billing.postTransfer({ id: newId(), pendingId: ids.RESOLVED ?? '', amountNanos: null, note: null });
-  await core.billing.reverseTransfer({ id: newId(), reversesId: ids.REVERSED ?? '', note: null });
+  ids.REVERSAL = (await core.billing.reverseTransfer({ id: newId(), reversesId: ids.REVERSED ?? '', note: null })).id;
   const { phase = 'POSTED', kind = 'PAYOUT', amount = 10, debit = 'from', credit = 'to' } = given;
   const text = (name: string) => (given[name] === undefined ? 'null' : `'${ids[given[name]] ?? given[name]}'`);
   const end = (side: string | number) =>

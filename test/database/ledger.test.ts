@@ -57,6 +57,7 @@ describe('an event', () => {
 
   it('knows no absent tenant', async () => {
     expect(await refusalOf(() => core.billing.createTransfer({ id: newId() }, event(1n)))).toBe('NOT_FOUND');
+    expect(await refusalOf(() => core.billing.createTransfer({ id: newId() }, event(0n)))).toBe('BAD_USER_INPUT amountNanos');
   });
 
   it('is seen by its tenant alone, with what it did', async () => {

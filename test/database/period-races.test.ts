@@ -1,8 +1,9 @@
 import { afterAll, afterEach, beforeAll, describe, expect, it } from 'vitest';
-import { asSystem } from '../../src/base/database.ts';
+import { asSystem, type Tx } from '../../src/base/database.ts';
 import { asAdmin } from '../support/admin.ts';
 import { booksOf, broken, type Core, finished, openCore, type Process } from '../support/core.ts';
 import { calendarOf, recordOf, refusalOf, transferOf } from '../support/ledger.ts';
+import { onPostgres, race } from '../support/races.ts';
 
 let core: Core;
 let calendar: ReturnType<typeof calendarOf>;
@@ -17,7 +18,7 @@ afterEach(async () => expect(await broken(core.db)).toEqual([]));
 afterAll(() => core[Symbol.asyncDispose]());
 
 // Embedded, one transaction runs at a time.
-describe.skipIf(process.env.MERCATO_TEST_DATABASE_URL === undefined)('a race with the closing', () => {
+describe.skipIf(!onPostgres)('a race with the closing', () => {
   it.each([
     ['a transfer', transferOf],
     ['a usage record', recordOf],
@@ -49,22 +50,10 @@ describe.skipIf(process.env.MERCATO_TEST_DATABASE_URL === undefined)('a race wit
   ])('is lost by %s that waits for a closing under way', async (_, sql) => {
     const { period, end } = await calendar.newMonth();
     await end();
-    const closing = Promise.withResolvers<void>();
-    const ended = Promise.withResolvers<void>();
-    const closer = asSystem(core.db, async (tx) => {
-      await tx.$executeRaw`select mercato_close_period(${period})`;
-      closing.resolve();
-      await ended.promise;
-    });
-    await closing.promise;
-    const late = asSystem(core.db, (tx) => tx.$executeRawUnsafe(sql(period))).then(
-      () => 'written',
-      (error: Error) => error.message,
-    );
-    await waiting();
-    ended.resolve();
-    await closer;
-    expect(await late).toContain('is closed');
+    const late = () => asSystem(core.db, (tx) => tx.$executeRawUnsafe(sql(period)));
+    const { waited, result } = await race(core.db, closing(period), late);
+    expect(waited).toBe(true);
+    expect(String((result as PromiseRejectedResult).reason)).toContain('is closed');
   });
 
   it('is lost by a settlement that waits for a closing under way: nothing of it is left', async () => {
@@ -73,32 +62,10 @@ describe.skipIf(process.env.MERCATO_TEST_DATABASE_URL === undefined)('a race wit
     const admission = await server.leases.admit(right, 1, 1_000);
     await end();
     await other.leases.maintain();
-    const closing = Promise.withResolvers<void>();
-    const ended = Promise.withResolvers<void>();
-    const closer = asSystem(core.db, async (tx) => {
-      await tx.$executeRaw`select mercato_close_period(${period})`;
-      closing.resolve();
-      await ended.promise;
-    });
-    await closing.promise;
-    const late = refusalOf(() => server.settlement.settle(finished(right, admission)));
-    await waiting();
-    ended.resolve();
-    await closer;
-    expect(await late).toBe('OVERLOADED');
+    const late = () => refusalOf(() => server.settlement.settle(finished(right, admission)));
+    expect(await race(core.db, closing(period), late)).toMatchObject({ waited: true, result: { value: 'OVERLOADED' } });
     expect(await booksOf(core.db, right, period)).toMatchObject({ used: 0n, records: 0n, balance: 1_000n });
   });
-
-  /** Until somebody waits for a lock. */
-  async function waiting(): Promise<void> {
-    for (;;) {
-      const [row] = await asAdmin(
-        core.db,
-        (tx) => tx.$queryRaw<{ found: boolean }[]>`
-          select exists (select from pg_stat_activity where datname = current_database() and wait_event_type = 'Lock') found`,
-      );
-      if (row?.found) return;
-      await new Promise((resolve) => setTimeout(resolve, 10));
-    }
-  }
 });
+
+const closing = (period: string) => (tx: Tx) => tx.$executeRaw`select mercato_close_period(${period})`;

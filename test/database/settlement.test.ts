@@ -104,6 +104,22 @@ test('a group bills exactly its valid calls, whatever is wrong with the others',
   expect(await broken(core.db)).toEqual([]);
 });
 
+test('a call whose key expires before it is settled is refused unbilled', async () => {
+  const right = await core.consumer({ unitPriceNanos: 10n }, 100n);
+  const key = await apiKey(right.consumerTenantId);
+  await asAdmin(core.db, (tx) => tx.apiKey.update({ where: { id: key }, data: { expiresAt: new Date(NOON) } }));
+  const call = finished(right, await admit(one, right, 1), { apiKeyId: key });
+  expect(await codeOf(() => one.settlement.settle(call))).toBe('UNAUTHENTICATED');
+  expect(await booksOf(core.db, right)).toMatchObject({ used: 0n, records: 0n, balance: 100n });
+});
+
+test('of two calls in one group the second pays for what the first left of the free units', async () => {
+  const right = await core.consumer({ unitPriceNanos: 10n, freeUnits: 3n }, 100n);
+  const calls = [await admit(one, right, 2), await admit(one, right, 2)].map((admission) => finished(right, admission));
+  const settled = await Promise.all(calls.map((call) => one.settlement.settle(call)));
+  expect(settled).toMatchObject([{ amountNanos: 0n }, { amountNanos: 10n }]);
+});
+
 test('one key settled by two processes at once is billed once, and the other answers what was stored', async () => {
   const right = await core.consumer({ unitPriceNanos: 10n, quotaUnits: 2n }, 20n);
   for (const key of ['a', 'b']) {
@@ -123,6 +139,7 @@ test('a key that comes twice in one group is billed once', async () => {
   const right = await core.consumer({ unitPriceNanos: 10n }, 100n);
   const [first, second] = await Promise.all([keyedCall(one, right, 'twice'), keyedCall(one, right, 'twice')]);
   expect([first?.stored === null, second?.stored === null].sort()).toEqual([false, true]);
+  expect(await asSystem(core.db, (tx) => tx.replay.count({ where: { tenantId: right.consumerTenantId } }))).toBe(1);
   expect(await booksOf(core.db, right)).toMatchObject({ used: 1n, records: 1n, balance: 90n });
 });
 

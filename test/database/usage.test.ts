@@ -184,6 +184,11 @@ describe('takeRequests', () => {
 });
 
 describe('partitions', () => {
+  it.each([-1, 25])('are made of the next two years at most, not of %i months', async (months) => {
+    const make = asSystem(core.db, (tx) => tx.$executeRaw`select mercato_ensure_partitions(${months}::int)`);
+    await expect(make).rejects.toThrow('months_ahead');
+  });
+
   it("exist for this month and the next before anybody needs them, also over the year's end", async () => {
     await core.setClock('2027-12-31T23:59:59Z');
     const names = await asAdmin(core.db, (tx) => tx.$queryRaw<{ name: string }[]>`select inhrelid::regclass::text "name" from pg_inherits`);

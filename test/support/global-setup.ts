@@ -3,10 +3,13 @@ import { openPostgres } from '../../src/base/database-postgres.ts';
 import { createLog } from '../../src/base/log.ts';
 import { administer, withDatabase } from './database.ts';
 
-/** On Postgres, migrates one template that each test database is a copy of. Its name is this run's own: runs may overlap. */
+/**
+ * On Postgres, migrates one template that each test database is a copy of. Its name is this run's own: runs may overlap. Where MERCATO_TEST_TEMPLATE
+ * names one already, it belongs to whoever made it.
+ */
 export async function setup(): Promise<(() => Promise<void>) | undefined> {
   const url = process.env.MERCATO_TEST_DATABASE_URL;
-  if (url === undefined) return undefined;
+  if (url === undefined || process.env.MERCATO_TEST_TEMPLATE !== undefined) return undefined;
   const template = `mercato_template_${randomBytes(4).toString('hex')}`;
   process.env.MERCATO_TEST_TEMPLATE = template;
   await administer(url, `create database ${template}`);

@@ -1,0 +1,108 @@
+import { createHash } from 'node:crypto';
+import { afterAll, afterEach, beforeAll, beforeEach, expect, test } from 'vitest';
+import { asSystem, asTenant } from '../../src/base/database.ts';
+import { newId } from '../../src/base/ids.ts';
+import { lockLimits } from '../../src/usage/usage.ts';
+import { asAdmin } from '../support/admin.ts';
+import { broken, type Core, codeOf, finished, openCore, type Process, type Right } from '../support/core.ts';
+
+const NOON = '2026-11-15T12:00:00Z';
+let core: Core;
+let one: Process;
+let two: Process;
+beforeAll(async () => {
+  core = await openCore(NOON);
+  [one, two] = [await core.process(), await core.process()];
+});
+beforeEach(() => core.setClock(NOON));
+afterEach(async () => {
+  await core.setClock('2026-12-30T23:59:00Z');
+  await one.leases.maintain();
+  expect(await broken(core.db)).toEqual([]);
+});
+afterAll(() => core[Symbol.asyncDispose]());
+
+type Given = Partial<Parameters<Core['usage']['createLimit']>[1]>;
+const limit = (right: Right, given: Given) => {
+  const plain = { name: 'cap', subject: 'TENANT', subjectId: null, measure: 'UNITS', window: 'DAY', burstUnits: null, hard: true } as const;
+  return core.usage.createLimit(right.consumerTenantId, { ...plain, amount: 100n, alertPercents: null, ...given });
+};
+const limits = (right: Right) => asTenant(core.db, right.consumerTenantId, (tx) => core.usage.limits(tx, right.consumerTenantId));
+
+async function call(process: Process, right: Right, units: number): Promise<void> {
+  const { apiKeyId, memberId } = right;
+  const admission = await process.leases.admit(right, units, 5_000);
+  await process.settlement.settle(finished(right, admission, { apiKeyId, userId: apiKeyId === null ? memberId : null }));
+}
+
+async function withKey(right: Right, memberId: string): Promise<Right> {
+  const id = newId();
+  const hash = createHash('sha256').update(id).digest();
+  const data = {
+    id,
+    tenantId: right.consumerTenantId,
+    name: 'k',
+    hash,
+    prefix: 'mk_',
+    scopes: ['model:predict'],
+    createdByUserId: memberId,
+  };
+  await asAdmin(core.db, (tx) => tx.apiKey.create({ data }));
+  return { ...right, apiKeyId: id };
+}
+
+test.each(['MINUTE', 'DAY'] as const)('what a limit per %s finds used is of its own tenant, subject and window', async (window) => {
+  const [right, stranger] = [await core.consumer({}), await core.consumer({})];
+  const { offer, terms } = await core.offer({});
+  const elsewhere = await core.subscribe(right.consumerTenantId, offer, terms);
+  const [member, colleague] = [newId(), newId()];
+  await asAdmin(core.db, async (tx) => {
+    for (const id of [member, colleague]) {
+      await tx.user.create({ data: { id, email: `${id}@mercato.test`, passwordHash: '-' } });
+      await tx.member.create({ data: { tenantId: right.consumerTenantId, userId: id, role: 'DEVELOPER' } });
+    }
+  });
+  const [key, other] = [await withKey(right, member), await withKey(right, colleague)];
+  await core.setClock('2026-11-14T23:59:59Z');
+  await call(one, key, 1_000);
+  await core.setClock(NOON);
+  await call(one, stranger, 500);
+  await call(one, key, 1);
+  await call(one, other, 2);
+  await call(one, { ...right, memberId: member }, 4);
+  await call(one, { ...elsewhere, memberId: colleague }, 8);
+  const of = async (given: Given) => (await limit(right, { name: newId(), window, amount: 10_000n, ...given })).used;
+  expect(await of({})).toBe(15n);
+  // To the system role, which counts, no wall hides a stranger's use.
+  expect(await asSystem(core.db, (tx) => lockLimits(tx, right))).toMatchObject([{ used: 15n }]);
+  expect(await of({ subject: 'SUBSCRIPTION', subjectId: right.subscriptionId })).toBe(7n);
+  expect(await of({ subject: 'API_KEY', subjectId: key.apiKeyId })).toBe(1n);
+  expect(await of({ subject: 'MEMBER', subjectId: member })).toBe(5n);
+});
+
+test('a call whose lease was swept is let in again by each kind of limit as the kind counts', async () => {
+  const right = await core.consumer({ unitPriceNanos: 5n }, 1_000n);
+  await limit(right, { measure: 'SPEND', amount: 22n });
+  await limit(right, { name: 'soft', hard: false, amount: 1n });
+  await limit(right, { name: 'together', measure: 'CONCURRENCY', window: null, amount: 2n });
+  await limit(right, { name: 'burst', window: 'MINUTE', amount: 1n, burstUnits: 12n });
+  const [kept, lost] = [await one.leases.admit(right, 2, 5_000), await one.leases.admit(right, 2, 5_000)];
+  await core.setClock('2026-11-15T12:00:10Z');
+  await two.leases.maintain();
+  expect(await one.settlement.settle(finished(right, kept))).toMatchObject({ amountNanos: 10n });
+  await call(two, right, 2);
+  expect(await codeOf(() => one.settlement.settle(finished(right, lost)))).toBe('QUOTA_EXCEEDED');
+  const used = Object.fromEntries((await limits(right)).map((shown) => [shown.name, shown.used]));
+  expect(used).toMatchObject({ cap: 20n, soft: 4n, together: 0n });
+});
+
+test('a threshold is told of by the call that reaches it, and by none before', async () => {
+  const right = await core.consumer({});
+  await limit(right, { amount: 10n, alertPercents: [50] });
+  const told = () =>
+    asTenant(core.db, right.consumerTenantId, (tx) => core.usage.alerts(tx, right.consumerTenantId, { first: 10, afterId: null }));
+  await call(one, right, 4);
+  expect(await told()).toEqual([]);
+  await call(one, right, 1);
+  expect(await told()).toMatchObject([{ percent: 50, used: 5n, amount: 10n }]);
+});

@@ -1,0 +1,218 @@
+import { type Guard, guardsOf } from '../guard.ts';
+
+const INIT = 'prisma/migrations/20261123000000_init/migration.sql';
+const SETTLE = 'prisma/migrations/20261123000200_settle/migration.sql';
+const LIMITS = 'prisma/migrations/20261126000100_limits/migration.sql';
+const LEDGER = 'prisma/migrations/20261126000200_ledger/migration.sql';
+
+const settlement: Guard[] = [
+  ...guardsOf('function', SETTLE, 'database/settlement', [
+    ['free units cost nothing', 'greatest(0, units - coalesce(free_units, 0))', '(units - coalesce(free_units, 0))'],
+  ]),
+  ...guardsOf('function', LIMITS, 'database/settlement', [
+    ['a revoked key bills nothing', 'k.revoked_at IS NULL AND (k.expires_at', '(k.expires_at'],
+    ['an expired key bills nothing', ' AND (k.expires_at IS NULL OR k.expires_at > mercato_now())', ''],
+    [
+      'a call of an invalid key claims nothing',
+      'c.key IS NOT NULL AND (c.api_key_id IS NULL OR c.api_key_id = ANY (valid))\n       ORDER',
+      'c.key IS NOT NULL\n       ORDER',
+    ],
+    [
+      'an answer is kept for a call that claimed its key',
+      'FROM unnest(given) c JOIN won ON won.record_id = c.id',
+      'FROM unnest(given) c WHERE c.key IS NOT NULL',
+    ],
+    ['an answer is kept for its hours', 'make_interval(hours => replay_hours)', 'make_interval(hours => 10 * replay_hours)'],
+    [
+      'a call whose lease was swept needs room in the quota',
+      `HAVING u.used_units IS NULL OR u.used_units + u.leased_units + sum(c.units) > u.quota_units
+  ) THEN
+    RAISE EXCEPTION 'a swept lease left no room' USING ERRCODE = 'MC001';`,
+      'HAVING false) THEN NULL;',
+    ],
+    [
+      'a call of an invalid key is not billed',
+      'WHERE (c.api_key_id IS NULL OR c.api_key_id = ANY (valid)) AND (c.key IS',
+      'WHERE (c.key IS',
+    ],
+    ['a call that lost its key is not billed', ' AND (c.key IS NULL OR c.id = ANY (claimed))', ''],
+    [
+      'each call is priced after those before it',
+      `+ coalesce(sum(c.units) OVER (PARTITION BY c.consumer_tenant_id, c.listing_id, c.period
+                                                      ORDER BY c.ord ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING), 0) n`,
+      'n',
+    ],
+    ['a free call has no charge', 'CASE WHEN p.amount > 0 THEN p.charge_id END', 'p.charge_id'],
+    ['what is billed leaves the lease', 'UPDATE lease l SET units = l.units - s.units', 'UPDATE lease l SET units = l.units'],
+    ['what a sweep returned is not returned again', 'coalesce(sum(p.units) FILTER (WHERE p.leased), 0) returned', 'sum(p.units) returned'],
+    ['what is billed is used', 'SET used_units = u.used_units + m.units, leased', 'SET used_units = u.used_units, leased'],
+    ['what is billed is leased no more', 'leased_units = u.leased_units - m.returned', 'leased_units = u.leased_units'],
+    ['what is billed is held no more', 'UNION ALL SELECT h.wallet_id, 0, h.nanos FROM held h', ''],
+    ['a hold follows what is used', '+ mercato_price(m.used_units, v.unit_price_nanos, v.free_units) nanos', 'nanos'],
+    ['calls of nothing are not charged', 'FROM priced p WHERE p.amount > 0 GROUP BY', 'FROM priced p GROUP BY'],
+    [
+      'commission is of the sum, less what was taken',
+      ' - div((s.amount_nanos - d.amount) * s.commission_bps, 10000) commission',
+      ' commission',
+    ],
+    ['no commission of nothing is posted', 'FROM posted p WHERE p.commission > 0', 'FROM posted p'],
+    [
+      'the consumer does not see the commission',
+      'p.period, NULL, p.publisher_tenant_id',
+      'p.period, p.consumer_tenant_id, p.publisher_tenant_id',
+      'database/credit',
+    ],
+    ['the consumer pays', 'SELECT p.wallet_id, -p.amount, 0::numeric', 'SELECT p.wallet_id, 0::numeric, 0::numeric'],
+    ['the publisher gets the rest', 'SELECT p.payable_id, p.amount - p.commission, 0', 'SELECT p.payable_id, p.amount, 0'],
+    ['the marketplace gets its commission', 'UNION ALL SELECT p.revenue_id, p.commission, 0 FROM posted p', ''],
+    ['a refused key is told from a lost one', "THEN 'LOST' ELSE 'REVOKED' END", "THEN 'LOST' ELSE 'LOST' END"],
+  ]),
+];
+
+const limits: Guard[] = guardsOf('function', LIMITS, 'database/limit-windows', [
+  ['a settlement asks the limits', 'IF limited THEN\n    PERFORM mercato_lock_limits(given, present);', 'IF false THEN'],
+  ['a settlement counts for the limits', 'IF limited THEN\n    PERFORM mercato_count_limits(given, present);', 'IF false THEN'],
+  [
+    'a call whose lease was swept needs room in its limits',
+    `IF full_limit IS NOT NULL THEN
+    RAISE EXCEPTION 'a swept lease left no room in limit %', full_limit USING ERRCODE = 'MC002';`,
+    'IF false THEN NULL;',
+  ],
+  ['a soft limit refuses no call whose lease was swept', 'l.id = k.limit_id AND l.hard', 'l.id = k.limit_id'],
+  ['what is leased needs no second room', 'WHERE NOT c.lease_id = ANY (present) AND k.measure', 'WHERE k.measure'],
+  [
+    'calls in flight are not added up',
+    "AND k.measure <> 'CONCURRENCY' AND k.arrival_at IS NULL\n   GROUP",
+    'AND k.arrival_at IS NULL\n   GROUP',
+  ],
+  ['bursts are not added up', "k.measure <> 'CONCURRENCY' AND k.arrival_at IS NULL\n   GROUP", "k.measure <> 'CONCURRENCY'\n   GROUP"],
+  ['what others lease of a limit is taken', 'HAVING k.used + k.leased + sum(', 'HAVING k.used + sum(', 'database/settlement-races'],
+  [
+    'spend is counted at the price',
+    "sum(c.units * CASE k.measure WHEN 'UNITS' THEN 1 ELSE coalesce(v.unit_price_nanos, 0) END)",
+    'sum(c.units)',
+  ],
+  ['units of a swept lease are not returned again', 'sum(s.units) FILTER (WHERE s.leased)', 'sum(s.units)'],
+  [
+    'spend of a swept lease is not returned again',
+    'sum(s.units * coalesce(v.unit_price_nanos, 0)) FILTER (WHERE s.leased)',
+    'sum(s.units * coalesce(v.unit_price_nanos, 0))',
+  ],
+  ["a limit's counter counts", "SET used = k.used + CASE k.measure WHEN 'UNITS' THEN m.units ELSE m.nanos END,", 'SET used = k.used,'],
+  [
+    'what is counted is leased no more',
+    "leased = k.leased - CASE k.measure WHEN 'UNITS' THEN coalesce(m.leased_units, 0) ELSE coalesce(m.leased_nanos, 0) END",
+    'leased = k.leased',
+  ],
+  [
+    'calls in flight are not counted',
+    "AND k.measure <> 'CONCURRENCY' AND k.arrival_at IS NULL\n    RETURNING",
+    'AND k.arrival_at IS NULL\n    RETURNING',
+  ],
+  [
+    'bursts are not counted',
+    "k.measure <> 'CONCURRENCY' AND k.arrival_at IS NULL\n    RETURNING",
+    "k.measure <> 'CONCURRENCY'\n    RETURNING",
+  ],
+  ['an alert is of a threshold that is reached', 'k.used * 100 >= l.amount::numeric * p.percent', 'true'],
+  ["records before a limit are its tenant's", 'WHERE r.consumer_tenant_id = "limit".tenant_id AND r.created_at', 'WHERE r.created_at'],
+  ["rollups before a limit are its tenant's", 'WHERE r.consumer_tenant_id = "limit".tenant_id AND r.grain', 'WHERE r.grain'],
+  ['rollups before a limit are counted once', " AND r.grain = 'HOUR' AND r.starts_at", ' AND r.starts_at'],
+  ["records before a limit are its window's", 'AND r.created_at >= starts_at\n', '\n'],
+  ["rollups before a limit are its window's", 'AND r.starts_at >= mercato_used_before.starts_at\n', '\n'],
+  [
+    "records before a limit are its subscription's",
+    `THEN true WHEN 'SUBSCRIPTION' THEN r.subscription_id = "limit".subject_id
+             WHEN 'API_KEY' THEN r.api_key_id`,
+    `THEN true WHEN 'SUBSCRIPTION' THEN true
+             WHEN 'API_KEY' THEN r.api_key_id`,
+  ],
+  [
+    "rollups before a limit are its subscription's",
+    `THEN true WHEN 'SUBSCRIPTION' THEN r.subscription_id = "limit".subject_id
+             WHEN 'API_KEY' THEN r.caller_id`,
+    `THEN true WHEN 'SUBSCRIPTION' THEN true
+             WHEN 'API_KEY' THEN r.caller_id`,
+  ],
+  ["records before a limit are its key's", `WHEN 'API_KEY' THEN r.api_key_id = "limit".subject_id`, `WHEN 'API_KEY' THEN true`],
+  ["rollups before a limit are its key's", `WHEN 'API_KEY' THEN r.caller_id = "limit".subject_id`, `WHEN 'API_KEY' THEN true`],
+  ["records before a limit are its member's", 'ELSE r.user_id = "limit".subject_id OR', 'ELSE true OR'],
+  ["rollups before a limit are its member's", 'ELSE r.caller_id = "limit".subject_id OR', 'ELSE true OR'],
+  [
+    'what a limit is about does not change',
+    `RAISE EXCEPTION 'what usage_limit % is about is immutable', OLD.id USING ERRCODE = 'integrity_constraint_violation';`,
+    'NULL;',
+    'database/constraints',
+  ],
+  ['a limit that was removed does not change', 'OR OLD.removed_at IS NOT NULL THEN', 'THEN', 'database/constraints'],
+]);
+
+const closed = "RAISE EXCEPTION 'the period % is closed', NEW.period USING ERRCODE = 'MC003';";
+const ledger: Guard[] = [
+  ...guardsOf('function', LEDGER, 'database/ledger-checks', [
+    ['only what is pending is resolved', "IF base.phase IS DISTINCT FROM 'PENDING'\n       OR (NEW.kind", 'IF (NEW.kind'],
+    [
+      'a resolution is between the same accounts, of the same kind',
+      `OR (NEW.kind, NEW.debit_account_id, NEW.credit_account_id, NEW.currency)
+          IS DISTINCT FROM (base.kind, base.debit_account_id, base.credit_account_id, base.currency)`,
+      '',
+    ],
+    ['no more is posted than is pending', 'OR NEW.amount_nanos > base.amount_nanos OR (NEW.phase', 'OR (NEW.phase'],
+    ['what releases releases all', " OR (NEW.phase <> 'POST_PENDING' AND NEW.amount_nanos <> base.amount_nanos)", ''],
+    [
+      'what resolves is refused otherwise',
+      "RAISE EXCEPTION 'transfer % does not resolve %', NEW.id, NEW.pending_id USING ERRCODE = 'integrity_constraint_violation';",
+      'NULL;',
+    ],
+    ['only what was posted is reversed', "OR base.phase NOT IN ('POSTED', 'POST_PENDING')", ''],
+    ['no reversal is reversed', " OR base.kind = 'REVERSAL'\n", '\n'],
+    [
+      'a reversal is between the same accounts, of the whole amount',
+      `OR (NEW.debit_account_id, NEW.credit_account_id, NEW.currency, NEW.amount_nanos)
+           IS DISTINCT FROM (base.credit_account_id, base.debit_account_id, base.currency, base.amount_nanos) THEN`,
+      'THEN',
+    ],
+    [
+      'what reverses is refused otherwise',
+      "RAISE EXCEPTION 'transfer % does not reverse %', NEW.id, NEW.reverses_id USING ERRCODE = 'integrity_constraint_violation';",
+      'NULL;',
+    ],
+  ]),
+  ...guardsOf('function', LEDGER, 'database/periods', [
+    ['no transfer of a closed month', `c.period = NEW.period) THEN\n    ${closed}`, 'c.period = NEW.period) THEN NULL;'],
+    ['no record of a closed month', `BEGIN\n  ${closed}`, 'BEGIN RETURN NEW;'],
+    [
+      'the partition of a closed month is sealed',
+      `EXECUTE format('CREATE TRIGGER "closed" BEFORE INSERT ON %I FOR EACH ROW EXECUTE FUNCTION mercato_refuse_record()', child);`,
+      '',
+    ],
+    ['a month that is not over is not closed', ' OR month >= mercato_period(mercato_now()) THEN', ' THEN'],
+    ['a month that is not over is refused', "RAISE EXCEPTION 'the period % is not over', month USING ERRCODE = 'MC010';", 'NULL;'],
+    ['a month without books is not closed', "RAISE EXCEPTION 'the period % has no books', month USING ERRCODE = 'MC013';", 'NULL;'],
+    ['a closed month is not closed again', "RAISE EXCEPTION 'the period % is closed already', month USING ERRCODE = 'MC012';", 'NULL;'],
+    ['a month with leases is not closed', "RAISE EXCEPTION 'the period % has leases left', month USING ERRCODE = 'MC011';", 'NULL;'],
+  ]),
+  ...guardsOf('function', INIT, 'database/append-only', [
+    [
+      'what is append-only does not change',
+      "RAISE EXCEPTION '% is append-only: % refused', TG_TABLE_NAME, TG_OP USING ERRCODE = 'integrity_constraint_violation';",
+      'RETURN coalesce(NEW, OLD);',
+    ],
+    [
+      'a partition is not emptied',
+      `EXECUTE format('CREATE TRIGGER "no_truncate" BEFORE TRUNCATE ON %I FOR EACH STATEMENT EXECUTE FUNCTION mercato_refuse_change()', child);`,
+      '',
+    ],
+    ['a partition has walls', "EXECUTE format('ALTER TABLE %I ENABLE ROW LEVEL SECURITY', child);", '', 'database/walls'],
+    ["a partition's walls hold for its owner", "EXECUTE format('ALTER TABLE %I FORCE ROW LEVEL SECURITY', child);", '', 'database/walls'],
+    ['partitions are made of a few months', "RAISE EXCEPTION 'months_ahead must be 0 to 24';", 'NULL;', 'database/usage'],
+    [
+      'a partition that another made is left',
+      "IF NOT EXISTS (SELECT FROM pg_class WHERE relname = child AND relnamespace = 'public'::regnamespace) THEN",
+      'IF true THEN',
+      'database/locks',
+    ],
+  ]),
+];
+
+export const functions: Guard[] = [...settlement, ...limits, ...ledger];
