@@ -80,14 +80,14 @@ export const FOUND: [what: string, schedule: Schedule][] = [
   [
     'a grant whose answer was lost kept its units until a sweep',
     {
-      ...{ seed: -856434477, processes: 1 },
+      ...{ seed: 1198922673, processes: 3 },
       steps: [
+        call([0, 0, 1, 1, 0, true]),
         call([0, 0, 1, 1, 0, false]),
-        call([2_500, 0, 0, 1, 0, false]),
-        call([100, 0, 1, 1, 0, true]),
-        { kind: 'faults', afterMs: 0, percent: 30 },
-        call([2_500, 0, 2, 1, 0, false]),
-        call([5, 0, 2, 9, 0, false]),
+        { kind: 'faults', afterMs: 2_500, percent: 30 },
+        call([0, 0, 2, 1, 0, false]),
+        call([0, 0, 0, 1, 0, false]),
+        call([0, 0, 2, 1, 0, false]),
         call([0, 0, 0, 1, 0, false]),
       ],
     },
