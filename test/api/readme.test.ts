@@ -24,6 +24,7 @@ const patternOf = (answer: string) => new RegExp(`^${answer.replace(/[\\^$.*+?()
 
 it.skipIf(given === undefined && !existsSync(model))(
   "the README's walk-through, run as it is written, gives the answers that it shows",
+  { timeout: 180_000 },
   async () => {
     const { commands, answers } = walkThrough();
     await using market = await openMarket();
