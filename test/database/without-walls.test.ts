@@ -148,6 +148,13 @@ it("a quota is of the tenant's own use", async () => {
   }
 });
 
+it("a wallet is the tenant's own", async () => {
+  for (const nanos of [5n, 7n]) {
+    const { consumerTenantId } = await core.consumer({}, nanos);
+    expect((await asTenant(open, consumerTenantId, (tx) => core.billing.wallet(tx, consumerTenantId))).balance.nanos).toBe(nanos);
+  }
+});
+
 describe('keys', () => {
   const keys = () => createApiKeys(open, invalidations);
 

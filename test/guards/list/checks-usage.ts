@@ -290,7 +290,7 @@ export const usageChecks: Guard[] = [
       "a rate is a consumer's",
       'where consumer_tenant_id = ${key.consumerTenantId}::uuid and listing_id = ${key.listingId}::uuid for',
       'where listing_id = ${key.listingId}::uuid for',
-      'database/locks',
+      'database/usage',
     ],
   ]),
   ...guardsOf('code', 'src/usage/quotas.ts', 'database/without-walls', [
