@@ -1,6 +1,7 @@
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
-import { asTenant } from '../../src/base/database.ts';
+import { asSystem, asTenant } from '../../src/base/database.ts';
 import { newId } from '../../src/base/ids.ts';
+import { accountId } from '../../src/billing/accounts.ts';
 import type { TransferView } from '../../src/billing/billing.ts';
 import { asAdmin } from '../support/admin.ts';
 import { broken, type Core, codeOf, finished, openCore, type Process } from '../support/core.ts';
@@ -84,6 +85,38 @@ describe('addCredit', () => {
     const { id } = await core.tenant();
     for (let i = 0; i < 12; i++) await add({ id }, 10n ** 18n, newId());
     expect((await asTenant(core.db, id, (tx) => core.billing.wallet(tx, id))).balance.nanos).toBe(12n * 10n ** 18n);
+  });
+});
+
+describe('an account', () => {
+  it('of a wallet pays as far as its credit limit', async () => {
+    const right = await core.consumer({ unitPriceNanos: 10n }, 10n);
+    await asAdmin(
+      core.db,
+      (tx) =>
+        tx.$executeRaw`update account set credit_limit_nanos = 20 where kind = 'WALLET' and tenant_id = ${right.consumerTenantId}::uuid`,
+    );
+    expect(await codeOf(() => server.leases.admit(right, 4, 1_000))).toBe('INSUFFICIENT_CREDIT');
+    await server.settlement.settle(finished(right, await server.leases.admit(right, 3, 1_000)));
+  });
+
+  it('whose making was undone is made anew', async () => {
+    const { id } = await core.tenant();
+    const undone = asSystem(core.db, async (tx) => {
+      await core.billing.accounts(tx, id, id);
+      throw new Error('undone');
+    });
+    await expect(undone).rejects.toThrow('undone');
+    const { walletId } = await asSystem(core.db, (tx) => core.billing.accounts(tx, id, id));
+    expect(await asSystem(core.db, (tx) => tx.account.count({ where: { id: walletId } }))).toBe(1);
+  });
+
+  it('is of one currency', async () => {
+    const { id } = await core.tenant();
+    const made = ['EUR', 'USD', 'EUR', 'USD'].map((currency) => asSystem(core.db, (tx) => accountId(tx, 'WALLET', id, currency)));
+    const [eur, usd, ...again] = (await Promise.all(made)).map((account) => account.id);
+    expect(usd).not.toBe(eur);
+    expect(again).toEqual([eur, usd]);
   });
 });
 

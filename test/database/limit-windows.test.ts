@@ -96,6 +96,31 @@ test('a call whose lease was swept is let in again by each kind of limit as the 
   expect(used).toMatchObject({ cap: 20n, soft: 4n, together: 0n });
 });
 
+test('a burst fills to itself only, however long nobody calls', async () => {
+  const right = await core.consumer({});
+  await limit(right, { window: 'MINUTE', amount: 60n, burstUnits: 12n });
+  await call(one, right, 12);
+  await core.setClock('2026-11-15T12:10:00Z');
+  await call(one, right, 12);
+  expect(await codeOf(() => one.leases.admit(right, 1, 5_000))).toBe('RATE_LIMITED');
+});
+
+test('what a call did not use of a burst is there again', async () => {
+  const right = await core.consumer({});
+  await limit(right, { window: 'MINUTE', amount: 60n, burstUnits: 12n });
+  (await one.leases.admit(right, 12, 5_000)).giveBack();
+  await expect.poll(() => codeOf(async () => (await two.leases.admit(right, 12, 5_000)).giveBack())).toBe('OK');
+});
+
+test('a limit that is changed stays in form, and with bursts or without', async () => {
+  const right = await core.consumer({});
+  const { id } = await limit(right, { window: 'MINUTE' });
+  const nothing = { name: null, amount: null, burstUnits: null, hard: null, alertPercents: null };
+  for (const change of [{ burstUnits: 3n }, { amount: -1n }, { name: 'no spaces' }]) {
+    expect(await codeOf(() => core.usage.updateLimit(right.consumerTenantId, id, { ...nothing, ...change }))).toBe('BAD_USER_INPUT');
+  }
+});
+
 test('a threshold is told of by the call that reaches it, and by none before', async () => {
   const right = await core.consumer({});
   await limit(right, { amount: 10n, alertPercents: [50] });

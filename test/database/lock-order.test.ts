@@ -7,7 +7,7 @@ import { returnToLimits } from '../../src/usage/limit-counters.ts';
 import { dropLeases, renewLeases, returnUnits } from '../../src/usage/usage.ts';
 import { asAdmin } from '../support/admin.ts';
 import { type Core, openCore } from '../support/core.ts';
-import { onPostgres, race, unlocked } from '../support/races.ts';
+import { asTheyLie, onPostgres, race, unlocked } from '../support/races.ts';
 
 let core: Core;
 beforeAll(async () => {
@@ -70,6 +70,7 @@ describe.skipIf(!onPostgres)('whoever locks several rows locks them by key:', ()
   it.each(cases)('%s', async (_, rows, work) => {
     const undone = () =>
       asSystem(core.db, async (tx) => {
+        await asTheyLie(tx);
         await work(tx);
         throw new Error('undone');
       });

@@ -6,7 +6,7 @@ import type { Admission } from '../../src/prediction/leases.ts';
 import { lockLimits, sweepLeases, takeFromLimits } from '../../src/usage/usage.ts';
 import { asAdmin } from '../support/admin.ts';
 import { booksOf, broken, COMMISSION_BPS, type Core, CURRENCY, finished, openCore, type Process, type Right } from '../support/core.ts';
-import { onPostgres, race, unlocked } from '../support/races.ts';
+import { asTheyLie, onPostgres, race, unlocked } from '../support/races.ts';
 
 const NOON = '2026-11-15T12:00:00Z';
 const AFTER_THE_LEASES = '2026-11-15T12:00:03Z';
@@ -138,7 +138,7 @@ describe.skipIf(!onPostgres)('a settlement locks by key within a table:', () => 
     const outcome = await race(
       core.db,
       (tx) => tx.$executeRawUnsafe(`select from ${table} where ${key} = '${keys.at(-1)}' for update`),
-      () => asSystem(core.db, (tx) => settleIn(tx, calls.toReversed())),
+      () => asSystem(core.db, async (tx) => asTheyLie(tx).then(() => settleIn(tx, calls.toReversed()))),
       () => unlocked(core.db, `${table} where ${key}`, keys.slice(0, -1)),
     );
     expect(outcome).toMatchObject({ waited: true, found: [], result: { status: 'fulfilled' } });

@@ -167,6 +167,17 @@ describe('takeRequests', () => {
     expect((await take(10)).granted).toBe(3);
     await core.setClock(later(3_600_000));
     expect((await take(100)).granted).toBe(10);
+    expect((await take(1)).granted).toBe(0);
+  });
+
+  it('is of one consumer, whose neighbours go on', async () => {
+    const [one, two] = [await core.tenant(), await core.tenant()];
+    const rate = { requestsPerMinute: 60, burst: 10 };
+    const listingId = newId();
+    for (const { id } of [one, two]) {
+      const taken = await asSystem(core.db, (tx) => takeRequests(tx, { consumerTenantId: id, listingId }, rate, 10));
+      expect(taken.granted).toBe(10);
+    }
   });
 
   it('takes back requests that were not made', async () => {

@@ -47,6 +47,7 @@ const principal = (tenantId: string): Principal => ({
   ...{ tenantId, userId: newId(), apiKeyId: null, memberId: null, role: 'OWNER', isOperator: false },
   ...{ scopes: new Set(SCOPES), sessionId: newId() },
 });
+const NOVEMBER = { from: new Date('2026-11-01T00:00:00Z'), to: new Date('2026-12-01T00:00:00Z') };
 const PAGE = { first: 100, afterId: null };
 const plain = { name: 'cap', subject: 'TENANT', subjectId: null, measure: 'UNITS', window: 'DAY', burstUnits: null, hard: true } as const;
 
@@ -90,6 +91,15 @@ describe('limits', () => {
     const { consumerTenantId: owner } = limited;
     const { id } = await core.usage.createLimit(owner, { ...plain, amount: 1n, alertPercents: null });
     await server.settlement.settle(finished(limited, await server.leases.admit(limited, 1, 1_000)));
+    const ofKey = {
+      ...plain,
+      name: 'key',
+      subject: 'API_KEY',
+      subjectId: (await keyOf(owner)).id,
+      amount: 1n,
+      alertPercents: null,
+    } as const;
+    const { id: keyLimitId } = await core.usage.createLimit(owner, ofKey);
     const own = await asTenant(open, owner, (tx) => usage().alerts(tx, owner, PAGE));
     const newest = own[0]?.id ?? '';
     expect(own).toHaveLength(2);
@@ -100,6 +110,7 @@ describe('limits', () => {
       await usage().findLimit(tx, stranger, id),
       await usage().findAlert(tx, stranger, newest),
       ...(await limitedCallers(tx, stranger)),
+      ...(await usage().report(tx, { tenantId: stranger, ...NOVEMBER, groupBy: 'MODEL' })).rows,
     ]);
     expect(seen).toEqual([null, null]);
     const following = (afterId: string) => asTenant(open, owner, (tx) => usage().alerts(tx, owner, { ...PAGE, afterId }));
@@ -113,6 +124,8 @@ describe('limits', () => {
     expect(await codeOf(() => usage().updateLimit(stranger, id, change))).toBe('NOT_FOUND');
     expect(await codeOf(() => usage().deleteLimit(stranger, id))).toBe('NOT_FOUND');
     expect(await asTenant(open, owner, (tx) => usage().findLimit(tx, owner, id))).toMatchObject({ name: 'cap' });
+    for (const limitId of [id, keyLimitId]) await usage().deleteLimit(owner, limitId);
+    expect(await asTenant(open, owner, (tx) => usage().limits(tx, owner))).toEqual([]);
   });
 });
 
@@ -132,6 +145,13 @@ it("a quota is of the tenant's own use", async () => {
     [other.consumerTenantId, 10n],
   ] as const) {
     expect((await asTenant(open, tenantId, (tx) => quotasOf(tx, [own.listingId]))).get(own.listingId)?.used).toBe(used);
+  }
+});
+
+it("a wallet is the tenant's own", async () => {
+  for (const nanos of [5n, 7n]) {
+    const { consumerTenantId } = await core.consumer({}, nanos);
+    expect((await asTenant(open, consumerTenantId, (tx) => core.billing.wallet(tx, consumerTenantId))).balance.nanos).toBe(nanos);
   }
 });
 

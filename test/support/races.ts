@@ -59,6 +59,11 @@ export async function isLocked(db: Database, select: string): Promise<boolean> {
   }
 }
 
+/** From here on a plan without an order of its own reads tables as they lie. */
+export function asTheyLie(tx: Tx): Promise<unknown> {
+  return tx.$queryRaw`select set_config(name, 'off', true) from unnest(array['enable_indexscan', 'enable_bitmapscan', 'enable_mergejoin']) name`;
+}
+
 /** Those of the rows, as `table where column` and the column's values, that nobody has locked. */
 export function unlocked(db: Database, rows: string, keys: readonly string[]): Promise<unknown[]> {
   return asAdmin(db, (tx) => tx.$queryRawUnsafe<unknown[]>(`select 1 from ${rows} = any ($1::uuid[]) for update skip locked`, keys));

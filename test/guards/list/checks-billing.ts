@@ -39,7 +39,7 @@ export const billingChecks: Guard[] = [
       'an account has one currency',
       '${tenantId}::uuid and currency = ${currency}`;\n  const [found]',
       '${tenantId}::uuid`;\n  const [found]',
-      'database/ledger-order',
+      'database/credit',
     ],
     ['a posted amount moves', 'set balance_nanos = a.balance_nanos + c.balance', 'set balance_nanos = a.balance_nanos'],
     [
@@ -55,7 +55,7 @@ export const billingChecks: Guard[] = [
     ['a hold is held', 'set held_nanos = a.held_nanos + d.held', 'set held_nanos = a.held_nanos', 'database/settlement'],
   ]),
   ...guardsOf('code', 'src/billing/billing.ts', LEDGER, [
-    ["a wallet is its tenant's", "kind = 'WALLET' and tenant_id = ${tenantId}::uuid and", "kind = 'WALLET' and", 'api/layers'],
+    ["a wallet is its tenant's", "kind = 'WALLET' and tenant_id = ${tenantId}::uuid and", "kind = 'WALLET' and", 'database/without-walls'],
     [
       'an absent tenant has no event',
       "if (!found) throw new MercatoError('NOT_FOUND', 'There is no such tenant.');\n    return found.id;",
@@ -72,7 +72,7 @@ export const billingChecks: Guard[] = [
       'an account that is not committed is not remembered',
       'if (!found.made) known.set(name, found.id);',
       'known.set(name, found.id);',
-      'database/locks',
+      'database/credit',
     ],
     ['a closed month is told by its rule', "sqlState(error) === 'MC003' ? refused('PERIOD_CLOSED') : error", 'error', ORDER],
   ]),

@@ -2,7 +2,30 @@ import { type Guard, guardsOf } from '../guard.ts';
 
 const LIMITS = 'database/limits';
 
+const LIMITS_FILE = 'src/usage/limits.ts';
+/** Either keeps a tenant from another's limit: what is read of it, and which row is written. */
+const byItsTenant = (name: string, rest: string): Guard => ({
+  name,
+  kind: 'code',
+  edits: [
+    {
+      file: LIMITS_FILE,
+      find: 'where l.tenant_id = ${tenantId}::uuid and l.removed_at is null and',
+      put: 'where l.removed_at is null and',
+    },
+    {
+      file: LIMITS_FILE,
+      find: `where id = \${id}::uuid and tenant_id = \${tenantId}::uuid ${rest}`,
+      put: `where id = \${id}::uuid ${rest}`,
+    },
+  ],
+  tests: ['test/database/without-walls.test.ts'],
+  postgres: false,
+});
+
 export const usageChecks: Guard[] = [
+  byItsTenant("a limit that is changed is the tenant's", 'and removed_at is null for update'),
+  byItsTenant("a limit that is removed is the tenant's", 'and removed_at is null`;'),
   ...guardsOf('code', 'src/usage/alerts.ts', 'database/without-walls', [
     ["alerts are the tenant's", 'where a.tenant_id = ${tenantId}::uuid\n       and', 'where true\n       and'],
     ["an alert is the tenant's", 'where a.id = ${id}::uuid and a.tenant_id = ${tenantId}::uuid`', 'where a.id = ${id}::uuid`'],
@@ -117,11 +140,13 @@ export const usageChecks: Guard[] = [
       'a burst that was not used fills to the burst only',
       'greatest(k.arrival_at, mercato_now()) + make_interval',
       'k.arrival_at + make_interval',
+      'database/limit-windows',
     ],
     [
       'what comes back of a burst is there again',
       'arrival_at = k.arrival_at - make_interval',
       'arrival_at = k.arrival_at - 0 * make_interval',
+      'database/limit-windows',
     ],
     ['a limit waits for another process', 'bool_or(l.process_id <> ${processId}::uuid and not l.draining)', 'bool_or(false)'],
   ]),
@@ -132,19 +157,8 @@ export const usageChecks: Guard[] = [
       'where l.removed_at is null and',
       'database/without-walls',
     ],
-    ['a removed limit is not shown', 'and l.removed_at is null and (${id}', 'and (${id}'],
-    [
-      "a limit that is changed is the tenant's",
-      'where id = ${id}::uuid and tenant_id = ${tenantId}::uuid and removed_at is null for',
-      'where id = ${id}::uuid and removed_at is null for',
-      'database/without-walls',
-    ],
-    ['what is no limit is not changed', "if (!known) throw new MercatoError('NOT_FOUND');", ''],
-    [
-      'what is no limit is not shown',
-      "if (!view) throw new MercatoError('NOT_FOUND');\n        return { view, seq: await announcer",
-      'return { view: view as never, seq: await announcer',
-    ],
+    ['a removed limit is not shown', 'and l.removed_at is null and (${id}', 'and (${id}', 'database/without-walls'],
+    ['what is no limit is not changed', "if (!known) throw new MercatoError('NOT_FOUND');", '', 'database/without-walls'],
     [
       'a name that is taken is told',
       "if (isUniqueViolation(error)) throw new MercatoError('CONFLICT'",
@@ -154,14 +168,9 @@ export const usageChecks: Guard[] = [
       'a limit with bursts keeps them',
       'if ((now.burstUnits === null) !== (known.burstUnits === null)) {\n          throw badInput',
       'if (false) {\n          throw badInput',
+      'database/limit-windows',
     ],
-    ['a changed limit is in form', 'checkForm({ ...known, ...now });', ''],
-    [
-      "a limit that is removed is the tenant's",
-      'where id = ${id}::uuid and tenant_id = ${tenantId}::uuid and removed_at is null`;\n        if',
-      'where id = ${id}::uuid and removed_at is null`;\n        if',
-      'database/without-walls',
-    ],
+    ['a changed limit is in form', 'checkForm({ ...known, ...now });', '', 'database/limit-windows'],
     ['a limit is removed once', "if (!view || removed === 0) throw new MercatoError('NOT_FOUND');", ''],
     [
       'every process knows of a new limit',
@@ -177,6 +186,7 @@ export const usageChecks: Guard[] = [
       "limited callers are the tenant's",
       "where tenant_id = ${tenantId}::uuid and removed_at is null and subject in ('MEMBER'",
       "where removed_at is null and subject in ('MEMBER'",
+      'database/without-walls',
     ],
     ['a limit has a name', 'if (!NAME.test(name)) {\n    throw badInput', 'if (false) {\n    throw badInput', 'unit/limits'],
     ['a limit has a bounded amount', 'if (amount < 0n || amount > max) throw badInput', 'if (false) throw badInput', 'unit/limits'],
@@ -281,7 +291,7 @@ export const usageChecks: Guard[] = [
       "a rate is a consumer's",
       'where consumer_tenant_id = ${key.consumerTenantId}::uuid and listing_id = ${key.listingId}::uuid for',
       'where listing_id = ${key.listingId}::uuid for',
-      'database/locks',
+      'database/usage',
     ],
   ]),
   ...guardsOf('code', 'src/usage/quotas.ts', 'database/without-walls', [

@@ -29,6 +29,11 @@ export const excuses: Excuse[] = [
     why: 'it narrows a type: quotasOf answers for every listing that it is asked for',
   },
   {
+    file: 'src/usage/limits.ts',
+    find: "if (!view) throw new MercatoError('NOT_FOUND');",
+    why: 'it narrows a type: the limit was written in the same transaction',
+  },
+  {
     file: 'src/access/viewer.ts',
     find: "if (!tenant) throw new MercatoError('NOT_FOUND');",
     why: 'it narrows a type: a principal is of a tenant, and no tenant is ever deleted',
