@@ -89,6 +89,14 @@ describe('accounts', () => {
     await expect(again).rejects.toMatchObject({ code: 'CONFLICT', data: { field: 'name' } });
   });
 
+  it('a user does not become the operator, and an API key makes no tenant', async () => {
+    const { user, principal } = await signUp(access);
+    const operator = access.createOperator({ email: user.email, password: PASSWORD, tenantName: 'usurper' });
+    await expect(operator).rejects.toMatchObject({ code: 'CONFLICT', data: { field: 'email' } });
+    const made = access.createTenant({ ...principal, userId: null }, { name: 'made-by-key', displayName: null });
+    await expect(made).rejects.toMatchObject({ code: 'FORBIDDEN' });
+  });
+
   it('the operator is made once and may do what operators may', async () => {
     const input = { email: 'operator@example.com', password: PASSWORD, tenantName: 'operator' };
     const first = await access.createOperator(input);
