@@ -152,9 +152,9 @@ describe('a pending transfer', () => {
     // By the ids of these, all come before it.
     await asAdmin(core.db, async (tx) => {
       await tx.$executeRaw`
-        insert into transfer (id, batch_id, kind, phase, debit_account_id, credit_account_id, amount_nanos, currency, period, created_at, expires_at)
+        insert into transfer (id, batch_id, kind, phase, debit_account_id, credit_account_id, amount_nanos, currency, period, created_at, expires_at, consumer_tenant_id)
         select ('00000000-0000-4000-8000-' || lpad(i::text, 12, '0'))::uuid, t.batch_id, t.kind, 'PENDING', t.debit_account_id, t.credit_account_id, 1, t.currency,
-               t.period, t.created_at, t.expires_at
+               t.period, t.created_at, t.expires_at, t.consumer_tenant_id
           from transfer t, generate_series(1, 500) i where t.id = ${pending.id}::uuid`;
       await tx.$executeRaw`
         insert into transfer (id, batch_id, kind, phase, debit_account_id, credit_account_id, amount_nanos, currency, period, pending_id, consumer_tenant_id)

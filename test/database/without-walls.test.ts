@@ -5,7 +5,6 @@ import type { Invalidations } from '../../src/access/invalidation.ts';
 import { loadJwtKeys } from '../../src/access/jwt-keys.ts';
 import { makeKey } from '../../src/access/key-format.ts';
 import { createKeyMemory } from '../../src/access/key-memory.ts';
-import { createPasswords } from '../../src/access/passwords.ts';
 import { type Principal, SCOPES } from '../../src/access/principal.ts';
 import { createSessions } from '../../src/access/sessions.ts';
 import { asTenant, type Database } from '../../src/base/database.ts';
@@ -189,10 +188,35 @@ describe('keys', () => {
     expect(await codeOf(() => keys().createApiKey(full, input))).toBe('OK');
   });
 
-  it('that have expired are not looked up', async () => {
-    const clock = { wallMs: () => 0, monotonicMs: () => 0 };
+  const clock = { wallMs: () => 0, monotonicMs: () => 0 };
+
+  it.each([
+    ['are valid', {}, 'OK'],
+    ['have expired', { expiresAt: new Date('2026-11-15T12:00:00Z') }, 'UNAUTHENTICATED'],
+    ['were revoked', { revokedAt: new Date(0) }, 'UNAUTHENTICATED'],
+  ])('that %s and that no process remembers: %o', async (_, more, outcome) => {
     const memory = createKeyMemory({ db: core.db, log, clock, invalidations, noteUse: () => {} });
-    const { secret } = await keyOf(right.consumerTenantId, { expiresAt: new Date('2026-11-15T12:00:00Z') });
+    const { secret } = await keyOf(right.consumerTenantId, more);
+    expect(await codeOf(() => memory.authenticate(secret))).toBe(outcome);
+  });
+
+  it('that are revoked while they are looked up are refused', async () => {
+    const { id, secret } = await keyOf(right.consumerTenantId);
+    let forget = (_: string): unknown => undefined;
+    const heard: Invalidations = {
+      ...silent,
+      on: (_, handler) => {
+        forget = handler;
+      },
+    };
+    const transaction = core.db.systemClient.$transaction.bind(core.db.systemClient) as (fn: unknown, options: unknown) => Promise<unknown>;
+    const late = async (fn: unknown, options: unknown) => {
+      const row = await transaction(fn, options);
+      forget(id);
+      return row;
+    };
+    const db = { ...open, systemClient: { $transaction: late } as unknown as Database['systemClient'], listen: core.db.listen };
+    const memory = createKeyMemory({ db, log, clock, invalidations: heard, noteUse: () => {} });
     expect(await codeOf(() => memory.authenticate(secret))).toBe('UNAUTHENTICATED');
   });
 });
@@ -231,11 +255,6 @@ describe('a session is switched', () => {
     const caller = { ...principal(right.consumerTenantId), userId: userId ?? own, sessionId: id };
     expect(await codeOf(() => sessions().switchTenant(caller, right.consumerTenantId))).toBe(outcome);
   });
-});
-
-it('nobody has no password, whatever is typed', async () => {
-  const passwords = createPasswords();
-  expect(await passwords.matches(null, '')).toBe(false);
 });
 
 it.each([
