@@ -164,7 +164,8 @@ describe('sessions', () => {
   });
 
   it('a member who left the tenant is not refreshed', async () => {
-    const { tokens, user, tenant } = await signUp(access);
+    const { tokens, user, tenant, principal } = await signUp(access);
+    await access.createTenant(principal, { name: `${tenant.name}-kept`, displayName: null });
     const other = await signUp(access);
     await asSystem(
       servers.db,

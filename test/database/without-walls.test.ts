@@ -1,4 +1,4 @@
-import { createHash } from 'node:crypto';
+import { createHash, generateKeyPairSync } from 'node:crypto';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { createApiKeys } from '../../src/access/api-keys.ts';
 import type { Invalidations } from '../../src/access/invalidation.ts';
@@ -261,6 +261,13 @@ it.each([
   ['of another curve', '{"keys":[{"kty":"EC","crv":"P-384","d":"AA","x":"AA","y":"AA"}]}', 'must be a JWK set'],
   ['that are public', '{"keys":[{"kty":"EC","crv":"P-256","x":"AA","y":"AA"}]}', 'must be a JWK set'],
   ['that are none', '{"keys":[]}', 'one key or more'],
+  [
+    'of one name',
+    JSON.stringify({
+      keys: [1, 2].map(() => ({ ...generateKeyPairSync('ec', { namedCurve: 'P-256' }).privateKey.export({ format: 'jwk' }), kid: 'k' })),
+    }),
+    'another kid',
+  ],
 ])('no tokens are signed with keys %s', async (_, keys, message) => {
   await expect(loadJwtKeys(keys, '')).rejects.toThrow(message);
 });

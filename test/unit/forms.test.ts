@@ -104,11 +104,12 @@ it('what is left of a limit is not below nothing', () => {
   expect(remaining({ amount: 5n, burstUnits: 9n, used: 4n, inFlight: 3n })).toBe('2');
 });
 
-it('an API key switches no tenant', async () => {
+it('an API key switches no tenant, and what cannot be a refresh token is not looked up', async () => {
   const sessions = createSessions({} as Database, {
     sign: () => ({ accessToken: '', accessTokenExpiresAt: new Date(0) }),
     verify: () => KEY,
   });
+  await expect(sessions.refresh('nonsense')).rejects.toMatchObject({ code: 'UNAUTHENTICATED' });
   await expect(sessions.switchTenant(KEY, uuid)).rejects.toMatchObject({ code: 'FORBIDDEN' });
 });
 
