@@ -89,6 +89,14 @@ describe('accounts', () => {
     await expect(again).rejects.toMatchObject({ code: 'CONFLICT', data: { field: 'name' } });
   });
 
+  it('a user does not become the operator, and an API key makes no tenant', async () => {
+    const { user, principal } = await signUp(access);
+    const operator = access.createOperator({ email: user.email, password: PASSWORD, tenantName: 'usurper' });
+    await expect(operator).rejects.toMatchObject({ code: 'CONFLICT', data: { field: 'email' } });
+    const made = access.createTenant({ ...principal, userId: null }, { name: 'made-by-key', displayName: null });
+    await expect(made).rejects.toMatchObject({ code: 'FORBIDDEN' });
+  });
+
   it('the operator is made once and may do what operators may', async () => {
     const input = { email: 'operator@example.com', password: PASSWORD, tenantName: 'operator' };
     const first = await access.createOperator(input);
@@ -156,7 +164,8 @@ describe('sessions', () => {
   });
 
   it('a member who left the tenant is not refreshed', async () => {
-    const { tokens, user, tenant } = await signUp(access);
+    const { tokens, user, tenant, principal } = await signUp(access);
+    await access.createTenant(principal, { name: `${tenant.name}-kept`, displayName: null });
     const other = await signUp(access);
     await asSystem(
       servers.db,

@@ -1,6 +1,7 @@
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { asTenant } from '../../src/base/database.ts';
 import { newId } from '../../src/base/ids.ts';
+import { asAdmin } from '../support/admin.ts';
 import { broken, type Core, codeOf, finished, openCore, type Process } from '../support/core.ts';
 import { accountOf, charged, event, refusalOf } from '../support/ledger.ts';
 
@@ -140,6 +141,30 @@ describe('a pending transfer', () => {
       const ended = (await transfersOf(tenant.id)).find(({ phase }) => phase === 'EXPIRE_PENDING');
       expect(ended).toMatchObject({ pendingId: pending.id, amount: { nanos: 8_500n } });
       await post(kept.id);
+    } finally {
+      await core.setClock(NOON);
+    }
+  });
+
+  it('expires though hundreds before it were resolved', async () => {
+    const tenant = await credited(10n);
+    const pending = await core.billing.createTransfer(tenant, event(1n, { kind: 'ADJUSTMENT', pending: true, timeoutMs: 1_000 }));
+    // By the ids of these, all come before it.
+    await asAdmin(core.db, async (tx) => {
+      await tx.$executeRaw`
+        insert into transfer (id, batch_id, kind, phase, debit_account_id, credit_account_id, amount_nanos, currency, period, created_at, expires_at, consumer_tenant_id)
+        select ('00000000-0000-4000-8000-' || lpad(i::text, 12, '0'))::uuid, t.batch_id, t.kind, 'PENDING', t.debit_account_id, t.credit_account_id, 1, t.currency,
+               t.period, t.created_at, t.expires_at, t.consumer_tenant_id
+          from transfer t, generate_series(1, 500) i where t.id = ${pending.id}::uuid`;
+      await tx.$executeRaw`
+        insert into transfer (id, batch_id, kind, phase, debit_account_id, credit_account_id, amount_nanos, currency, period, pending_id, consumer_tenant_id)
+        select gen_random_uuid(), t.batch_id, t.kind, 'VOID_PENDING', t.debit_account_id, t.credit_account_id, 1, t.currency, t.period, t.id, t.consumer_tenant_id
+          from transfer t where t.id::text like '00000000-0000-4000-8000-%'`;
+    });
+    try {
+      await core.setClock('2026-11-15T12:00:10Z');
+      while ((await core.billing.expireTransfers()) > 0);
+      expect((await accountOf(core, 'WALLET', tenant.id)).debits).toBe(0n);
     } finally {
       await core.setClock(NOON);
     }

@@ -1,11 +1,10 @@
-import { createHash } from 'node:crypto';
+import { createHash, generateKeyPairSync } from 'node:crypto';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { createApiKeys } from '../../src/access/api-keys.ts';
 import type { Invalidations } from '../../src/access/invalidation.ts';
 import { loadJwtKeys } from '../../src/access/jwt-keys.ts';
 import { makeKey } from '../../src/access/key-format.ts';
 import { createKeyMemory } from '../../src/access/key-memory.ts';
-import { createPasswords } from '../../src/access/passwords.ts';
 import { type Principal, SCOPES } from '../../src/access/principal.ts';
 import { createSessions } from '../../src/access/sessions.ts';
 import { asTenant, type Database } from '../../src/base/database.ts';
@@ -189,10 +188,35 @@ describe('keys', () => {
     expect(await codeOf(() => keys().createApiKey(full, input))).toBe('OK');
   });
 
-  it('that have expired are not looked up', async () => {
-    const clock = { wallMs: () => 0, monotonicMs: () => 0 };
+  const clock = { wallMs: () => 0, monotonicMs: () => 0 };
+
+  it.each([
+    ['are valid', {}, 'OK'],
+    ['have expired', { expiresAt: new Date('2026-11-15T12:00:00Z') }, 'UNAUTHENTICATED'],
+    ['were revoked', { revokedAt: new Date(0) }, 'UNAUTHENTICATED'],
+  ])('that %s and that no process remembers: %o', async (_, more, outcome) => {
     const memory = createKeyMemory({ db: core.db, log, clock, invalidations, noteUse: () => {} });
-    const { secret } = await keyOf(right.consumerTenantId, { expiresAt: new Date('2026-11-15T12:00:00Z') });
+    const { secret } = await keyOf(right.consumerTenantId, more);
+    expect(await codeOf(() => memory.authenticate(secret))).toBe(outcome);
+  });
+
+  it('that are revoked while they are looked up are refused', async () => {
+    const { id, secret } = await keyOf(right.consumerTenantId);
+    let forget = (_: string): unknown => undefined;
+    const heard: Invalidations = {
+      ...silent,
+      on: (_, handler) => {
+        forget = handler;
+      },
+    };
+    const transaction = core.db.systemClient.$transaction.bind(core.db.systemClient) as (fn: unknown, options: unknown) => Promise<unknown>;
+    const late = async (fn: unknown, options: unknown) => {
+      const row = await transaction(fn, options);
+      forget(id);
+      return row;
+    };
+    const db = { ...open, systemClient: { $transaction: late } as unknown as Database['systemClient'], listen: core.db.listen };
+    const memory = createKeyMemory({ db, log, clock, invalidations: heard, noteUse: () => {} });
     expect(await codeOf(() => memory.authenticate(secret))).toBe('UNAUTHENTICATED');
   });
 });
@@ -233,15 +257,17 @@ describe('a session is switched', () => {
   });
 });
 
-it('nobody has no password, whatever is typed', async () => {
-  const passwords = createPasswords();
-  expect(await passwords.matches(null, '')).toBe(false);
-});
-
 it.each([
   ['of another curve', '{"keys":[{"kty":"EC","crv":"P-384","d":"AA","x":"AA","y":"AA"}]}', 'must be a JWK set'],
   ['that are public', '{"keys":[{"kty":"EC","crv":"P-256","x":"AA","y":"AA"}]}', 'must be a JWK set'],
   ['that are none', '{"keys":[]}', 'one key or more'],
+  [
+    'of one name',
+    JSON.stringify({
+      keys: [1, 2].map(() => ({ ...generateKeyPairSync('ec', { namedCurve: 'P-256' }).privateKey.export({ format: 'jwk' }), kid: 'k' })),
+    }),
+    'another kid',
+  ],
 ])('no tokens are signed with keys %s', async (_, keys, message) => {
   await expect(loadJwtKeys(keys, '')).rejects.toThrow(message);
 });

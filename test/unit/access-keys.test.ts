@@ -1,3 +1,4 @@
+import { crc32 } from 'node:zlib';
 import { expect, it } from 'vitest';
 import { readCredential } from '../../src/access/credentials.ts';
 import { hashSecret, isWellFormedKey, makeKey, shownPrefix } from '../../src/access/key-format.ts';
@@ -26,6 +27,20 @@ it('a key with any one character changed is not well formed', () => {
     expect(isWellFormedKey(changed)).toBe(false);
   }
   for (const text of ['', 'mk_', key.slice(0, -1), `${key}0`, `${key}\n`]) expect(isWellFormedKey(text)).toBe(false);
+});
+
+it('a text of another form is no key, though its checksum fits', () => {
+  const digits = '0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz';
+  const withChecksum = (body: string) => {
+    let [sum, rest] = ['', crc32(body)];
+    for (; sum.length < 6; rest = Math.floor(rest / 62)) sum = digits[rest % 62] + sum;
+    return body + sum;
+  };
+  const body = makeKey().slice(0, -6);
+  expect(isWellFormedKey(withChecksum(body))).toBe(true);
+  for (const other of [`xk_${body.slice(3)}`, body.slice(0, -1), `${body}0`, `${body.slice(0, -1)}-`]) {
+    expect(isWellFormedKey(withChecksum(other))).toBe(false);
+  }
 });
 
 it('credentials are read from both headers, and two that differ are refused', () => {

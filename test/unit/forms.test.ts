@@ -1,9 +1,11 @@
 import { describe, expect, it } from 'vitest';
+import { createKeyMemory } from '../../src/access/key-memory.ts';
 import { SCOPES } from '../../src/access/principal.ts';
 import { resolvers as access } from '../../src/access/resolvers.ts';
 import { createSessions } from '../../src/access/sessions.ts';
 import type { Database } from '../../src/base/database.ts';
 import { globalId, newId } from '../../src/base/ids.ts';
+import { createLog } from '../../src/base/log.ts';
 import { resolvers as billing } from '../../src/billing/resolvers.ts';
 import { parseExport } from '../../src/usage/export.ts';
 import { resolvers as usage } from '../../src/usage/resolvers.ts';
@@ -102,10 +104,25 @@ it('what is left of a limit is not below nothing', () => {
   expect(remaining({ amount: 5n, burstUnits: 9n, used: 4n, inFlight: 3n })).toBe('2');
 });
 
-it('an API key switches no tenant', async () => {
+it('an API key switches no tenant, and what cannot be a refresh token is not looked up', async () => {
   const sessions = createSessions({} as Database, {
     sign: () => ({ accessToken: '', accessTokenExpiresAt: new Date(0) }),
     verify: () => KEY,
   });
+  await expect(sessions.refresh('nonsense')).rejects.toMatchObject({ code: 'UNAUTHENTICATED' });
   await expect(sessions.switchTenant(KEY, uuid)).rejects.toMatchObject({ code: 'FORBIDDEN' });
+});
+
+it('what cannot be a key is refused without a look-up', async () => {
+  const invalidations = {
+    publish: async () => 0n,
+    confirmed: async () => {},
+    caughtUp: async () => {},
+    on: () => {},
+    isFresh: () => true,
+    refresh: async () => {},
+  };
+  const clock = { wallMs: () => 0, monotonicMs: () => 0 };
+  const memory = createKeyMemory({ db: {} as Database, log: createLog('silent'), clock, invalidations, noteUse: () => {} });
+  await expect(memory.authenticate('mk_nonsense')).rejects.toMatchObject({ code: 'UNAUTHENTICATED' });
 });

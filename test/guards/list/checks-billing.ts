@@ -187,7 +187,6 @@ export const billingChecks: Guard[] = [
       'if (false) throw new MercatoError',
       'database/period-races',
     ],
-    ['only months that are over close by themselves', ' and p.period < mercato_period(mercato_now())', '', 'database/periods'],
     [
       'a month that cannot be closed keeps no other from it',
       'if (!(error instanceof MercatoError)) throw error;\n    });',

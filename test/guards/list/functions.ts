@@ -215,4 +215,16 @@ const ledger: Guard[] = [
   ]),
 ];
 
-export const functions: Guard[] = [...settlement, ...limits, ...ledger];
+/** Either keeps a month open that is not over: the look for those that are, and the closing itself. */
+const notOver: Guard = {
+  name: 'only months that are over close by themselves',
+  kind: 'function',
+  edits: [
+    { file: LEDGER, find: ' OR month >= mercato_period(mercato_now()) THEN', put: ' THEN' },
+    { file: 'src/billing/periods.ts', find: ' and p.period < mercato_period(mercato_now())', put: '' },
+  ],
+  tests: ['test/database/periods.test.ts'],
+  postgres: true,
+};
+
+export const functions: Guard[] = [notOver, ...settlement, ...limits, ...ledger];
