@@ -69,7 +69,7 @@ it('a live process that has not confirmed is waited for, until it confirms or it
   }
 });
 
-it('a live process is waited for no longer than any call may take', async () => {
+it('a live process is waited for no longer than any call may take', { timeout: 5_000 }, async () => {
   const clock = new TestClock();
   await using heart = await open(clock);
   const seq = await publish(heart, [newId()]);

@@ -33,8 +33,8 @@ async function fill(tx: Tx): Promise<void> {
     await tx.$executeRaw`insert into usage_counter (consumer_tenant_id, listing_id, period, publisher_tenant_id) values (${id}::uuid, ${one}::uuid, '2026-10', ${one}::uuid)`;
     await tx.$executeRaw`insert into usage_counter (consumer_tenant_id, listing_id, period, publisher_tenant_id) values (${id}::uuid, ${one}::uuid, '2026-11', ${one}::uuid)`;
     await tx.$executeRaw`
-      insert into lease (id, process_id, consumer_tenant_id, listing_id, period, units, expires_at)
-      values (${id}::uuid, ${one}::uuid, ${id}::uuid, ${one}::uuid, '2026-11', 0, mercato_now())`;
+      insert into lease (id, process_id, consumer_tenant_id, listing_id, period, units, expires_at, counters)
+      values (${id}::uuid, ${one}::uuid, ${id}::uuid, ${one}::uuid, '2026-11', 0, mercato_now(), ${downwards}::uuid[])`;
     await tx.$executeRaw`insert into account (id, kind, currency) values (${id}::uuid, 'FUNDING', ${`X${i}`})`;
     await tx.$executeRaw`
       insert into usage_limit (id, tenant_id, name, subject, subject_id, measure, "window", amount, hard, alert_percents)
@@ -42,7 +42,6 @@ async function fill(tx: Tx): Promise<void> {
     await tx.$executeRaw`
       insert into limit_counter (id, tenant_id, limit_id, measure, starts_at) values (${id}::uuid, ${one}::uuid, ${id}::uuid, 'UNITS', mercato_now())`;
   }
-  await tx.$executeRaw`update lease set counters = ${downwards}::uuid[] where id = ${highest}::uuid`;
 }
 
 // Embedded, one transaction runs at a time.

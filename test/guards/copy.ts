@@ -3,6 +3,7 @@ import { once } from 'node:events';
 import { cpSync, mkdtempSync, readFileSync, realpathSync, rmSync, symlinkSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { dirname, join } from 'node:path';
+import pg from 'pg';
 import type { Outcome } from './once.ts';
 
 const ROOT = new URL('../..', import.meta.url).pathname;
@@ -30,7 +31,12 @@ export function openCopy(): Copy {
     write: (file, text) => writeFileSync(join(folder, file), text),
     async run(files, { postgres, template, timeoutMs }) {
       const { MERCATO_TEST_DATABASE_URL: url, MERCATO_TEST_TEMPLATE: _, ...env } = process.env;
-      const database = { MERCATO_TEST_DATABASE_URL: url, ...(template === null ? {} : { MERCATO_TEST_TEMPLATE: template }) };
+      const prefix = `mercato_guards_${process.pid}`;
+      const database = {
+        MERCATO_TEST_DATABASE_URL: url,
+        MERCATO_TEST_PREFIX: prefix,
+        ...(template === null ? {} : { MERCATO_TEST_TEMPLATE: template }),
+      };
       const child = spawn(process.execPath, ['--disable-warning=ExperimentalWarning', 'test/guards/once.ts', ...files], {
         cwd: folder,
         env: postgres && url !== undefined ? { ...env, ...database } : env,
@@ -54,6 +60,7 @@ export function openCopy(): Copy {
       await once(child, 'close');
       clearTimeout(timer);
       running = null;
+      if (postgres && url !== undefined) await dropDatabases(url, prefix);
       if (late) return null;
       const last = out.trimEnd().split('\n').at(-1) ?? '';
       if (last.startsWith('{')) return JSON.parse(last) as Outcome;
@@ -69,6 +76,20 @@ export function openCopy(): Copy {
 /** The tests of a child and what they started: it leads a group of its own. */
 function end(child: ChildProcess): void {
   if (child.pid !== undefined && child.exitCode === null) process.kill(-child.pid, 'SIGKILL');
+}
+
+/** Drops what tests left that failed before their end. */
+async function dropDatabases(url: string, prefix: string): Promise<void> {
+  const admin = new pg.Client({ connectionString: url });
+  await admin.connect();
+  try {
+    const { rows } = await admin.query<{ name: string }>('select datname "name" from pg_database where starts_with(datname, $1)', [
+      `${prefix}_`,
+    ]);
+    for (const { name } of rows) await admin.query(`drop database ${pg.escapeIdentifier(name)} with (force)`);
+  } finally {
+    await admin.end();
+  }
 }
 
 /** A file of the working tree. */

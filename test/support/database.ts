@@ -28,11 +28,14 @@ export async function openTestDatabase(): Promise<Database> {
   };
 }
 
-/** Only the database, unopened, for tests that start whole servers; `url` is null where the suite runs embedded. */
+/**
+ * Only the database, unopened, for tests that start whole servers; `url` is null where the suite runs embedded. MERCATO_TEST_PREFIX begins its name,
+ * for whoever drops what broken tests leave.
+ */
 export async function createTestDatabase(): Promise<{ url: string | null; drop(): Promise<void> }> {
   const url = process.env.MERCATO_TEST_DATABASE_URL;
   if (url === undefined) return { url: null, drop: async () => {} };
-  const name = `mercato_test_${randomBytes(6).toString('hex')}`;
+  const name = `${process.env.MERCATO_TEST_PREFIX ?? 'mercato_test'}_${randomBytes(6).toString('hex')}`;
   await administer(url, `create database ${name} template ${process.env.MERCATO_TEST_TEMPLATE}`);
   return { url: withDatabase(url, name), drop: () => administer(url, `drop database ${name} with (force)`) };
 }

@@ -10,7 +10,7 @@ import { administer, withDatabase } from './database.ts';
 export async function setup(): Promise<(() => Promise<void>) | undefined> {
   const url = process.env.MERCATO_TEST_DATABASE_URL;
   if (url === undefined || process.env.MERCATO_TEST_TEMPLATE !== undefined) return undefined;
-  const template = `mercato_template_${randomBytes(4).toString('hex')}`;
+  const template = `${process.env.MERCATO_TEST_PREFIX ?? 'mercato'}_template_${randomBytes(4).toString('hex')}`;
   process.env.MERCATO_TEST_TEMPLATE = template;
   await administer(url, `create database ${template}`);
   const database = await openPostgres({ url: withDatabase(url, template), serverUrl: null, poolSize: 1 }, createLog('silent'));
