@@ -162,3 +162,48 @@ it('a change of no subject is confirmed at once', async () => {
   await using heart = await open();
   await heart.confirmed(await publish(heart, []));
 });
+
+it('a process that has signed off is not there', async () => {
+  const heart = await open();
+  await heart[Symbol.asyncDispose]();
+  expect(await asSystem(db, (tx) => tx.serverProcess.count({ where: { id: heart.processId } }))).toBe(0);
+});
+
+it('memory is fresh from the start of a heartbeat, however long that takes', async () => {
+  const clock = new TestClock();
+  const transaction = db.systemClient.$transaction.bind(db.systemClient) as (fn: unknown, options: unknown) => Promise<unknown>;
+  const slowly = async (fn: unknown, options: unknown) => {
+    clock.pass(400);
+    return transaction(fn, options);
+  };
+  const systemClient = { $transaction: slowly } as unknown as Database['systemClient'];
+  const slow: Database = { ...db, systemClient, listen: db.listen, [Symbol.asyncDispose]: async () => undefined };
+  await using heart = await openInvalidations({ db: slow, log: createLog('silent'), clock, manual: true });
+  await heart.beat();
+  clock.pass(1_199);
+  expect(heart.isFresh()).toBe(true);
+  clock.pass(1);
+  expect(heart.isFresh()).toBe(false);
+});
+
+it('a process confirms nothing before what came earlier', async () => {
+  await using heart = await open();
+  const gate = Promise.withResolvers<void>();
+  const [first, second] = [newId(), newId()];
+  heart.on('listing', (id) => (id === first ? gate.promise : undefined));
+  const seq = await publish(heart, [first]);
+  await heart.beat();
+  await publish(heart, [second]);
+  for (let i = 0; i < 3; i++) await heart.beat();
+  const row = await asSystem(db, (tx) => tx.serverProcess.findUniqueOrThrow({ where: { id: heart.processId } }));
+  expect(row.confirmedSeq).toBeLessThan(seq);
+  gate.resolve();
+});
+
+it('a process says with each heartbeat that it lives', async () => {
+  await using heart = await open();
+  await asSystem(db, (tx) => tx.serverProcess.update({ where: { id: heart.processId }, data: { heartbeatAt: new Date(0) } }));
+  await heart.beat();
+  const row = await asSystem(db, (tx) => tx.serverProcess.findUniqueOrThrow({ where: { id: heart.processId } }));
+  expect(row.heartbeatAt.getTime()).toBeGreaterThan(0);
+});

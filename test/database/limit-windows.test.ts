@@ -116,7 +116,7 @@ test('a limit that is changed stays in form, and with bursts or without', async 
   const right = await core.consumer({});
   const { id } = await limit(right, { window: 'MINUTE' });
   const nothing = { name: null, amount: null, burstUnits: null, hard: null, alertPercents: null };
-  for (const change of [{ burstUnits: 3n }, { amount: -1n }, { name: 'no spaces' }]) {
+  for (const change of [{ burstUnits: 3n, alertPercents: [] }, { amount: -1n }, { name: 'no spaces' }]) {
     expect(await codeOf(() => core.usage.updateLimit(right.consumerTenantId, id, { ...nothing, ...change }))).toBe('BAD_USER_INPUT');
   }
 });
