@@ -1,5 +1,6 @@
 import { afterAll, beforeAll, expect, it, vi } from 'vitest';
 import { type Heart, openInvalidations } from '../../src/access/invalidation.ts';
+import { prune } from '../../src/access/process-rows.ts';
 import { asSystem, asTenant, type Database } from '../../src/base/database.ts';
 import { newId } from '../../src/base/ids.ts';
 import { createLog } from '../../src/base/log.ts';
@@ -206,4 +207,26 @@ it('a process says with each heartbeat that it lives', async () => {
   await heart.beat();
   const row = await asSystem(db, (tx) => tx.serverProcess.findUniqueOrThrow({ where: { id: heart.processId } }));
   expect(row.heartbeatAt.getTime()).toBeGreaterThan(0);
+});
+
+it('a process is forgotten an hour after it was silent, and what it may have missed only later', async () => {
+  const [kept, gone] = [newId(), newId()];
+  await asSystem(db, async (tx) => {
+    for (const [id, minutes] of [
+      [kept, 59],
+      [gone, 61],
+    ] as const) {
+      await tx.$executeRaw`
+        insert into server_process values (${id}::uuid, 10 ^ 9, mercato_now() - make_interval(mins => ${minutes}::int), mercato_now())`;
+      await tx.$executeRaw`
+        insert into invalidation (kind, subject_id, created_at)
+        values ('listing', ${id}::uuid, mercato_now() - make_interval(mins => ${2 * minutes}::int))`;
+    }
+    await prune(tx);
+    expect(await tx.serverProcess.findMany({ where: { id: { in: [kept, gone] } }, select: { id: true } })).toEqual([{ id: kept }]);
+    expect(await tx.invalidation.findMany({ where: { subjectId: { in: [kept, gone] } }, select: { subjectId: true } })).toEqual([
+      { subjectId: kept },
+    ]);
+    await tx.serverProcess.delete({ where: { id: kept } });
+  });
 });
