@@ -1,5 +1,6 @@
 import { afterAll, beforeAll, expect, it, vi } from 'vitest';
 import { type Heart, openInvalidations } from '../../src/access/invalidation.ts';
+import { prune } from '../../src/access/process-rows.ts';
 import { asSystem, asTenant, type Database } from '../../src/base/database.ts';
 import { newId } from '../../src/base/ids.ts';
 import { createLog } from '../../src/base/log.ts';
@@ -161,4 +162,71 @@ it('a process signs off, so that nobody waits for it, and starts from what is co
 it('a change of no subject is confirmed at once', async () => {
   await using heart = await open();
   await heart.confirmed(await publish(heart, []));
+});
+
+it('a process that has signed off is not there', async () => {
+  const heart = await open();
+  await heart[Symbol.asyncDispose]();
+  expect(await asSystem(db, (tx) => tx.serverProcess.count({ where: { id: heart.processId } }))).toBe(0);
+});
+
+it('memory is fresh from the start of a heartbeat, however long that takes', async () => {
+  const clock = new TestClock();
+  const transaction = db.systemClient.$transaction.bind(db.systemClient) as (fn: unknown, options: unknown) => Promise<unknown>;
+  const slowly = async (fn: unknown, options: unknown) => {
+    clock.pass(400);
+    return transaction(fn, options);
+  };
+  const systemClient = { $transaction: slowly } as unknown as Database['systemClient'];
+  const slow: Database = { ...db, systemClient, listen: db.listen, [Symbol.asyncDispose]: async () => undefined };
+  await using heart = await openInvalidations({ db: slow, log: createLog('silent'), clock, manual: true });
+  await heart.beat();
+  clock.pass(1_199);
+  expect(heart.isFresh()).toBe(true);
+  clock.pass(1);
+  expect(heart.isFresh()).toBe(false);
+});
+
+it('a process confirms nothing before what came earlier', async () => {
+  await using heart = await open();
+  const gate = Promise.withResolvers<void>();
+  const [first, second] = [newId(), newId()];
+  heart.on('listing', (id) => (id === first ? gate.promise : undefined));
+  const seq = await publish(heart, [first]);
+  await heart.beat();
+  await publish(heart, [second]);
+  for (let i = 0; i < 3; i++) await heart.beat();
+  const row = await asSystem(db, (tx) => tx.serverProcess.findUniqueOrThrow({ where: { id: heart.processId } }));
+  expect(row.confirmedSeq).toBeLessThan(seq);
+  gate.resolve();
+});
+
+it('a process says with each heartbeat that it lives', async () => {
+  await using heart = await open();
+  await asSystem(db, (tx) => tx.serverProcess.update({ where: { id: heart.processId }, data: { heartbeatAt: new Date(0) } }));
+  await heart.beat();
+  const row = await asSystem(db, (tx) => tx.serverProcess.findUniqueOrThrow({ where: { id: heart.processId } }));
+  expect(row.heartbeatAt.getTime()).toBeGreaterThan(0);
+});
+
+it('a process is forgotten an hour after it was silent, and what it may have missed only later', async () => {
+  const [kept, gone] = [newId(), newId()];
+  await asSystem(db, async (tx) => {
+    for (const [id, minutes] of [
+      [kept, 59],
+      [gone, 61],
+    ] as const) {
+      await tx.$executeRaw`
+        insert into server_process values (${id}::uuid, 10 ^ 9, mercato_now() - make_interval(mins => ${minutes}::int), mercato_now())`;
+      await tx.$executeRaw`
+        insert into invalidation (kind, subject_id, created_at)
+        values ('listing', ${id}::uuid, mercato_now() - make_interval(mins => ${2 * minutes}::int))`;
+    }
+    await prune(tx);
+    expect(await tx.serverProcess.findMany({ where: { id: { in: [kept, gone] } }, select: { id: true } })).toEqual([{ id: kept }]);
+    expect(await tx.invalidation.findMany({ where: { subjectId: { in: [kept, gone] } }, select: { subjectId: true } })).toEqual([
+      { subjectId: kept },
+    ]);
+    await tx.serverProcess.delete({ where: { id: kept } });
+  });
 });

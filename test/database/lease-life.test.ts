@@ -189,6 +189,12 @@ describe('in memory', () => {
     await expect.poll(() => codeOf(() => server.admit(right))).toBe('OK');
   });
 
+  it('of two calls at once only the one is refused that there are too few units for', async () => {
+    const [right, server] = [await core.consumer({ quotaUnits: 3n }), await open()];
+    const codes = await Promise.all([5, 1].map((units) => codeOf(() => server.admit(right, units))));
+    expect(codes).toEqual(['QUOTA_EXCEEDED', 'OK']);
+  });
+
   it('a call that did not run gives its request back, one that ran has spent it', async () => {
     const [right, server] = [await core.consumer({ requestsPerMinute: 60, burst: 2 }), await open()];
     (await server.admit(right)).giveBack();
@@ -250,9 +256,12 @@ describe('in memory', () => {
     expect(server.asked.limitedCallers).toBe(2);
     (await server.admit(right)).settled();
     expect(server.asked.limitedCallers).toBe(2);
-    server.lapse();
+    server.changeLimits(right);
     (await server.admit(right)).settled();
     expect(server.asked.limitedCallers).toBe(3);
+    server.lapse();
+    (await server.admit(right)).settled();
+    expect(server.asked.limitedCallers).toBe(4);
   });
 
   it.each(['limitedCallers', 'grant'] as const)('nothing is admitted where the database fails (%s)', { timeout: 10_000 }, async (name) => {

@@ -91,7 +91,7 @@ test('a call whose lease was swept is let in again by each kind of limit as the 
   await two.leases.maintain();
   expect(await one.settlement.settle(finished(right, kept))).toMatchObject({ amountNanos: 10n });
   await call(two, right, 2);
-  expect(await codeOf(() => one.settlement.settle(finished(right, lost)))).toBe('QUOTA_EXCEEDED');
+  expect(await codeOf(() => one.settlement.settle(finished(right, lost)))).toBe('OVERLOADED');
   const used = Object.fromEntries((await limits(right)).map((shown) => [shown.name, shown.used]));
   expect(used).toMatchObject({ cap: 20n, soft: 4n, together: 0n });
 });
@@ -116,7 +116,7 @@ test('a limit that is changed stays in form, and with bursts or without', async 
   const right = await core.consumer({});
   const { id } = await limit(right, { window: 'MINUTE' });
   const nothing = { name: null, amount: null, burstUnits: null, hard: null, alertPercents: null };
-  for (const change of [{ burstUnits: 3n }, { amount: -1n }, { name: 'no spaces' }]) {
+  for (const change of [{ burstUnits: 3n, alertPercents: [] }, { amount: -1n }, { name: 'no spaces' }]) {
     expect(await codeOf(() => core.usage.updateLimit(right.consumerTenantId, id, { ...nothing, ...change }))).toBe('BAD_USER_INPUT');
   }
 });

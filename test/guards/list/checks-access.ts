@@ -281,7 +281,6 @@ export const accessChecks: Guard[] = [
     ],
     ['memory is fresh for a lease', 'return this.clock.monotonicMs() - this.freshFromMs < LIMITS.leaseMs;', 'return true;'],
     ['a process that was removed trusts nothing', 'return this.stopTrusting();', 'return;'],
-    ['a process that was removed stays so', 'return this.closed || this.forgotten ? undefined', 'return this.closed ? undefined'],
     [
       'memory is fresh from the start of a heartbeat',
       'if (this.isFresh() || this.applying === 0) this.freshFromMs = startMs;',

@@ -67,7 +67,7 @@ export const predictionChecks: Guard[] = [
       LIFE,
     ],
     ['units that come free after their block was closed go back', 'owed.push(returnOf(block, unused, slots));', ''],
-    ['all who ask for as much are refused', "short.short === 'RATE' || waiter.units >= need", 'true'],
+    ['only who asks for as much is refused', "short.short === 'RATE' || waiter.units >= need", 'true', LIFE],
   ]),
   ...guardsOf('code', 'src/prediction/leases.ts', LIMITS, [
     [
@@ -76,7 +76,7 @@ export const predictionChecks: Guard[] = [
       '}\n    returns.putBackOwed();',
     ],
     ['a change of limits forgets what was exhausted', 'entry.exhausted = null;', ''],
-    ['a change of limits forgets who is limited', 'limited.delete(tenantId);', ''],
+    ['a change of limits forgets who is limited', 'limited.delete(tenantId);', '', LIFE],
     ['what was granted before a change of limits is returned', 'if (epoch !== entry.epoch) {', 'if (false) {', LIFE],
     ['a change of limits is noticed by grants under way', 'entry.epoch++;', '', LIFE],
     [
