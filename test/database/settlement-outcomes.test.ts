@@ -89,16 +89,16 @@ describe('a group of calls', () => {
   it('that was refused is written one by one, and only the one that fails is refused', async () => {
     const books = failing(refusal('23514'), refusal('23514'));
     expect(await settled(3, books.settle)).toEqual({
-      outcomes: ['INSUFFICIENT_CREDIT', 'billed', 'billed'],
+      outcomes: ['OVERLOADED', 'billed', 'billed'],
       ends: ['free', 'spent', 'spent'],
     });
   });
 
   it.each([
-    ['MC001', 'QUOTA_EXCEEDED'],
-    ['MC002', 'QUOTA_EXCEEDED'],
+    ['MC001', 'OVERLOADED'],
+    ['MC002', 'OVERLOADED'],
     ['MC003', 'OVERLOADED'],
-    ['23514', 'INSUFFICIENT_CREDIT'],
+    ['23514', 'OVERLOADED'],
     ['22003', 'INTERNAL'],
   ])('that the database refuses by %s is told %s', async (state, code) => {
     expect(await settled(1, failing(refusal(state)).settle)).toEqual({ outcomes: [code], ends: ['free'] });
@@ -129,9 +129,10 @@ describe('a group of calls', () => {
 });
 
 it('calls of one subscription in a group have one charge, whoever called', async () => {
-  const calls = [null, newId()].map(async (userId) => finished(right, await server.leases.admit(right, 1, 1_000), { userId }));
+  const own = await core.consumer({ unitPriceNanos: 10n }, 1_000n);
+  const calls = [null, newId()].map(async (userId) => finished(own, await server.leases.admit(own, 1, 1_000), { userId }));
   await Promise.all((await Promise.all(calls)).map((call) => server.settlement.settle(call)));
-  const { consumerTenantId } = right;
+  const { consumerTenantId } = own;
   const transfers = await asTenant(core.db, consumerTenantId, (tx) =>
     core.billing.transfers(tx, consumerTenantId, { first: 10, afterId: null }),
   );

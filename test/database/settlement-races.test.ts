@@ -95,7 +95,7 @@ describe.skipIf(!onPostgres)('a settlement waits, and goes by what it finds then
     await core.setClock(NOON);
     const take = async (tx: Tx) => takeFromLimits(tx, await lockLimits(tx, right), { units: 4n, nanos: 0n, slots: 0n });
     const outcome = await race(core.db, take, () => server.settlement.settle(finished(right, admission)));
-    expect(outcome).toMatchObject({ waited: true, result: { status: 'rejected', reason: { code: 'QUOTA_EXCEEDED' } } });
+    expect(outcome).toMatchObject({ waited: true, result: { status: 'rejected', reason: { code: 'OVERLOADED' } } });
     await asAdmin(core.db, (tx) => tx.$executeRaw`update limit_counter set leased = 0 where tenant_id = ${right.consumerTenantId}::uuid`);
   });
 });
