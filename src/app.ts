@@ -17,7 +17,7 @@ import { createHttp } from './http/server.ts';
 import { createFleet, createInference, type FleetPort, type HostFleet } from './inference/inference.ts';
 import { createJobs, createPredictions, runAuditOf } from './prediction/prediction.ts';
 import { createTraining } from './training/training.ts';
-import { createUsage, ensurePartitions } from './usage/usage.ts';
+import { createUsage, keepUsage } from './usage/usage.ts';
 
 /** A running server. Disposing stops it whatever it does; `drain` first lets it finish. */
 export type App = AsyncDisposable & {
@@ -34,7 +34,7 @@ export type App = AsyncDisposable & {
 /** `fleet`: the host's runners, where another process owns them. */
 export type Overrides = { log?: Log; clock?: Clock; db?: Database; fleet?: FleetPort };
 
-const PARTITIONS_MS = 60 * 60 * 1000;
+const UPKEEP_MS = 60 * 60 * 1000;
 const EXPIRY_MS = 60 * 1000;
 /** Connections of each of a process's two pools; many processes share what a Postgres has, by default 100. */
 const POOL_SIZE = { all: 40, max: 10, min: 2 };
@@ -49,10 +49,8 @@ export async function createApp(config: Config, overrides: Overrides = {}): Prom
   await mkdir(dataDir, { recursive: true, mode: 0o700 });
 
   const db = overrides.db ?? stack.use(await openDatabase(config, dataDir, log));
-  await ensurePartitions(db);
-  every(stack, PARTITIONS_MS, () =>
-    ensurePartitions(db).catch((error: unknown) => log.error({ err: error }, 'partitions could not be made')),
-  );
+  await keepUsage(db);
+  every(stack, UPKEEP_MS, () => keepUsage(db).catch((error: unknown) => log.error({ err: error }, 'the upkeep of usage failed')));
 
   const store = await createDirectoryStore(resolve(config.modelStoreDir));
   const access = stack.use(await createAccess({ db, dataDir, jwtKeys: config.jwtKeys, log, clock }));
@@ -63,7 +61,7 @@ export async function createApp(config: Config, overrides: Overrides = {}): Prom
   const usage = createUsage({ db, announcer: access.invalidations, currency: config.currency });
   const closePeriods = () => billing.closeDuePeriods().catch((error: unknown) => log.error({ err: error }, 'periods could not be closed'));
   await closePeriods();
-  every(stack, PARTITIONS_MS, closePeriods);
+  every(stack, UPKEEP_MS, closePeriods);
   every(stack, EXPIRY_MS, () =>
     billing.expireTransfers().catch((error: unknown) => log.error({ err: error }, 'pending transfers could not be ended')),
   );

@@ -17,12 +17,15 @@ export type Admission = {
   giveBack(spent?: boolean): void;
   /** The units were settled in the database. */
   settled(): void;
+  /** What is left of the plan's quota and of the limits that concern the call, as far as this process knows. */
+  allowances(): Allowance[];
 };
 
 /** A lease in this process's memory. Units and requests are whole numbers; times are monotonic milliseconds. */
 export type Block = Granted & { free: number; slotsFree: number; inFlight: number; requestsLeft: number; open: boolean };
 
-type Waiter = { units: number; deadlineAt: number; resolve(admission: Admission): void; reject(error: MercatoError): void };
+/** `key`: of the caller as it came, whatever limits it has. */
+type Waiter = { key: GrantKey; units: number; deadlineAt: number; resolve(admission: Admission): void; reject(error: MercatoError): void };
 
 /** What this process knows of one consumer, listing and plan version, and where they have limits of their own, of one member or key. */
 export type Entry = {
@@ -55,13 +58,15 @@ export function createLeaseMemory(time: Time, onOwed: () => void) {
   let owed: ReturnedUnits[] = [];
   let returns = 0n;
 
-  function entryOf(key: GrantKey): Entry {
-    const caller = `${key.memberId ?? ''}:${key.apiKeyId ?? ''}`;
-    const name = `${key.consumerTenantId}:${key.listingId}:${key.terms?.planVersionId ?? ''}:${caller}`;
+  /** The entry of a caller; members and keys without limits of their own, which are not `limited`, share the tenant's. */
+  function entryOf(key: GrantKey, limited: ReadonlySet<string>): Entry {
+    const memberId = key.memberId !== null && limited.has(key.memberId) ? key.memberId : null;
+    const apiKeyId = key.apiKeyId !== null && limited.has(key.apiKeyId) ? key.apiKeyId : null;
+    const name = `${key.consumerTenantId}:${key.listingId}:${key.terms?.planVersionId ?? ''}:${memberId ?? ''}:${apiKeyId ?? ''}`;
     let entry = entries.get(name);
     if (!entry) {
       entry = {
-        key,
+        key: { ...key, memberId, apiKeyId },
         blocks: [],
         waiters: [],
         refilling: false,
@@ -116,7 +121,21 @@ export function createLeaseMemory(time: Time, onOwed: () => void) {
         block.inFlight -= units;
         giveSlotBack(0);
       },
+      allowances: () => allowancesOf(entry),
     };
+  }
+
+  /** What was left at the last grant or refusal, less what was taken of that grant since. */
+  function allowancesOf({ allowances: { at, left }, blocks, key }: Entry): Allowance[] {
+    if (left.length === 0) return [];
+    const age = time.nowMs() - at;
+    const block = blocks.at(-1);
+    const [units, calls] = block === undefined ? [0, 0] : [block.units - block.free, block.inFlight];
+    return left.map((allowance) => {
+      const { unit, resetMs } = allowance;
+      const gone = unit === 'concurrent-requests' ? calls : unit === 'nanos' ? units * Number(key.terms?.unitPriceNanos ?? 0n) : units;
+      return { ...allowance, left: Math.max(0, allowance.left - gone), resetMs: resetMs === null ? null : Math.max(0, resetMs - age) };
+    });
   }
 
   /** A return with a number of its own, by which it can be made again where its outcome is not known. */
@@ -182,6 +201,7 @@ export function createLeaseMemory(time: Time, onOwed: () => void) {
 
   return {
     entryOf,
+    allowancesOf,
     entriesOf,
     all: () => [...entries.values()],
     tryTake,

@@ -17,7 +17,7 @@ export type Leases = AsyncDisposable & {
    * @throws QUOTA_EXCEEDED (used + in flight = quota), RATE_LIMITED, INSUFFICIENT_CREDIT, OVERLOADED (another process did not answer a recall)
    */
   admit(key: GrantKey, units: number, deadlineMs: number): Admission | Promise<Admission>;
-  /** What is left of the plan's quota and of the limits that concern the caller, as far as this process knows. */
+  /** As `Admission.allowances`, of a caller that was refused. */
   allowances(key: GrantKey): Allowance[];
   /** Returns idle units, renews leases in flight, sweeps the expired ones of any process. Runs by itself every `maintainMs`. */
   maintain(): Promise<void>;
@@ -49,6 +49,7 @@ export async function createLeases(options: LeaseOptions): Promise<Leases> {
   /** By tenant, who of its members and keys has limits of its own; absent: not known. */
   const limited = new Map<string, ReadonlySet<string>>();
   let limitChanges = 0;
+  const learning = new Map<string, Promise<ReadonlySet<string>>>();
 
   invalidations.on('usage_limit', (tenantId) => {
     limited.delete(tenantId);
@@ -57,6 +58,12 @@ export async function createLeases(options: LeaseOptions): Promise<Leases> {
       entry.epoch++;
       entry.exhausted = null;
       memory.owe(memory.close(entry));
+      // Who waits may be under a limit of its own now.
+      for (const { key, units, deadlineAt, resolve, reject } of entry.waiters.splice(0)) {
+        Promise.resolve()
+          .then(() => admit(key, units, deadlineAt - time.nowMs()))
+          .then(resolve, reject);
+      }
     }
     returns.putBackOwed();
   });
@@ -64,11 +71,22 @@ export async function createLeases(options: LeaseOptions): Promise<Leases> {
   function admit(key: GrantKey, units: number, deadlineMs: number): Admission | Promise<Admission> {
     // Out of touch with the database, memory may lack a limit that was set meanwhile.
     const known = invalidations.isFresh() ? limited.get(key.consumerTenantId) : undefined;
-    if (known) return admitTo(memory.entryOf(keyUnder(known, key)), units, deadlineMs);
+    if (known) return admitTo(memory.entryOf(key, known), key, units, deadlineMs);
     const startedAt = time.nowMs();
-    return learnLimited(key.consumerTenantId).then((found) =>
-      admitTo(memory.entryOf(keyUnder(found, key)), units, deadlineMs - (time.nowMs() - startedAt)),
+    return learnShared(key.consumerTenantId).then((found) =>
+      admitTo(memory.entryOf(key, found), key, units, deadlineMs - (time.nowMs() - startedAt)),
     );
+  }
+
+  /** One look for all who ask meanwhile. Out of touch, a look that began before is not joined: what was set since it may lack. */
+  function learnShared(tenantId: string): Promise<ReadonlySet<string>> {
+    const running = invalidations.isFresh() ? learning.get(tenantId) : undefined;
+    if (running) return running;
+    const look = learnLimited(tenantId).finally(() => {
+      if (learning.get(tenantId) === look) learning.delete(tenantId);
+    });
+    learning.set(tenantId, look);
+    return look;
   }
 
   async function learnLimited(tenantId: string): Promise<ReadonlySet<string>> {
@@ -83,7 +101,7 @@ export async function createLeases(options: LeaseOptions): Promise<Leases> {
     return found;
   }
 
-  function admitTo(entry: Entry, units: number, deadlineMs: number): Admission | Promise<Admission> {
+  function admitTo(entry: Entry, key: GrantKey, units: number, deadlineMs: number): Admission | Promise<Admission> {
     const now = time.nowMs();
     if (entry.exhausted && now < entry.exhausted.until) throw entry.exhausted.error;
     const admission = entry.waiters.length === 0 ? memory.tryTake(entry, units) : null;
@@ -92,7 +110,7 @@ export async function createLeases(options: LeaseOptions): Promise<Leases> {
       return admission;
     }
     return new Promise<Admission>((resolve, reject) => {
-      entry.waiters.push({ units, deadlineAt: now + deadlineMs, resolve, reject });
+      entry.waiters.push({ key, units, deadlineAt: now + deadlineMs, resolve, reject });
       void refill(entry);
     });
   }
@@ -126,7 +144,7 @@ export async function createLeases(options: LeaseOptions): Promise<Leases> {
         outcome.short === 'RATE' ? await grantAfterReturn(entry, need, outcome) : await grantAfterRecall(entry, need, outcome, watched);
     }
     if (epoch !== entry.epoch) {
-      // A limit was set meanwhile: those who wait are asked about anew.
+      // A limit was set meanwhile: these units are under none.
       if (!('short' in outcome))
         await returns.putBack(
           [memory.returnOf(outcome, outcome.units, Number.isFinite(outcome.slots) ? BigInt(outcome.slots) : 0n)],
@@ -187,10 +205,7 @@ export async function createLeases(options: LeaseOptions): Promise<Leases> {
 
   return {
     admit,
-    allowances(key) {
-      const entry = memory.entryOf(keyUnder(limited.get(key.consumerTenantId) ?? new Set(), key));
-      return entry.allowances.left.map((allowance) => leftNow(entry, allowance, time.nowMs()));
-    },
+    allowances: (key) => memory.allowancesOf(memory.entryOf(key, limited.get(key.consumerTenantId) ?? new Set())),
     maintain: returns.maintain,
     async [Symbol.asyncDispose]() {
       clearInterval(timer);
@@ -202,22 +217,4 @@ export async function createLeases(options: LeaseOptions): Promise<Leases> {
 
 type Watched = ReturnType<ReturnType<typeof createLeaseReturns>['watch']>;
 
-/** The caller as far as it has limits of its own: all others of the tenant share leases. */
-function keyUnder(limited: ReadonlySet<string>, key: GrantKey): GrantKey {
-  const own = (id: string | null) => (id !== null && limited.has(id) ? id : null);
-  return { ...key, memberId: own(key.memberId), apiKeyId: own(key.apiKeyId) };
-}
-
 const holdsPlaces = (block: Block) => Number.isFinite(block.slotsFree) && block.slotsFree > 0;
-
-/** What was left at the last grant, less what was taken of that grant since. */
-function leftNow(entry: Entry, allowance: Allowance, now: number): Allowance {
-  const age = now - entry.allowances.at;
-  const block = entry.blocks.at(-1);
-  const gone = block === undefined ? 0 : allowance.unit === 'concurrent-requests' ? block.inFlight : block.units - block.free;
-  return {
-    ...allowance,
-    left: Math.max(0, allowance.left - (allowance.unit === 'nanos' ? gone * Number(entry.key.terms?.unitPriceNanos ?? 0n) : gone)),
-    resetMs: allowance.resetMs === null ? null : Math.max(0, allowance.resetMs - age),
-  };
-}

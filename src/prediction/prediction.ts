@@ -225,9 +225,13 @@ export async function createPredictions(options: PredictionOptions): Promise<Pre
     const key = { ...entitlement, memberId, apiKeyId };
     try {
       const admitted = leases.admit(key, rows, remainingMs);
-      return admitted instanceof Promise ? await inTime(admitted, remainingMs, caller.signal, (late) => late.giveBack()) : admitted;
-    } finally {
+      const admission =
+        admitted instanceof Promise ? await inTime(admitted, remainingMs, caller.signal, (late) => late.giveBack()) : admitted;
+      caller.onAllowances(admission.allowances());
+      return admission;
+    } catch (refusal) {
       caller.onAllowances(leases.allowances(key));
+      throw refusal;
     }
   }
 

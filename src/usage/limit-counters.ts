@@ -105,6 +105,14 @@ export async function takeFromLimits(tx: Tx, limits: readonly LockedLimit[], tak
       from usage_limit l where l.id = k.limit_id and k.id = any(${limits.map(({ counterId }) => counterId)}::uuid[])`;
 }
 
+/** Deletes counters of windows that ended a day ago and that no lease is taken from; nothing locks those any more. Their alerts stay. */
+export async function dropEndedCounters(tx: Tx): Promise<void> {
+  await tx.$executeRaw`
+    delete from limit_counter k using usage_limit l
+     where l.id = k.limit_id and k.leased = 0
+       and mercato_window_end(l.window, l.burst_units is not null, k.starts_at) < mercato_now() - interval '1 day'`;
+}
+
 /** Puts back what leases, whose rows are still there, no longer have. */
 export async function returnToLimits(tx: Tx, returned: readonly { leaseId: string; units: bigint; slots: bigint }[]): Promise<void> {
   if (returned.length === 0) return;

@@ -35,10 +35,10 @@ export {
 } from './limit-counters.ts';
 export type { LimitView } from './limits.ts';
 export { limitedCallers } from './limits.ts';
-export { ensurePartitions } from './partitions.ts';
 export { quotasOf } from './quotas.ts';
 export { type Rate, returnRequests, takeRequests } from './rates.ts';
 export type { UsageGroup, UsageQuery, UsageReport, UsageRow } from './report.ts';
+export { keepUsage } from './upkeep.ts';
 
 /** What resolvers call. */
 export type Usage = {

@@ -2,10 +2,11 @@ import { createHash } from 'node:crypto';
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, test } from 'vitest';
 import { asSystem, asTenant } from '../../src/base/database.ts';
 import { newId } from '../../src/base/ids.ts';
+import { createLeaseStore } from '../../src/prediction/lease-store.ts';
 import type { Admission } from '../../src/prediction/leases.ts';
-import type { LimitView } from '../../src/usage/usage.ts';
+import { keepUsage, type LimitView, recallLeases } from '../../src/usage/usage.ts';
 import { asAdmin } from '../support/admin.ts';
-import { broken, type Core, codeOf, finished, openCore, type Process, type Right } from '../support/core.ts';
+import { booksOf, broken, type Core, codeOf, finished, openCore, type Process, type Right } from '../support/core.ts';
 
 const NOON = '2026-11-15T12:00:00Z';
 let core: Core;
@@ -206,6 +207,44 @@ test('a limit that is set, raised and lifted holds for calls from then on, thoug
   expect((await letIn(right, 20)).answered).toBe(0);
   await core.usage.deleteLimit(right.consumerTenantId, id);
   expect((await letIn(right, 20)).answered).toBe(20);
+});
+
+test('a call that waits for units while a limit is set on its key is under it when they come', async () => {
+  const right = await ownKey(await core.consumer({ quotaUnits: 4n }));
+  (await admit(one, right)).giveBack(); // from now on its limits are known here
+  await one.leases.maintain();
+  await asSystem(core.db, (tx) => recallLeases(tx, { consumerTenantId: right.consumerTenantId, listingId: null }));
+  const leased = async () => (await booksOf(core.db, right)).leased;
+  await expect.poll(leased).toBe(0n);
+  // Nobody answers for this lease.
+  const silent = createLeaseStore({ db: core.db, billing: core.billing, processId: newId() });
+  const leaseId = newId();
+  await silent.grant(leaseId, right, { need: 4, want: 4, requests: 1 });
+  const waiting = admit(one, right).catch((error: unknown) => error);
+  await limit(right, { subject: 'API_KEY', subjectId: right.apiKeyId, amount: 0n });
+  await silent.putBack([{ leaseId, number: 1n, units: 4n, slots: 0n }], false);
+  expect(await waiting).toMatchObject({ code: 'QUOTA_EXCEEDED', data: { limitName: 'cap', subject: 'API_KEY' } });
+});
+
+test('windows that are long over are forgotten, and what is open stays', async () => {
+  const right = await core.consumer({});
+  await limit(right, { name: 'minute', window: 'MINUTE', amount: 9n });
+  await limit(right, { name: 'month', window: 'MONTH', amount: 9n });
+  await limit(right, { name: 'together', measure: 'CONCURRENCY', window: null, amount: 9n });
+  await call(one, right, 2);
+  await one.leases.maintain();
+  const counters = () => asSystem(core.db, (tx) => tx.limitCounter.count({ where: { tenantId: right.consumerTenantId } }));
+  await keepUsage(core.db);
+  expect(await counters()).toBe(3);
+  await core.setClock('2026-11-17T12:00:00Z');
+  await one.leases.maintain();
+  await keepUsage(core.db);
+  expect(await counters()).toBe(2);
+  expect((await limits(right)).map(({ name, used }) => [name, used])).toEqual([
+    ['minute', 0n],
+    ['month', 2n],
+    ['together', 0n],
+  ]);
 });
 
 test('a soft limit refuses nothing, and tells once of each threshold, in the inbox and the outbox', async () => {

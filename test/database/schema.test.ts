@@ -7,7 +7,7 @@ import { embeddedMigrations } from '../../src/base/database-embedded.ts';
 import { migrate, schemaDrift } from '../../src/base/database-migrations.ts';
 import { openPostgres } from '../../src/base/database-postgres.ts';
 import { createLog } from '../../src/base/log.ts';
-import { ensurePartitions } from '../../src/usage/usage.ts';
+import { keepUsage } from '../../src/usage/usage.ts';
 import { administer, withDatabase } from '../support/database.ts';
 
 const url = process.env.MERCATO_TEST_DATABASE_URL;
@@ -114,7 +114,7 @@ describe('a start', () => {
       const starts = Array.from({ length: 3 }, () => openPostgres({ url: withDatabase(base, name), serverUrl: null, poolSize: 1 }, log));
       const databases = await Promise.all(starts);
       // What a start does next; one that looks before the other's commit must not make a partition again.
-      await Promise.all(databases.map(ensurePartitions));
+      await Promise.all(databases.map(keepUsage));
       const client = new pg.Client({ connectionString: withDatabase(base, name) });
       await client.connect();
       const { rows } = await client.query('select migration_name, checksum from _prisma_migrations order by migration_name');

@@ -37,7 +37,7 @@ const GRANTS: Record<string, { tenant?: string; system?: string }> = {
   usage_counter: { tenant: 'SELECT', system: 'SELECT INSERT UPDATE' },
   lease: { system: 'SELECT INSERT UPDATE DELETE' },
   usage_limit: { tenant: 'SELECT INSERT UPDATE', system: 'SELECT' },
-  limit_counter: { tenant: 'SELECT', system: 'SELECT INSERT UPDATE' },
+  limit_counter: { tenant: 'SELECT', system: 'SELECT INSERT UPDATE DELETE' },
   usage_alert: { tenant: 'SELECT', system: 'SELECT INSERT' },
   outbox: { system: 'SELECT INSERT UPDATE' },
   usage_rollup: { tenant: 'SELECT', system: 'SELECT INSERT UPDATE' },

@@ -124,13 +124,12 @@ class Run {
       limitedCallers: () => this.transaction(process, () => new Set<string>()),
       onRecall: async (heard) => void this.recalls.push({ process, heard }),
     };
-    const keys = new Map<string, GrantKey>();
     const settlementStore: SettlementStore = {
       settle: (group) =>
         this.transaction(process, () => {
           const withKeys = group.map((call) => ({
             ...call,
-            key: RIGHTS.find(({ listingId }) => listingId === call.metered.listingId) ?? keyOf(keys),
+            key: rightFor(call.metered.listingId),
           }));
           return books.settle(withKeys);
         }),
@@ -390,6 +389,8 @@ class Run {
 
 const nothingTrue = (): Truths => ({ QUOTA_EXCEEDED: false, RATE_LIMITED: false, INSUFFICIENT_CREDIT: false });
 
-function keyOf(keys: ReadonlyMap<string, GrantKey>): never {
-  throw new Error(`no such listing among ${keys.size}`);
+function rightFor(listingId: string): GrantKey {
+  const right = RIGHTS.find((one) => one.listingId === listingId);
+  if (right === undefined) throw new Error(`no right to ${listingId}`);
+  return right;
 }

@@ -424,7 +424,8 @@ ALTER TABLE "usage_rollup" FORCE ROW LEVEL SECURITY;
 
 GRANT SELECT ON "usage_limit" TO mercato_system;
 CREATE POLICY "system" ON "usage_limit" FOR SELECT TO mercato_system USING (true);
-GRANT SELECT, INSERT, UPDATE ON "limit_counter", "usage_rollup", "outbox" TO mercato_system;
+GRANT SELECT, INSERT, UPDATE, DELETE ON "limit_counter" TO mercato_system;
+GRANT SELECT, INSERT, UPDATE ON "usage_rollup", "outbox" TO mercato_system;
 CREATE POLICY "system" ON "limit_counter" TO mercato_system USING (true) WITH CHECK (true);
 CREATE POLICY "system" ON "usage_rollup" TO mercato_system USING (true) WITH CHECK (true);
 CREATE POLICY "system" ON "outbox" TO mercato_system USING (true) WITH CHECK (true);

@@ -51,6 +51,18 @@ export const predictionChecks: Guard[] = [
     ['what comes back is held no more', 'const delta = holdOf(terms, after) - holdOf(terms, before);', 'const delta = 0n;'],
   ]),
   ...guardsOf('code', 'src/prediction/lease-memory.ts', LEASES, [
+    [
+      'a limited key has leases of its own',
+      'limited.has(key.apiKeyId) ? key.apiKeyId : null',
+      'limited.has(key.apiKeyId) ? null : null',
+      LIMITS,
+    ],
+    [
+      'a limited member has leases of its own',
+      'limited.has(key.memberId) ? key.memberId : null',
+      'limited.has(key.memberId) ? null : null',
+      LIMITS,
+    ],
     ['a block admits the units that it has', 'block.open && block.free >= units && block', 'block.open && block'],
     ['a block admits the calls in flight that it has', 'block.slotsFree >= 1 && ', '', LIMITS],
     ['a block admits the requests that it has', 'block.requestsLeft >= 1 && ', ''],
@@ -70,10 +82,11 @@ export const predictionChecks: Guard[] = [
     ['only who asks for as much is refused', "short.short === 'RATE' || waiter.units >= need", 'true', LIFE],
   ]),
   ...guardsOf('code', 'src/prediction/leases.ts', LIMITS, [
+    ['a change of limits returns the leases', 'memory.owe(memory.close(entry));\n      // Who waits', '// Who waits'],
     [
-      'a change of limits returns the leases',
-      'memory.owe(memory.close(entry));\n    }\n    returns.putBackOwed();',
-      '}\n    returns.putBackOwed();',
+      'a change of limits holds for who waits',
+      'entry.waiters.splice(0)) {\n        Promise',
+      '[] as typeof entry.waiters) {\n        Promise',
     ],
     ['a change of limits forgets what was exhausted', 'entry.exhausted = null;', ''],
     ['a change of limits forgets who is limited', 'limited.delete(tenantId);', '', LIFE],
@@ -92,7 +105,6 @@ export const predictionChecks: Guard[] = [
       'return new Set<string>();',
       LIFE,
     ],
-    ['a limited caller has leases of its own', 'id !== null && limited.has(id) ? id : null', 'null'],
     [
       'what is exhausted is so until its end',
       'if (entry.exhausted && now < entry.exhausted.until) throw',

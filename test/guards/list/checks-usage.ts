@@ -95,6 +95,12 @@ export const usageChecks: Guard[] = [
   ]),
   ...guardsOf('code', 'src/usage/limit-counters.ts', LIMITS, [
     [
+      'a window that is open keeps its counter',
+      "< mercato_now() - interval '1 day'`",
+      '< mercato_now() + make_interval(years => 1)`',
+      'database/limits',
+    ],
+    [
       "a call's limits are its tenant's",
       'where tenant_id = ${caller.consumerTenantId}::uuid and removed_at is null\n       and',
       'where removed_at is null\n       and',
