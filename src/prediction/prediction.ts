@@ -25,6 +25,7 @@ import { openCancellations } from './cancellations.ts';
 import type { Allowance } from './lease-refusals.ts';
 import { createLeaseStore } from './lease-store.ts';
 import { type Admission, createLeases } from './leases.ts';
+import { inTime } from './patience.ts';
 import { type Answer, createReplays, digestOf, keyConflict, replayOf, type Stored } from './replays.ts';
 import { createSettlement, type Metered, type Settled } from './settlement.ts';
 import { createSettlementStore } from './settlement-store.ts';
@@ -349,35 +350,6 @@ function checkKey(key: string): void {
 }
 
 const remainingOf = (call: Call, deadlineMs: number) => deadlineMs - (performance.now() - call.startedAt);
-
-/** Waits as long as the caller does; what comes later goes to `late`. @throws DEADLINE_EXCEEDED */
-function inTime<T>(promise: Promise<T>, ms: number, signal: AbortSignal, late: (value: T) => void = () => {}): Promise<T> {
-  return new Promise((resolve, reject) => {
-    let waiting = true;
-    const stop = () => {
-      waiting = false;
-      clearTimeout(timer);
-      signal.removeEventListener('abort', giveUp);
-    };
-    const giveUp = () => {
-      stop();
-      reject(new MercatoError('DEADLINE_EXCEEDED'));
-    };
-    const timer = setTimeout(giveUp, Math.max(0, ms));
-    signal.addEventListener('abort', giveUp);
-    promise.then(
-      (value) => {
-        if (!waiting) return late(value);
-        stop();
-        resolve(value);
-      },
-      (error: unknown) => {
-        if (waiting) stop();
-        reject(error);
-      },
-    );
-  });
-}
 
 function timingOf({ queueMs, computeMs, batchRows, device }: RunResult): Prediction['timing'] {
   // Microseconds are what is known; more digits would be noise.
