@@ -1,5 +1,5 @@
 import { type Joinable, joinInputs, splitOutputs } from './batch.ts';
-import type { RunnerStats } from './frames.ts';
+import { hostMs, type RunnerStats } from './frames.ts';
 import { CallQueue, type Queued } from './queue.ts';
 import type { Tensor } from './tensor.ts';
 
@@ -67,7 +67,7 @@ export class Dispatcher {
   #meanTurnMs = 0;
   #meanQueueMs = 0;
   #busyMs = 0;
-  #idleSinceMs = performance.now();
+  #idleSinceMs = hostMs();
 
   constructor(settings: DispatchSettings, port: DispatchPort) {
     this.#settings = settings;
@@ -78,8 +78,8 @@ export class Dispatcher {
   get load(): Omit<RunnerStats, 'rssBytes' | 'peakBytes'> {
     const running = this.#current?.calls.length ?? 0;
     const queued = this.#queue.size + this.#alone.length;
-    const idleMs = queued + running > 0 ? 0 : performance.now() - this.#idleSinceMs;
-    return { queued, running, idleMs, busyMs: this.#busyMs, queueMs: this.#meanQueueMs, runMs: this.#meanRunMs };
+    const idleSinceMs = queued + running > 0 ? null : this.#idleSinceMs;
+    return { queued, running, idleSinceMs, busyMs: this.#busyMs, queueMs: this.#meanQueueMs, runMs: this.#meanRunMs };
   }
 
   /** Queues a call, or refuses it at once: where the queue is full, or the call would still wait at its deadline. It begins with a later `dispatch`. */
@@ -189,8 +189,8 @@ export class Dispatcher {
   #finish(run: Run, done: boolean): Run | null {
     clearTimeout(run.limit);
     this.#current = null;
-    this.#idleSinceMs = performance.now();
-    this.#busyMs += this.#idleSinceMs - run.startedMs;
+    this.#idleSinceMs = hostMs();
+    this.#busyMs += performance.now() - run.startedMs;
     const repeat = !done && run.calls.length > 1;
     if (repeat) this.#alone.push(...run.calls);
     this.dispatch();

@@ -4,7 +4,7 @@ import type { Log } from '../base/log.ts';
 import { limitMemory, lowerPriority } from './confinement.ts';
 import { RunnerLost } from './connection.ts';
 import type { DeviceChain } from './devices.ts';
-import type { RunnerStats } from './frames.ts';
+import { hostMs, type RunnerStats } from './frames.ts';
 import { loadInto } from './load.ts';
 import { modelBytes, type Runner } from './runner-process.ts';
 import type { Supervisor } from './supervisor.ts';
@@ -97,7 +97,7 @@ const CROWDED_TICKS = 2;
 const CALM_TICKS = 10;
 const CALM_BUSY_SHARE = 0.5;
 
-const NO_STATS: RunnerStats = { queued: 0, running: 0, idleMs: 0, busyMs: 0, queueMs: 0, runMs: 0, rssBytes: 0, peakBytes: 0 };
+const NO_STATS: RunnerStats = { queued: 0, running: 0, idleSinceMs: null, busyMs: 0, queueMs: 0, runMs: 0, rssBytes: 0, peakBytes: 0 };
 
 /**
  * Owns which version runs in which of the host's runners. Versions are loaded when they are asked for; further replicas follow the time that
@@ -309,7 +309,8 @@ export class Fleet implements FleetPort {
       .filter(({ version }) => !this.#pinned.has(version.id))
       .flatMap((deployed) => this.#usable(deployed))
       .filter(({ stats }) => stats.queued + stats.running === 0);
-    return idle.toSorted((a, b) => b.stats.idleMs - a.stats.idleMs)[0] ?? null;
+    const since = ({ stats }: Replica) => stats.idleSinceMs ?? Number.POSITIVE_INFINITY;
+    return idle.toSorted((a, b) => (since(a) < since(b) ? -1 : 1))[0] ?? null;
   }
 
   /** Asks every runner how it is; what one does not say stays as it was. */
@@ -335,7 +336,10 @@ export class Fleet implements FleetPort {
 
   #endIdle(deployed: Deployed): void {
     if (this.#pinned.has(deployed.version.id)) return;
-    for (const replica of this.#usable(deployed)) if (replica.stats.idleMs > this.#options.keepAliveMs) void this.#retire(replica);
+    for (const replica of this.#usable(deployed)) {
+      const { idleSinceMs } = replica.stats;
+      if (idleSinceMs !== null && hostMs() - idleSinceMs > this.#options.keepAliveMs) void this.#retire(replica);
+    }
   }
 
   #grow(deployed: Deployed): void {

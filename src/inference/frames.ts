@@ -55,17 +55,20 @@ export type CallHead = {
 /** Head of `started`. `mixed`: calls of several tenants share the run. */
 export type StartedHead = { calls: number[]; mixed: boolean };
 
-/** Head of `pong`. `idleMs`: since the last call ended; `busyMs`: run time so far; `queueMs`, `runMs`: of late, weighted means. `peakBytes`: the most that was resident. */
+/** Head of `pong`. `idleSinceMs`: when the last call ended, by `hostMs`; null: not idle, or not known; `busyMs`: run time so far; `queueMs`, `runMs`: of late, weighted means. `peakBytes`: the most that was resident. */
 export type RunnerStats = {
   queued: number;
   running: number;
-  idleMs: number;
+  idleSinceMs: number | null;
   busyMs: number;
   queueMs: number;
   runMs: number;
   rssBytes: number;
   peakBytes: number;
 };
+
+/** The monotonic clock that all processes of a host share, in milliseconds. */
+export const hostMs = (): number => Number(process.hrtime.bigint()) / 1e6;
 
 export type Frame = { kind: number; call: number; head: unknown; data: Uint8Array };
 export type TensorHead = { name: string; datatype: string; shape: readonly number[]; size: number };

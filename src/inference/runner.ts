@@ -114,7 +114,7 @@ function cancel(peer: Peer, id: number): void {
 }
 
 function stats(): RunnerStats {
-  const idle = { queued: 0, running: 0, idleMs: 0, busyMs: 0, queueMs: 0, runMs: 0 };
+  const idle = { queued: 0, running: 0, idleSinceMs: null, busyMs: 0, queueMs: 0, runMs: 0 };
   // The kernel counts the peak in KiB.
   const peakBytes = process.resourceUsage().maxRSS * 1024;
   return { ...(dispatcher?.load ?? idle), rssBytes: process.memoryUsage.rss(), peakBytes };
