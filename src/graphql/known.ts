@@ -1,30 +1,44 @@
-import { type DocumentNode, type ExecutionResult, execute, GraphQLError, type GraphQLSchema, Kind } from 'graphql';
+import { type DocumentNode, execute, GraphQLError, type GraphQLSchema, Kind } from 'graphql';
 import { ERRORS } from '../base/errors.ts';
 import { type Call, reportInternal } from './call.ts';
+import { compilePredict, type Execute } from './compiled.ts';
 import { type PublicError, publicError, retryOf } from './errors.ts';
 
-type Known = { document: DocumentNode; operation: 'query' | 'mutation' };
+type Known = { document: DocumentNode; operation: 'query' | 'mutation'; uses: number; execute: Execute };
 /** A request that can be executed without being read again. */
-export type KnownRequest = Known & { variables: Record<string, unknown> | null };
+export type KnownRequest = Pick<Known, 'operation' | 'execute'> & { variables: Record<string, unknown> | null };
 
 /** Anyone may fill it: a parsed document takes up to about 120 times its source's length, and all together then 120 MB. */
 const KNOWN_MAX = 500;
 const SOURCE_LENGTH_MAX = 2_000;
+/** Compiling takes up to 4 ms and 300 KB at that length, so that a document has to come back for it. */
+const COMPILED_AT_USE = 16;
 
 /**
- * Documents of one operation that Apollo Server has parsed and validated. Asked again, they are executed by graphql-js at once: Apollo's own
+ * Documents of one operation that Apollo Server has parsed and validated. Asked again, they are executed at once: Apollo's own
  * way through a request costs about 80 µs of a prediction's 400 (2 cores, November 2026), and everything that it would look at has been
  * looked at. Those asked for least recently are forgotten first.
  */
 export class KnownDocuments {
   private readonly documents = new Map<string, Known>();
+  private readonly schema: GraphQLSchema;
+
+  constructor(schema: GraphQLSchema) {
+    this.schema = schema;
+  }
 
   /** Called when Apollo has found the operation of a valid document. */
   remember(source: string, document: DocumentNode): void {
     const operations = document.definitions.filter((definition) => definition.kind === Kind.OPERATION_DEFINITION);
     const [only] = operations;
     if (!only || operations.length > 1 || only.operation === 'subscription' || source.length > SOURCE_LENGTH_MAX) return;
-    this.use(source, { document, operation: only.operation });
+    const { schema } = this;
+    this.use(source, {
+      document,
+      operation: only.operation,
+      uses: 0,
+      execute: (variableValues, contextValue) => execute({ schema, document, variableValues, contextValue }),
+    });
     for (const oldest of this.documents.keys()) {
       if (this.documents.size <= KNOWN_MAX) return;
       this.documents.delete(oldest);
@@ -45,21 +59,22 @@ export class KnownDocuments {
     const known = this.documents.get(query);
     if (known === undefined) return null;
     this.use(query, known);
-    return { ...known, variables: variables as Record<string, unknown> | null };
+    return { operation: known.operation, execute: known.execute, variables: variables as Record<string, unknown> | null };
   }
 
   /** A map keeps the order in which keys were set: the last is the one used last. */
   private use(source: string, known: Known): void {
+    known.uses++;
+    if (known.uses === COMPILED_AT_USE) known.execute = compilePredict(this.schema, known.document) ?? known.execute;
     this.documents.delete(source);
     this.documents.set(source, known);
   }
 }
 
 /** Executes a known document and returns the body; the call gets the status. */
-export async function executeKnown(schema: GraphQLSchema, request: KnownRequest, contextValue: unknown, call: Call): Promise<string> {
+export async function executeKnown(request: KnownRequest, contextValue: unknown, call: Call): Promise<string> {
   call.operation = request.operation;
-  const { document, variables } = request;
-  const result: ExecutionResult = await execute({ schema, document, variableValues: variables, contextValue });
+  const result = await request.execute(request.variables, contextValue);
   if (!result.errors) {
     call.status = 200;
     return `${JSON.stringify({ data: result.data })}\n`;

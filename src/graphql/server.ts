@@ -55,7 +55,7 @@ export async function serveGraphQL<S extends Base>(
   log: Log,
 ): Promise<GraphQLServer> {
   const executable = executableSchema(schema.typeDefs, schema.resolvers);
-  const known = new KnownDocuments();
+  const known = new KnownDocuments(executable);
   const apollo = new ApolloServer<S & RequestParts & { call: Call }>({
     schema: executable,
     introspection: true,
@@ -79,7 +79,7 @@ export async function serveGraphQL<S extends Base>(
       const contentType = plainType(request.headers.accept);
       const again = contentType === null ? null : known.find(request.body);
       if (contentType !== null && again !== null) {
-        const body = await executeKnown(executable, again, createContext(services, call), call);
+        const body = await executeKnown(again, createContext(services, call), call);
         return {
           status: statusFor(contentType, call.status ?? 200),
           contentType,

@@ -1,4 +1,4 @@
-import { getIntrospectionQuery, parse } from 'graphql';
+import { buildSchema, getIntrospectionQuery, parse } from 'graphql';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { KnownDocuments } from '../../src/graphql/known.ts';
 import { GRAPHQL_LIMITS } from '../../src/graphql/limits.ts';
@@ -87,7 +87,7 @@ describe('known documents', () => {
   const numbered = (n: number) => `{n${n}}`;
 
   it('are at most 500, and the one asked for least recently is forgotten first', () => {
-    const known = new KnownDocuments();
+    const known = new KnownDocuments(buildSchema('type Query { n: Int }'));
     for (let n = 0; n < 500; n++) remember(known, numbered(n));
     expect(known.find({ query: numbered(0) })).toMatchObject({ operation: 'query', variables: null });
     remember(known, numbered(500));
@@ -95,7 +95,7 @@ describe('known documents', () => {
   });
 
   it('are none of more than 2,000 characters', () => {
-    const known = new KnownDocuments();
+    const known = new KnownDocuments(buildSchema('type Query { n: Int }'));
     const padded = (length: number) => '{n}'.padEnd(length);
     remember(known, padded(2_000));
     remember(known, padded(2_001));
