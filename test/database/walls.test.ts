@@ -180,17 +180,17 @@ describe('the roles', () => {
   it('let a tenant run none of the functions that do what it may not, but for telling processes to forget, and others none at all', async () => {
     const rows = await asAdmin(
       db,
-      (tx) => tx.$queryRaw<{ name: string; tenant: boolean; system: boolean; all: boolean; path: string | null }[]>`
+      (tx) => tx.$queryRaw<{ name: string; tenant: boolean; system: boolean; all: boolean; settings: string | null }[]>`
         select proname::text "name", has_function_privilege(${TENANT}, oid, 'EXECUTE') tenant, has_function_privilege(${SYSTEM}, oid, 'EXECUTE') system,
-               has_function_privilege('public', oid, 'EXECUTE') "all", proconfig::text path
+               has_function_privilege('public', oid, 'EXECUTE') "all", proconfig::text settings
           from pg_proc where pronamespace = 'public'::regnamespace and (prosecdef or proname = 'mercato_settle') order by 1`,
     );
     const system = { tenant: false, system: true, all: false };
     expect(rows).toEqual([
-      { ...system, name: 'mercato_close_period', path: '{"search_path=public, pg_temp",lock_timeout=2s}' },
-      { ...system, name: 'mercato_ensure_partitions', path: '{"search_path=public, pg_temp"}' },
-      { ...system, name: 'mercato_invalidate', tenant: true, path: '{"search_path=public, pg_temp"}' },
-      { ...system, name: 'mercato_settle', path: null },
+      { ...system, name: 'mercato_close_period', settings: '{"search_path=public, pg_temp",lock_timeout=2s}' },
+      { ...system, name: 'mercato_ensure_partitions', settings: '{"search_path=public, pg_temp"}' },
+      { ...system, name: 'mercato_invalidate', tenant: true, settings: '{"search_path=public, pg_temp"}' },
+      { ...system, name: 'mercato_settle', settings: '{plan_cache_mode=force_generic_plan}' },
     ]);
   });
 
