@@ -52,8 +52,8 @@ async function duplicates(stage: Stage, runs: number, dice: Dice): Promise<Round
 }
 
 /**
- * 200 clients share a quota of 200 units and send half as many calls again, while server processes are killed. Wrong is a refusal for the
- * quota while it cannot be full, and any other number of calls than 200 that are answered in the end.
+ * 200 clients share a quota and send half as many calls again as it has units, while server processes are killed at random moments. Wrong is a
+ * refusal for the quota while it cannot be full, and any other number of calls answered in the end than the quota has units.
  */
 async function quota(stage: Stage, _runs: number, dice: Dice): Promise<Round> {
   const payer = await stage.payer('capped');
@@ -78,9 +78,11 @@ async function quota(stage: Stage, _runs: number, dice: Dice): Promise<Round> {
     }
   }
 
+  const points = Array.from({ length: 2 + Math.floor(quotaUnits / 10_000) }, () => dice.below(quotaUnits)).sort((a, b) => a - b);
+  let told = false;
   const kills = (async () => {
-    for (let kill = 0; kill < 2; kill++) {
-      await sleep(dice.below(120));
+    for (const point of points) {
+      while (!told && journal.acknowledged < point) await sleep(5);
       stage.kill(dice.pick(stage.servers()));
     }
   })();
@@ -88,18 +90,24 @@ async function quota(stage: Stage, _runs: number, dice: Dice): Promise<Round> {
     const entry = entries[i];
     if (entry) await untilTold(entry);
   });
+  told = true;
   await kills;
   await stage.recovered();
   // What a killed process had in flight is free again: whoever was refused meanwhile gets it now.
   const giveUpMs = performance.now() + 20_000;
   while (journal.acknowledged < quotaUnits && performance.now() < giveUpMs) {
-    await inParallel(journal.unresolved().length, 16, async (i) => {
-      const entry = journal.unresolved()[i];
+    const refused = journal.unresolved();
+    await inParallel(refused.length, 16, async (i) => {
+      const entry = refused[i];
       if (entry && journal.acknowledged < quotaUnits) await attempt(client, payer.secret, entry, journal);
     });
     await sleep(100);
   }
-  for (const entry of journal.unresolved()) await attempt(client, payer.secret, entry, journal);
+  const rest = journal.unresolved();
+  await inParallel(rest.length, CLIENTS, async (i) => {
+    const entry = rest[i];
+    if (entry) await attempt(client, payer.secret, entry, journal);
+  });
   if (journal.acknowledged !== quotaUnits) wrong.push(`${journal.acknowledged} calls were answered under a quota of ${quotaUnits}`);
   wrong.push(...falseRefusals(journal).filter((text) => !text.startsWith('QUOTA_EXCEEDED')));
   return { payer, journal, wrong, notes: [] };
