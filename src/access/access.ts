@@ -3,7 +3,7 @@ import type { Database, Tx } from '../base/database.ts';
 import type { Connection, PageRequest } from '../base/ids.ts';
 import type { Log } from '../base/log.ts';
 import type { Tenant, User } from '../tenancy/tenancy.ts';
-import { type Credentials, createAccounts, type SignedIn } from './accounts.ts';
+import { type Credentials, createAccounts, type NewAccount, type SignedIn } from './accounts.ts';
 import { type ApiKeyView, createApiKeys, type NewApiKey } from './api-keys.ts';
 import { type CredentialHeaders, readCredential } from './credentials.ts';
 import { type Invalidations, openInvalidations } from './invalidation.ts';
@@ -54,11 +54,13 @@ export type Access = AsyncDisposable & {
   holdAnswer(principal: Principal): () => void;
 
   /** Makes a user and a tenant that it owns. @throws BAD_USER_INPUT, OVERLOADED, CONFLICT naming `email` or `tenantName` */
-  signUp(input: Credentials & { tenantName: string }): Promise<SignedIn>;
+  signUp(input: NewAccount): Promise<SignedIn>;
+  /** The same, once for a key: `tokens` null in a retry, which needs the password. @throws what `signUp` throws, BAD_USER_INPUT (the key), IDEMPOTENCY_CONFLICT */
+  signUpOnce(input: NewAccount, idempotencyKey: string): Promise<Omit<SignedIn, 'tokens'> & { tokens: SessionTokens | null }>;
   /** In the named tenant, or the first that the user joined. @throws OVERLOADED, UNAUTHENTICATED: the same whatever was wrong */
   signIn(input: Credentials & { tenantName: string | null }): Promise<SignedIn>;
   /** Makes the operator with a tenant of its own; one that is there already stays as it is. @throws BAD_USER_INPUT, CONFLICT */
-  createOperator(input: Credentials & { tenantName: string }): Promise<{ user: User; created: boolean }>;
+  createOperator(input: NewAccount): Promise<{ user: User; created: boolean }>;
   /** Exchanges a refresh token once; a second use ends its session for good. @throws UNAUTHENTICATED */
   refreshSession(refreshToken: string): Promise<SessionTokens>;
   /** Ends the session of a refresh token, if there is one. */

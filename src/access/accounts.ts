@@ -1,5 +1,6 @@
-import { asSystem, type Database } from '../base/database.ts';
+import { asSystem, type Database, type Tx } from '../base/database.ts';
 import { badInput, MercatoError } from '../base/errors.ts';
+import { onceFor } from '../base/idempotency.ts';
 import {
   checkLabel,
   checkTenantName,
@@ -16,20 +17,37 @@ import type { Sessions, SessionTokens } from './sessions.ts';
 
 export type Credentials = { email: string; password: string };
 export type SignedIn = { user: User; tenant: Tenant; tokens: SessionTokens };
+export type NewAccount = Credentials & { tenantName: string };
 
 /** The form that HTML's e-mail field accepts, with a dot in the domain. Whether mail arrives there, only mail can tell. */
 const EMAIL = /^[a-z0-9.!#$%&'*+/=?^_`{|}~-]{1,64}@[a-z0-9-]{1,63}(\.[a-z0-9-]{1,63})+$/;
 
 export function createAccounts({ db, passwords, sessions }: { db: Database; passwords: Passwords; sessions: Sessions }) {
   return {
-    async signUp(input: Credentials & { tenantName: string }): Promise<SignedIn> {
+    async signUp(input: NewAccount): Promise<SignedIn> {
       const account = await prepare(input);
+      const made = await asSystem(db, (tx) => make(tx, account, input.tenantName));
+      if (made === null) throw taken();
+      return made;
+    },
+
+    async signUpOnce(input: NewAccount, idempotencyKey: string): Promise<{ user: User; tenant: Tenant; tokens: SessionTokens | null }> {
+      const account = await prepare(input);
+      const once = (tx: Tx, { tenant }: { tenant: Tenant }, make: () => Promise<void>) =>
+        onceFor(tx, { tenantId: tenant.id, mutation: 'SIGN_UP', key: idempotencyKey, input: [account.email, input.tenantName] }, make);
+      const made = await asSystem(db, async (tx) => {
+        const signedIn = await make(tx, account, input.tenantName);
+        if (signedIn) await once(tx, signedIn, async () => {});
+        return signedIn;
+      });
+      if (made) return made;
+      const known = await asSystem(db, (tx) => userForSignIn(tx, account.email));
+      if (!known || !(await passwords.matches(known.passwordHash, input.password))) throw taken();
       return asSystem(db, async (tx) => {
-        const user = await createUser(tx, { ...account, isOperator: false });
-        if (!user) throw new MercatoError('CONFLICT', 'The e-mail is taken.', { field: 'email' });
-        const tenant = await createTenant(tx, ownTenant(input.tenantName, user));
-        const tokens = await sessions.start(tx, { userId: user.id, isOperator: false, tenantId: tenant.id, role: 'OWNER' });
-        return { user, tenant, tokens };
+        const [first] = await memberships(tx, known.user.id);
+        if (!first) throw taken();
+        await once(tx, first, () => Promise.reject(taken()));
+        return { user: known.user, tenant: first.tenant, tokens: null };
       });
     },
 
@@ -48,13 +66,13 @@ export function createAccounts({ db, passwords, sessions }: { db: Database; pass
       });
     },
 
-    async createOperator(input: Credentials & { tenantName: string }): Promise<{ user: User; created: boolean }> {
+    async createOperator(input: NewAccount): Promise<{ user: User; created: boolean }> {
       const account = await prepare(input);
       return asSystem(db, async (tx) => {
         const user = await createUser(tx, { ...account, isOperator: true });
         if (user) await createTenant(tx, ownTenant(input.tenantName, user));
         const present = user ?? (await userForSignIn(tx, account.email))?.user;
-        if (!present?.isOperator) throw new MercatoError('CONFLICT', 'The e-mail is taken.', { field: 'email' });
+        if (!present?.isOperator) throw taken();
         return { user: present, created: user !== null };
       });
     },
@@ -68,8 +86,17 @@ export function createAccounts({ db, passwords, sessions }: { db: Database; pass
     },
   };
 
+  /** Null where the e-mail is taken. */
+  async function make(tx: Tx, account: { email: string; passwordHash: string }, tenantName: string): Promise<SignedIn | null> {
+    const user = await createUser(tx, { ...account, isOperator: false });
+    if (!user) return null;
+    const tenant = await createTenant(tx, ownTenant(tenantName, user));
+    const tokens = await sessions.start(tx, { userId: user.id, isOperator: false, tenantId: tenant.id, role: 'OWNER' });
+    return { user, tenant, tokens };
+  }
+
   /** Checks in the order of the input's fields, then hashes. */
-  async function prepare(input: Credentials & { tenantName: string }): Promise<{ email: string; passwordHash: string }> {
+  async function prepare(input: NewAccount): Promise<{ email: string; passwordHash: string }> {
     const email = normalEmail(input.email);
     if (email === null)
       throw badInput('email', 'This is not an e-mail address.', { given: input.email.slice(0, 60), expected: 'name@example.com' });
@@ -78,6 +105,8 @@ export function createAccounts({ db, passwords, sessions }: { db: Database; pass
     return { email, passwordHash: await passwords.hash(password) };
   }
 }
+
+const taken = () => new MercatoError('CONFLICT', 'The e-mail is taken.', { field: 'email' });
 
 function ownTenant(name: string, owner: User) {
   return { name, displayName: name, ownerUserId: owner.id, field: 'tenantName' };

@@ -14,7 +14,8 @@ export const resolvers = {
   },
 
   Mutation: {
-    signUp: (_, { input }, { access }) => access.signUp(input),
+    signUp: (_, { input: { idempotencyKey, ...account } }, { access }) =>
+      idempotencyKey == null ? access.signUp(account) : access.signUpOnce(account, idempotencyKey),
     signIn: (_, { input }, { access }) => access.signIn({ ...input, tenantName: input.tenantName ?? null }),
     async refreshSession(_, { input }, { access }) {
       return { tokens: await access.refreshSession(input.refreshToken) };

@@ -71,9 +71,10 @@ export const QUESTIONS: Question[] = [
     field: 'signUp',
     scope: 'credentials',
     differs: true,
-    variables: ({ email, tenantName }, { password, counter }) =>
+    variables: ({ email, tenantName, key }, { password, counter }) =>
       inputs([
         ...email.map((taken) => ({ email: taken, password, tenantName: `new-${counter()}` })),
+        ...key.map((idempotencyKey) => ({ email: email[0], password: `not ${password}`, tenantName: 'hidden', idempotencyKey })),
         ...tenantName.map((taken) => ({ email: `new-${counter()}@example.com`, password, tenantName: taken })),
       ]),
   },

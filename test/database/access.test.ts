@@ -44,6 +44,23 @@ describe('accounts', () => {
     await expect(access.signUp({ ...other, tenantName: 'fresh-name' })).resolves.toMatchObject({ user: { email: 'other@example.com' } });
   });
 
+  it('signUpOnce makes one user for any number of sign-ups with one idempotency key, and tokens once', async () => {
+    const input = { email: 'once@example.com', password: PASSWORD, tenantName: 'once' };
+    const made = await Promise.all(Array.from({ length: 4 }, () => access.signUpOnce(input, 'retried')));
+    expect(new Set(made.map(({ user, tenant }) => `${user.id} ${tenant.id}`)).size).toBe(1);
+    expect(made.filter(({ tokens }) => tokens !== null)).toHaveLength(1);
+    await expect(access.signUpOnce({ ...input, tenantName: 'twice' }, 'retried')).rejects.toMatchObject({ code: 'IDEMPOTENCY_CONFLICT' });
+    const taken = { code: 'CONFLICT', data: { field: 'email' } };
+    await expect(access.signUpOnce(input, 'another')).rejects.toMatchObject(taken);
+    await expect(access.signUpOnce({ ...input, password: `${PASSWORD}!` }, 'retried')).rejects.toMatchObject(taken);
+    await expect(access.signUpOnce({ ...input, email: 'not-once@example.com', tenantName: 'fresh-one' }, '')).rejects.toMatchObject({
+      code: 'BAD_USER_INPUT',
+      data: { field: 'idempotencyKey' },
+    });
+    await expect(access.signUp({ ...input, email: 'not-once@example.com', tenantName: 'fresh-one' })).resolves.toBeDefined();
+    await expect(access.signUpOnce({ ...input, email: 'not-once@example.com' }, 'retried')).rejects.toMatchObject(taken);
+  });
+
   it.each([
     ['email', { email: 'nobody', password: PASSWORD, tenantName: 'fine' }],
     ['email', { email: 'a\u0000b@example.com', password: PASSWORD, tenantName: 'fine' }],

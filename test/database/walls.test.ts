@@ -24,7 +24,7 @@ const GRANTS: Record<string, { tenant?: string; system?: string }> = {
   session: { system: 'SELECT INSERT UPDATE DELETE' },
   refresh_token: { system: 'SELECT INSERT UPDATE DELETE' },
   api_key: { tenant: 'SELECT INSERT UPDATE', system: 'SELECT INSERT UPDATE' },
-  mutation_key: { tenant: 'SELECT INSERT' },
+  mutation_key: { tenant: 'SELECT INSERT', system: 'SELECT INSERT' },
   api_key_use: { tenant: 'SELECT', system: 'SELECT INSERT UPDATE DELETE' },
   upload: { tenant: 'SELECT INSERT UPDATE', system: 'SELECT INSERT UPDATE' },
   model: { tenant: 'SELECT INSERT' },

@@ -8,22 +8,20 @@ const ALONE = 'database/without-walls';
 
 export const accessChecks: Guard[] = [
   ...guardsOf('code', 'src/access/accounts.ts', ACCESS, [
+    ['a taken e-mail is refused', 'if (made === null) throw taken();', 'if (made === null) return made as never;'],
     [
-      'a taken e-mail is refused',
-      "if (!user) throw new MercatoError('CONFLICT', 'The e-mail is taken.'",
-      "if (false) throw new MercatoError('CONFLICT', 'The e-mail is taken.'",
+      'a retry of a sign-up needs the password',
+      'if (!known || !(await passwords.matches(known.passwordHash, input.password))) throw taken();',
+      'if (!known) throw taken();',
     ],
+    ['a retry of a sign-up needs its key', 'once(tx, first, () => Promise.reject(taken()))', 'once(tx, first, async () => {})'],
     ['a password has to match', 'if (!known || !matches) throw new MercatoError', 'if (!known) throw new MercatoError'],
     [
       'a sign-in is to a tenant of the user',
       "if (!seat) throw new MercatoError('UNAUTHENTICATED'",
       "if (false) throw new MercatoError('UNAUTHENTICATED'",
     ],
-    [
-      'a user does not become the operator',
-      "if (!present?.isOperator) throw new MercatoError('CONFLICT'",
-      "if (!present) throw new MercatoError('CONFLICT'",
-    ],
+    ['a user does not become the operator', 'if (!present?.isOperator) throw taken();', 'if (!present) throw taken();'],
     ['a sign-up makes no operator', '{ ...account, isOperator: false }', '{ ...account, isOperator: true }'],
     [
       'an API key makes no tenant',
