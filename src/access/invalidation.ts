@@ -8,7 +8,7 @@ import { LIMITS } from '../base/limits.ts';
 import type { Log } from '../base/log.ts';
 import { beatHeart, invalidationsAfter, isAwaited, lastInvalidation, type Notice, prune, register, signOff } from './process-rows.ts';
 
-export type InvalidationKind = 'api_key' | 'listing' | 'subscription' | 'usage_limit';
+export type InvalidationKind = 'api_key' | 'listing' | 'subscription' | 'usage_limit' | 'pin';
 
 /** What server processes remember of the database, and how a writer makes all of them forget it. */
 export type Invalidations = {

@@ -1,3 +1,4 @@
+import type { Invalidations } from '../access/access.ts';
 import { asSystem, asTenant, type Database, type Tx } from '../base/database.ts';
 import { MercatoError } from '../base/errors.ts';
 import type { Log } from '../base/log.ts';
@@ -20,13 +21,23 @@ export type Deployments = {
   load(owner: Owner, versionId: string): Promise<HostedVersion>;
   /** Ends its runners once they have answered; the next call loads it again. NOT_FOUND. */
   unload(owner: Owner, versionId: string): Promise<HostedVersion>;
-  /** Keeps a version loaded, also after a restart, and loads it; or lets it go like others. NOT_FOUND, CONFLICT (not READY), and as `load`. */
+  /**
+   * Keeps a version loaded on every host, also after a restart, and loads it; or lets it go like others. Returns when every live process keeps to it, and
+   * it is loaded here. NOT_FOUND, CONFLICT (not READY), and as `load`.
+   */
   pin(versionId: string, pinned: boolean): Promise<HostedVersion>;
   /** Loads what is pinned. */
   start(): Promise<void>;
 };
 
-export function createDeployments({ db, inference, log }: { db: Database; inference: Inference; log: Log }): Deployments {
+type DeploymentOptions = {
+  db: Database;
+  inference: Inference;
+  invalidations: Pick<Invalidations, 'on' | 'publish' | 'confirmed'>;
+  log: Log;
+};
+
+export function createDeployments({ db, inference, invalidations, log }: DeploymentOptions): Deployments {
   /** The system sees every version; a tenant its own. */
   function versionsOf(owner: Owner, ids: readonly string[]): Promise<ModelVersionView[]> {
     const where = { id: { in: [...ids] } };
@@ -49,6 +60,17 @@ export function createDeployments({ db, inference, log }: { db: Database; infere
     if (version.signature !== null) await inference.load(runnable(version, version.signature));
   }
 
+  /** Does here what the database says of a version's pin; loading goes on by itself. */
+  async function follow(version: ModelVersionView): Promise<void> {
+    await inference.pin(version.id, version.pinned);
+    if (!version.pinned || version.state !== 'READY') return;
+    loadVersion(version).catch((error: unknown) => log.error({ err: error, handle: version.handle }, 'a pinned version was not loaded'));
+  }
+
+  invalidations.on('pin', async (versionId) => {
+    for (const version of await versionsOf(null, [versionId])) await follow(version);
+  });
+
   return {
     async list(owner) {
       const { deployments } = await inference.status();
@@ -69,19 +91,17 @@ export function createDeployments({ db, inference, log }: { db: Database; infere
     },
     async pin(versionId, pinned) {
       const version = await ready(null, versionId);
-      await asTenant(db, version.tenantId, (tx) => tx.modelVersion.update({ where: { id: versionId }, data: { pinned } }));
-      await inference.pin(versionId, pinned);
+      const seq = await asTenant(db, version.tenantId, async (tx) => {
+        await tx.modelVersion.update({ where: { id: versionId }, data: { pinned } });
+        return invalidations.publish(tx, 'pin', [versionId]);
+      });
+      await invalidations.confirmed(seq);
       if (pinned) await loadVersion(version);
       return hosted({ ...version, pinned });
     },
     async start() {
       const pinned = await asSystem(db, (tx) => views(tx, tx.modelVersion.findMany({ where: { pinned: true, state: 'READY' } })));
-      for (const version of pinned) {
-        await inference.pin(version.id, true);
-        loadVersion(version).catch((error: unknown) =>
-          log.error({ err: error, handle: version.handle }, 'a pinned version was not loaded'),
-        );
-      }
+      for (const version of pinned) await follow(version);
     },
   };
 }

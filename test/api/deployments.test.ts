@@ -73,6 +73,19 @@ test('only the operator pins, and what is pinned is loaded after a restart', { t
   expect(await change('pinModelVersion', id, operator, { pinned: false })).toMatchObject({ pinned: false });
 });
 
+// One process at a time has an embedded database.
+test.runIf(process.env.MERCATO_TEST_DATABASE_URL !== undefined)('a pin, and its end, reach every host at once', async () => {
+  const other = await market.start();
+  using there = new Client(other.url);
+  const listedThere = async () => (await there.ask<{ deployments: Hosted[] }>(DEPLOYMENTS, {}, operator)).deployments;
+  const id = await digitsId();
+  expect(await change('pinModelVersion', id, operator, { pinned: true })).toMatchObject({ state: 'LOADED', pinned: true });
+  await expect.poll(listedThere, { timeout: 20_000 }).toMatchObject([{ state: 'LOADED', pinned: true }]);
+  expect(await change('pinModelVersion', id, operator, { pinned: false })).toMatchObject({ pinned: false });
+  expect(await listedThere()).toMatchObject([{ pinned: false }]);
+  await other.kill('SIGTERM');
+});
+
 test("a publisher neither sees nor loads another's version; a typo is NOT_FOUND", async () => {
   const { token } = await signUp(client, 'elsewhere');
   expect(await listed(token)).toEqual([]);
