@@ -21,6 +21,7 @@ beforeAll(async () => {
   market = await openMarket();
   client = new Client((await market.start()).url);
   demo = await market.demo();
+  for (let use = 0; use < OFTEN; use++) await client.send(SOME, { input: { model: 'mercato/nothing', inputs: [] } }, demo.apiKey);
 }, 60_000);
 afterAll(async () => {
   client[Symbol.dispose]();
@@ -68,7 +69,6 @@ const WRONG: [string, object][] = [
 ];
 
 test.each(WRONG)('%s is refused by compiled code in the words of Apollo', async (_, variables) => {
-  for (let use = 0; use < OFTEN; use++) await client.send(SOME, { input: { model: 'mercato/nothing', inputs: [] } }, demo.apiKey);
   const answer = await client.send(SOME, variables, demo.apiKey);
   expect(answer.errors?.[0]?.extensions.code).toMatch(/BAD_USER_INPUT|NOT_FOUND/);
   expect(answer).toEqual(await byApollo(SOME, variables));
@@ -79,7 +79,7 @@ test('one tensor for the list of inputs, and nested JSON for its data, mean the 
   const inputs = { name: 'image', datatype: 'UINT8', data: [digit] };
   const variables = { input: { model: 'mercato/digits', inputs, outputs: 'label', deadlineMs: null, idempotencyKey: 'coerced' } };
   const answer = await byApollo(SOME, variables);
-  for (let use = 0; use < OFTEN; use++) expect(await client.send(SOME, variables, demo.apiKey)).toEqual(answer);
+  expect(await client.send(SOME, variables, demo.apiKey)).toEqual(answer);
   expect(answer.errors).toBeUndefined();
 });
 
