@@ -30,7 +30,8 @@ export function openCopy(): Copy {
     read: (file) => readFileSync(join(folder, file), 'utf8'),
     write: (file, text) => writeFileSync(join(folder, file), text),
     async run(files, { postgres, template, timeoutMs }) {
-      const { MERCATO_TEST_DATABASE_URL: url, MERCATO_TEST_TEMPLATE: _, ...env } = process.env;
+      // What is made once for all tests is made anew: a mutation may be in it.
+      const { MERCATO_TEST_DATABASE_URL: url, MERCATO_TEST_TEMPLATE: _, MERCATO_TEST_ONCE: __, ...env } = process.env;
       const prefix = `mercato_guards_${process.pid}`;
       const database = {
         MERCATO_TEST_DATABASE_URL: url,

@@ -3,7 +3,8 @@ import { once } from 'node:events';
 import { cp, mkdtemp, readFile, rm } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
-import { createTestDatabase } from './database.ts';
+import { createTestDatabase, type TestDatabase } from './database.ts';
+import { firstMarket } from './first-market.ts';
 import { children as left } from './leftovers.ts';
 
 const ROOT = new URL('../..', import.meta.url).pathname;
@@ -22,18 +23,29 @@ export type Market = AsyncDisposable & {
 export type Server = { url: string; pid: number; kill(signal: NodeJS.Signals): Promise<number | null> };
 
 export type MarketOptions = {
-  /** Instead of the suite's; null: embedded. */
-  database?: { url: string | null; drop(): Promise<void> };
+  /** Instead of the suite's, and empty; null: embedded. */
+  database?: TestDatabase;
   /** For every process that the market starts. */
   env?: Record<string, string>;
-  /** A data directory that this market's begins as a copy of. */
-  copyOf?: string;
 };
 
+/** As after its first start, which the suite makes once for all; with a database of its own, or outside the suite, empty. */
 export async function openMarket(options: MarketOptions = {}): Promise<Market> {
-  const database = options.database ?? (await createTestDatabase());
+  const first = options.database === undefined ? await firstMarket(seedMarket) : null;
+  const database = options.database ?? (await createTestDatabase(first?.template));
   const dataDir = await mkdtemp(join(tmpdir(), 'mercato-'));
-  if (options.copyOf !== undefined) await cp(options.copyOf, dataDir, { recursive: true });
+  if (first !== null) await cp(first.dataDir, dataDir, { recursive: true });
+  return marketOn(database, dataDir, options.env);
+}
+
+/** Starts a market on what is empty, and stops it. */
+async function seedMarket(database: TestDatabase, dataDir: string): Promise<void> {
+  const market = marketOn(database, dataDir);
+  const server = await market.start();
+  await server.kill('SIGTERM');
+}
+
+function marketOn(database: TestDatabase, dataDir: string, more: Record<string, string> = {}): Market {
   const children = new Set<ChildProcess>();
   const env = {
     PATH: process.env.PATH ?? '',
@@ -43,7 +55,7 @@ export async function openMarket(options: MarketOptions = {}): Promise<Market> {
     MERCATO_PROCESSES: '1',
     MERCATO_LOG_LEVEL: 'error',
     ...(database.url === null ? {} : { DATABASE_URL: database.url }),
-    ...options.env,
+    ...more,
   };
   const run = (file: string, more: Record<string, string> = {}, args: readonly string[] = []) => {
     const child = spawn(process.execPath, ['--disable-warning=ExperimentalWarning', file, ...args], {
