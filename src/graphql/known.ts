@@ -8,10 +8,10 @@ type Known = { document: DocumentNode; operation: 'query' | 'mutation'; uses: nu
 /** A request that can be executed without being read again. */
 export type KnownRequest = Pick<Known, 'operation' | 'execute'> & { variables: Record<string, unknown> | null };
 
-/** Anyone may fill it: a parsed document takes up to about 120 times its source's length, and all together then 120 MB. */
+/** Anyone may fill it: a document takes up to 280 KB, parsed and compiled, and all together then 140 MB. */
 const KNOWN_MAX = 500;
 const SOURCE_LENGTH_MAX = 2_000;
-/** Compiling takes up to 4 ms and 300 KB at that length, so that a document has to come back for it. */
+/** Compiling takes up to 4 ms at that length, so that a document has to come back for it. */
 const COMPILED_AT_USE = 16;
 
 /**
