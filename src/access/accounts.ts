@@ -33,8 +33,8 @@ export function createAccounts({ db, passwords, sessions }: { db: Database; pass
 
     async signUpOnce(input: NewAccount, idempotencyKey: string): Promise<{ user: User; tenant: Tenant; tokens: SessionTokens | null }> {
       const account = await prepare(input);
-      const once = (tx: Tx, { tenant }: { tenant: Tenant }, make: () => Promise<void>) =>
-        onceFor(tx, { tenantId: tenant.id, mutation: 'SIGN_UP', key: idempotencyKey, input: [account.email, input.tenantName] }, make);
+      const once = (tx: Tx, { tenant }: { tenant: Tenant }, whereNew: () => Promise<void>) =>
+        onceFor(tx, { tenantId: tenant.id, mutation: 'SIGN_UP', key: idempotencyKey, input: [account.email, input.tenantName] }, whereNew);
       const made = await asSystem(db, async (tx) => {
         const signedIn = await make(tx, account, input.tenantName);
         if (signedIn) await once(tx, signedIn, async () => {});
