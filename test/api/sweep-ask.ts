@@ -18,15 +18,24 @@ export type Answer = { status: number; text: string /** Of the first error, or O
 /** Into so many questions the types of an interface are divided. */
 const PARTS = 2;
 
+const documents = new Map<string, string[]>();
+
+/** What asks a field for everything it can answer. */
+function documentsOf(name: string): string[] {
+  const known = documents.get(name);
+  if (known !== undefined) return known;
+  const kind = name in queries ? 'query' : 'mutation';
+  const field = rootField(name);
+  const count = isAbstractType(getNamedType(field.type)) ? PARTS : 1;
+  const made = Array.from({ length: count }, (_, index) => wholeQuestion(schema, kind, field, { index, of: count }));
+  documents.set(name, made);
+  return made;
+}
+
 /** Asks a field for everything it can answer. */
 export async function askWhole(url: string, field: string, variables: object, token: string | null): Promise<Answer> {
-  const kind = field in queries ? 'query' : 'mutation';
-  if (!isAbstractType(getNamedType(rootField(field).type)))
-    return ask(url, wholeQuestion(schema, kind, rootField(field)), variables, token);
   const parts: Answer[] = [];
-  for (let index = 0; index < PARTS; index++) {
-    parts.push(await ask(url, wholeQuestion(schema, kind, rootField(field), { index, of: PARTS }), variables, token));
-  }
+  for (const document of documentsOf(field)) parts.push(await ask(url, document, variables, token));
   const first = parts.find(({ code }) => code !== 'OK') ?? parts[0];
   if (first === undefined) throw new Error('asked nothing');
   return { ...first, text: parts.map(({ text }) => text).join('\n') };
