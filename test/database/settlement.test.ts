@@ -1,11 +1,12 @@
 import { createHash } from 'node:crypto';
 import { afterAll, beforeAll, expect, test } from 'vitest';
-import { asSystem, asTenant } from '../../src/base/database.ts';
+import { asSystem, asTenant, sqlState } from '../../src/base/database.ts';
 import { newId } from '../../src/base/ids.ts';
 import { priceOf } from '../../src/billing/billing.ts';
 import type { Admission } from '../../src/prediction/leases.ts';
 import { type Answer, replayOf } from '../../src/prediction/replays.ts';
 import type { Finished, Settled } from '../../src/prediction/settlement.ts';
+import { createSettlementStore } from '../../src/prediction/settlement-store.ts';
 import { asAdmin } from '../support/admin.ts';
 import { booksOf, broken, type Core, codeOf, finished, openCore, type Process, type Right } from '../support/core.ts';
 
@@ -102,6 +103,16 @@ test('a group bills exactly its valid calls, whatever is wrong with the others',
   expect(used).toEqual([6n, 1n, 5n, 1n, 0n]);
   expect(await one.replays.lookUp(doomed.consumerTenantId, 'refused')).toBeNull();
   expect(await broken(core.db)).toEqual([]);
+});
+
+test('a swept lease that left no room in the quota undoes its group by a rule of its own, before a CHECK does', async () => {
+  const full = await core.consumer({ unitPriceNanos: 10n, quotaUnits: 5n }, 1_000n);
+  const swept = await admitAndSweep(full, 5);
+  await two.settlement.settle(finished(full, await admit(two, full, 1)));
+  const store = createSettlementStore({ db: core.db, replays: one.replays, currency: 'EUR', commissionBps: 0, replayHours: 24 });
+  const state = await store.settle([finished(full, swept)]).then(() => 'settled', sqlState);
+  swept.giveBack();
+  expect(state).toBe('MC001');
 });
 
 test('a call whose key expires before it is settled is refused unbilled', async () => {
