@@ -3,6 +3,7 @@ import { afterAll, beforeAll, beforeEach, describe, expect, it } from 'vitest';
 import type { Access, Principal, Scope } from '../../src/access/access.ts';
 import { makeKey } from '../../src/access/key-format.ts';
 import { createKeyUses } from '../../src/access/key-uses.ts';
+import { isAwaited, lastInvalidation } from '../../src/access/process-rows.ts';
 import { asSystem, asTenant } from '../../src/base/database.ts';
 import { newId } from '../../src/base/ids.ts';
 import { LIMITS } from '../../src/base/limits.ts';
@@ -149,7 +150,9 @@ describe('revokeApiKey', () => {
     releases[0]?.();
     releases[0]?.();
     await beat(access);
-    await beat(other);
+    for (let beats = 0; beats < 3; beats++) await beat(other);
+    const confirmed = await asSystem(servers.db, async (tx) => !(await isAwaited(tx, await lastInvalidation(tx))));
+    expect(confirmed).toBe(false);
     expect(await pending(returned)).toBe(true);
     releases[1]?.();
     await returned;
