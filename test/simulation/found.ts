@@ -12,7 +12,7 @@ const call = ([afterMs, process, right, units, runMs, fails]: Short) => ({
   keyed: false,
 });
 
-/** Schedules in which something went wrong once, as small as they could be made, and what it was. */
+/** Schedules in which something went wrong once, or does without one of the guards, as small as they could be made, and what it was. */
 export const FOUND: [what: string, schedule: Schedule][] = [
   [
     'a return whose answer was lost was made again, and took the units of calls in flight',
@@ -128,6 +128,34 @@ export const FOUND: [what: string, schedule: Schedule][] = [
         call([0, 0, 2, 1, 0, false]),
         call([0, 0, 1, 1, 0, false]),
         call([5, 0, 1, 1, 0, false]),
+      ],
+    },
+  ],
+  [
+    'units of a grant whose answer was lost stayed with a lease that nobody knew',
+    {
+      ...{ seed: 1135877165, processes: 2 },
+      steps: [
+        { kind: 'faults', afterMs: 0, percent: 5 },
+        call([2_500, 3, 1, 1, 3_000, false]),
+        call([100, 3, 2, 1, 0, false]),
+        call([5, 3, 2, 5, 0, false]),
+      ],
+    },
+  ],
+  [
+    'places on the move were not waited for before a call was refused',
+    {
+      ...{ seed: 0, processes: 1 },
+      steps: [
+        call([0, 0, 0, 1, 0, false]),
+        call([0, 0, 0, 1, 0, true]),
+        { kind: 'faults', afterMs: 0, percent: 0 },
+        { kind: 'limit', afterMs: 100, measure: 'CONCURRENCY', amount: 1 },
+        call([0, 0, 1, 1, 0, false]),
+        call([100, 0, 1, 1, 0, false]),
+        call([0, 0, 2, 1, 0, false]),
+        call([50, 0, 2, 1, 0, false]),
       ],
     },
   ],
