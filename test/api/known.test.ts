@@ -2,6 +2,7 @@ import { readFileSync } from 'node:fs';
 import { buildSchema, parse } from 'graphql';
 import { afterAll, beforeAll, expect, test } from 'vitest';
 import { compilePredict } from '../../src/graphql/compiled.ts';
+import { KnownDocuments } from '../../src/graphql/known.ts';
 import { Client, type GraphQLAnswer } from '../support/client.ts';
 import { wholeQuestion } from '../support/selection.ts';
 import { type Demo, type Market, openMarket } from '../support/server.ts';
@@ -45,6 +46,17 @@ test('all of a replayed prediction is the same by Apollo, by graphql-js and by c
   const answer = await byApollo(WHOLE, variables);
   expect(answer).toMatchObject({ data: { predict: { prediction: { modelVersion: { handle: 'mercato/digits@1' }, replayed: true } } } });
   for (const other of answers) expect(other).toEqual(answer);
+});
+
+test('a prediction that comes often is compiled, another document never', () => {
+  const known = new KnownDocuments(schema);
+  const changes = ['{ models(first: 1) { nodes { id } } }', SOME].map((query) => {
+    known.remember(query, parse(query));
+    const first = known.find({ query })?.execute;
+    for (let use = 0; use < OFTEN; use++) known.find({ query });
+    return known.find({ query })?.execute !== first;
+  });
+  expect(changes).toEqual([false, true]);
 });
 
 const WRONG: [string, object][] = [
