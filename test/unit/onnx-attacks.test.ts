@@ -305,6 +305,15 @@ const more: typeof refusals = [
   ],
   ['an operator that does not exist', withNode(node('Evil', ['x'], ['z'])), 'graph.node[1] (Evil)', /no operator Evil/],
   ['an operator before its version', ofVersion(12, node('Trilu', ['x'], ['z'])), 'graph.node[1] (Trilu)', /came with version 14/],
+  [
+    'an operator that the graph has and the function, of an older operator set, has not',
+    {
+      ...model(makeGraph({ nodes: [identity, node('Trilu', ['x'], ['z'])] })),
+      functions: [{ ...makeFunction('f', [node('Trilu', ['x'], ['y'])]), opsetImport: [{ domain: '', version: 12n }] }],
+    },
+    'functions["f"].node[0] (Trilu)',
+    /came with version 14/,
+  ],
   ['an operator after its last version', ofVersion(11, node('Scatter', ['x'], ['z'])), 'graph.node[1] (Scatter)', /ended with version 10/],
   [
     'an operator that came later, in a branch',

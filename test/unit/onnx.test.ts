@@ -72,6 +72,14 @@ describe('decodeModel', () => {
     expect(decodeModel(encodeModel(whole))).toEqual(whole);
   });
 
+  it('reads names of any length and letters, wherever in the file they are', () => {
+    const names = Array.from({ length: 3_000 }, (_, index) => `${index % 7 === 0 ? 'ä' : ''}${'n'.repeat(index % 70)}${index}`);
+    const nodes = names.map((name, index) => node('Identity', [names[index - 1] ?? 'x'], [name], {}, { name }));
+    const padding = tensor('p', 'UINT8', [20_000], new Uint8Array(20_000).fill(0x80));
+    const whole = withParts({ nodes: [...nodes, constant({ value: padding }), ...nodes] });
+    expect(decodeModel(encodeModel(whole))).toEqual(whole);
+  });
+
   it('leaves weights where they are: they change with the input', () => {
     const bytes = sound.slice();
     const raw = decodeModel(bytes).graph?.initializer[0]?.rawData;

@@ -18,8 +18,7 @@ const TYPE_OF = {
   typeProtos: 14,
 } as const;
 type ValueField = keyof typeof TYPE_OF;
-const FIELDS = Object.keys(TYPE_OF) as ValueField[];
-const TYPES: ReadonlySet<number> = new Set(Object.values(TYPE_OF));
+const FIELD_OF = new Map<number, ValueField>(Object.entries(TYPE_OF).map(([field, type]) => [type, field as ValueField]));
 
 const decoder = new TextDecoder();
 
@@ -29,18 +28,26 @@ const decoder = new TextDecoder();
  */
 export function attributeFault(attribute: OnnxAttribute, inFunction: boolean): string | null {
   const { type = 0, refAttrName = '' } = attribute;
-  const given: ValueField[] = [];
-  for (const field of FIELDS) {
-    const value = attribute[field];
-    if (Array.isArray(value) ? value.length > 0 : value !== undefined) given.push(field);
-  }
-  if (!TYPES.has(type)) return `The attribute has the unknown type ${type}.`;
+  const field = FIELD_OF.get(type);
+  const values = valuesIn(attribute);
+  if (field === undefined) return `The attribute has the unknown type ${type}.`;
   if (refAttrName !== '' && !inFunction) return 'The attribute refers to one of a function, and this is none.';
-  if (refAttrName !== '' && given.length > 0) return 'The attribute has a value and refers to another one.';
-  if (given.length > 1) return `The attribute has values in ${given.length} fields.`;
-  const [field] = given;
-  return field === undefined || TYPE_OF[field] === type ? null : `The attribute's value is not of its type ${type}.`;
+  if (refAttrName !== '' && values > 0) return 'The attribute has a value and refers to another one.';
+  if (values > 1) return `The attribute has values in ${values} fields.`;
+  const value = attribute[field];
+  const ofItsType = Array.isArray(value) ? value.length > 0 : value !== undefined;
+  return values === 0 || ofItsType ? null : `The attribute's value is not of its type ${type}.`;
 }
+
+/** The number of fields that hold a value. */
+function valuesIn(attribute: OnnxAttribute): number {
+  const { f, i, s, t, g, sparseTensor, tp, floats, ints, strings, tensors, graphs, sparseTensors, typeProtos } = attribute;
+  const lists = some(floats) + some(ints) + some(strings) + some(tensors) + some(graphs) + some(sparseTensors) + some(typeProtos);
+  return lists + one(f) + one(i) + one(s) + one(t) + one(g) + one(sparseTensor) + one(tp);
+}
+
+const one = (value: unknown) => (value === undefined ? 0 : 1);
+const some = (list: readonly unknown[]) => (list.length === 0 ? 0 : 1);
 
 function find({ attribute }: OnnxNode, name: string, type: number): OnnxAttribute | undefined {
   return attribute.find((one) => one.name === name && one.type === type);

@@ -49,11 +49,11 @@ export function checkDecoded(model: OnnxModel): ModelSummary {
   const inputs = inputsOf(graph);
   const outputs = valuesOf(graph.output, 'graph.output');
   checkBodies(model, graph, tally);
-  checkEinsums(model);
+  if (tally.operators.has('Einsum')) checkEinsums(model);
   return {
     irVersion: Number(model.irVersion ?? 0n),
     opsets: opsetsOf(model),
-    operators: [...tally.operators].map(([name, count]) => ({ name, count })).sort((a, b) => (a.name < b.name ? -1 : 1)),
+    operators: [...tally.operators].map(([name, { count }]) => ({ name, count })).sort((a, b) => (a.name < b.name ? -1 : 1)),
     parameters: tally.parameters,
     inputs,
     outputs,
@@ -62,12 +62,13 @@ export function checkDecoded(model: OnnxModel): ModelSummary {
 
 function checkBodies(model: OnnxModel, graph: OnnxGraph, tally: Tally): void {
   const versions = versionsOf(model.opsetImport, '');
-  const main: Body = { place: 'graph', nodes: 0, calls: [], versions, inFunction: false };
+  const main: Body = { place: 'graph', nodes: 0, calls: [], versions, accepted: new Map(), inFunction: false };
   checkGraph(graph, main.place, main, tally);
   const bodies = new Map<string, Body>();
   for (const [key, one] of tally.functions) {
     const place = `functions[${named(one.name, 0)}]`;
-    const body: Body = { place, nodes: 0, calls: [], versions: versionsOf(one.opsetImport, `${place}.`, versions), inFunction: true };
+    const own = versionsOf(one.opsetImport, `${place}.`, versions);
+    const body: Body = { place, nodes: 0, calls: [], versions: own, accepted: new Map(), inFunction: true };
     checkFunction(one, body, tally);
     bodies.set(key, body);
   }

@@ -1,3 +1,4 @@
+import { WIRE } from './protobuf.ts';
 import type {
   OnnxAnnotation,
   OnnxAttribute,
@@ -19,15 +20,25 @@ import type {
 /** `packed…`: elements that stay wire bytes. What the reader and the writer share is this table; neither knows a message by name. */
 export type Scalar = 'int32' | 'int64' | 'float' | 'string' | 'bytes' | 'packed32' | 'packed64' | 'packedVarint';
 type Kind = Scalar | (() => Message);
-export type Field = { readonly key: string; readonly id: number; readonly kind: Kind; readonly many: boolean };
-/** What a message counts against, where it is bounded on its own. */
-export type Counted = 'nodes' | 'tensors' | 'attributes' | 'functions';
+/** `wire`: of one value; `packable`: several may come as bytes. */
+export type Field = {
+  readonly key: string;
+  readonly id: number;
+  readonly kind: Kind;
+  readonly wire: number;
+  readonly packable: boolean;
+  readonly many: boolean;
+};
+/** Messages that are bounded by themselves. */
+export const COUNTED = ['nodes', 'tensors', 'attributes', 'functions'] as const;
+type Counted = (typeof COUNTED)[number];
 export type Message = {
   readonly fields: readonly Field[];
   readonly byId: readonly (Field | undefined)[];
   /** The message without a field: all its lists, which are one and empty. */
   readonly empty: Readonly<Record<string, readonly never[]>>;
-  readonly counted: Counted | null;
+  /** What it counts against, as an index of COUNTED; null: nothing. */
+  readonly counted: number | null;
 };
 
 type Entry = readonly [id: number, kind: Kind, many?: 'many'];
@@ -42,10 +53,19 @@ export const NONE: readonly never[] = Object.freeze([]);
 
 function message<T>(table: Table<T>, counted: Counted | null = null): Message {
   const byId: (Field | undefined)[] = [];
-  const fields = Object.entries<Entry>(table).map(([key, [id, kind, many]]) => ({ key, id, kind, many: many !== undefined }));
+  const fields = Object.entries<Entry>(table).map(([key, [id, kind, many]]): Field => {
+    const wire = wireOf(kind);
+    return { key, id, kind, wire, packable: wire !== WIRE.bytes, many: many !== undefined };
+  });
   for (const field of fields) byId[field.id] = field;
   const empty = Object.fromEntries(fields.filter(({ many }) => many).map(({ key }) => [key, NONE]));
-  return { fields, byId, empty, counted };
+  return { fields, byId, empty, counted: counted && COUNTED.indexOf(counted) };
+}
+
+function wireOf(kind: Kind): number {
+  if (typeof kind !== 'string' || kind === 'string' || kind === 'bytes') return WIRE.bytes;
+  if (kind === 'float' || kind === 'packed32') return WIRE.fixed32;
+  return kind === 'packed64' ? WIRE.fixed64 : WIRE.varint;
 }
 
 const ENTRY = message<OnnxEntry>({ key: [1, 'string'], value: [2, 'string'] });

@@ -7,9 +7,18 @@ const EXPANDED_NODES_MAX = 1_000_000;
 
 /**
  * What a graph or a function holds directly: its nodes, subgraphs included, and the functions that these call, one entry per call.
- * `versions`: of the operator sets that it means, by domain.
+ * `versions`: of the operator sets that it means, by domain; `accepted`: ONNX's own operators that it was found to have, by name.
  */
-export type Body = { place: string; nodes: number; calls: string[]; versions: Versions; inFunction: boolean };
+export type Body = {
+  readonly place: string;
+  nodes: number;
+  readonly calls: string[];
+  readonly versions: Versions;
+  readonly accepted: Map<string, Count>;
+  readonly inFunction: boolean;
+};
+/** How often something is there. */
+export type Count = { count: number };
 export type Versions = ReadonlyMap<string, number>;
 
 const NONE: Versions = new Map();

@@ -17,9 +17,8 @@ export class Scope {
 
   /** False where the body has made the name already. */
   add(name: string): boolean {
-    if (this.#names.has(name)) return false;
-    this.#names.add(name);
-    return true;
+    const before = this.#names.size;
+    return this.#names.add(name).size > before;
   }
 
   has(name: string): boolean {

@@ -6,8 +6,10 @@ export class WireError extends Error {
 /** Wire types of https://protobuf.dev/programming-guides/encoding; groups (3 and 4) are refused. */
 export const WIRE = { varint: 0, fixed64: 1, bytes: 2, fixed32: 5 } as const;
 
-/** Names of values are mostly this short and ASCII, where this is faster than a decoder. */
+/** Names are mostly this short and ASCII. */
 const SHORT = 64;
+/** Short names are cut out of a text of so many bytes: a call of the decoder for each would be half the time of reading a model of many nodes. */
+const WINDOW = 16_384;
 const utf8 = new TextDecoder('utf-8', { fatal: true, ignoreBOM: true });
 const utf8Encoder = new TextEncoder();
 
@@ -16,6 +18,8 @@ export class WireReader {
   readonly #bytes: Buffer;
   readonly #view: DataView;
   offset = 0;
+  #window = '';
+  #windowAt = 0;
 
   constructor(bytes: Uint8Array) {
     this.#bytes = Buffer.from(bytes.buffer, bytes.byteOffset, bytes.byteLength);
@@ -24,6 +28,8 @@ export class WireReader {
 
   /** A tag or a length: at most 5 bytes and 32 bits, as the reference implementation accepts them. */
   uint32(end: number): number {
+    const short = this.#short(end);
+    if (short !== null) return short;
     let value = 0;
     for (let factor = 1; factor <= 2 ** 28; factor *= 128) {
       const byte = this.#byte(end);
@@ -38,6 +44,8 @@ export class WireReader {
 
   /** A signed 64-bit integer: two's complement in a varint of at most 10 bytes. */
   int64(end: number): bigint {
+    const short = this.#short(end);
+    if (short !== null) return BigInt(short);
     let low = 0;
     for (let index = 0; index < 7; index++) {
       const byte = this.#byte(end);
@@ -58,6 +66,8 @@ export class WireReader {
 
   /** A signed 32-bit integer or enum. Longer ones are refused: other readers cut them, and would see another value. */
   int32(end: number): number {
+    const short = this.#short(end);
+    if (short !== null) return short;
     const value = this.int64(end);
     if (value < -0x8000_0000n || value > 0x7fff_ffffn) throw new WireError('a 32-bit integer is out of its range');
     return Number(value);
@@ -85,7 +95,7 @@ export class WireReader {
     const length = this.uint32(end);
     const at = this.offset;
     this.#advance(length, end);
-    if (length <= SHORT && this.#isAscii(at, length)) return this.#bytes.toString('latin1', at, at + length);
+    if (length <= SHORT && this.#isAscii(at, length)) return this.#latin1(at, length);
     try {
       return utf8.decode(this.#bytes.subarray(at, at + length));
     } catch {
@@ -93,9 +103,25 @@ export class WireReader {
     }
   }
 
+  #latin1(at: number, length: number): string {
+    if (at < this.#windowAt || at + length > this.#windowAt + this.#window.length) {
+      this.#window = this.#bytes.toString('latin1', at, at + WINDOW);
+      this.#windowAt = at;
+    }
+    return this.#window.substring(at - this.#windowAt, at - this.#windowAt + length);
+  }
+
   #isAscii(at: number, length: number): boolean {
     for (let index = at; index < at + length; index++) if ((this.#bytes[index] ?? 0) >= 0x80) return false;
     return true;
+  }
+
+  /** The varint of one byte that is next, which most are; null, and nothing read, where it is longer or `end` comes first. */
+  #short(end: number): number | null {
+    const byte = this.#bytes[this.offset] ?? 0x80;
+    if (byte >= 0x80 || this.offset >= end) return null;
+    this.offset++;
+    return byte;
   }
 
   #byte(end: number): number {

@@ -1,6 +1,6 @@
 import { MercatoError } from '../../base/errors.ts';
 import { LIMITS } from '../../base/limits.ts';
-import { type Counted, type Field, type Message, MODEL, NONE, type Scalar } from './fields.ts';
+import { COUNTED, type Field, type Message, MODEL, NONE, type Scalar } from './fields.ts';
 import { WIRE, WireError, WireReader } from './protobuf.ts';
 import type { OnnxModel } from './schema.ts';
 
@@ -14,6 +14,7 @@ const MODEL_LIMITS = {
   functions: 1_000,
   values: 2_000_000,
 } as const;
+const COUNTED_MAX = COUNTED.map((what) => MODEL_LIMITS[what]);
 
 /**
  * Reads an ONNX file (protobuf `ModelProto`) in time linear in its length. Weights are views on `bytes`: nothing is copied, and they change
@@ -41,7 +42,8 @@ class Decoder {
   /** Fields down to where the reader is, and places in their lists: made into text for an error only. */
   readonly #path: (string | number)[] = [];
   #depth = 0;
-  readonly #counts: Record<Counted | 'values', number> = { nodes: 0, tensors: 0, attributes: 0, functions: 0, values: 0 };
+  readonly #counts = COUNTED.map(() => 0);
+  #values = 0;
 
   constructor(bytes: Uint8Array) {
     this.#reader = new WireReader(bytes);
@@ -62,26 +64,26 @@ class Decoder {
   /** The path is not unwound on an error: it says where the error was. */
   #message(message: Message, end: number): Record<string, unknown> {
     if (this.#depth > MODEL_LIMITS.depth) throw new WireError(`messages are nested deeper than ${MODEL_LIMITS.depth}`);
-    if (message.counted !== null) this.#count(message.counted);
+    if (message.counted !== null) this.#countMessage(message.counted);
     const result: Record<string, unknown> = { ...message.empty };
     while (this.#reader.offset < end) {
       const tag = this.#reader.uint32(end);
       const field = message.byId[tag >>> 3];
       if (field === undefined) throw new WireError(`field ${tag >>> 3} is not one of ONNX`);
-      if (field.many) this.#many(field, tag & 7, end, list(result, field.key));
-      else if (result[field.key] !== undefined) throw new WireError(`${field.key} is given twice`);
-      else result[field.key] = this.#value(field, tag & 7, end, null);
+      const { key } = field;
+      const known = result[key];
+      if (field.many && known === NONE) result[key] = this.#list(field, tag & 7, end);
+      else if (field.many) this.#more(field, tag & 7, end, known as unknown[]);
+      else if (known !== undefined) throw new WireError(`${key} is given twice`);
+      else result[key] = this.#value(field, tag & 7, end, null);
     }
     return result;
   }
 
   #value(field: Field, wire: number, end: number, index: number | null): unknown {
-    this.#count('values');
-    if (typeof field.kind === 'string') {
-      if (wire !== wireOf(field.kind)) throw new WireError(`${field.key} has the wrong wire type`);
-      return this.#scalar(field.kind, end);
-    }
-    if (wire !== WIRE.bytes) throw new WireError(`${field.key} has the wrong wire type`);
+    this.#countValue();
+    if (wire !== field.wire) throw new WireError(`${field.key} has the wrong wire type`);
+    if (typeof field.kind === 'string') return this.#scalar(field.kind, end);
     const length = this.#reader.uint32(end);
     if (this.#reader.offset + length > end) throw new WireError('the data ends inside a field');
     this.#path.push(field.key);
@@ -94,21 +96,28 @@ class Decoder {
     return inner;
   }
 
+  /** A list with its first entry, or entries. Most have one, and a list that is made around it takes a fraction of the memory of one that grew. */
+  #list(field: Field, wire: number, end: number): unknown[] {
+    if (wire === field.wire) return [this.#value(field, wire, end, 0)];
+    const entries: unknown[] = [];
+    this.#more(field, wire, end, entries);
+    return entries;
+  }
+
   /** A repeated scalar may come one by one or packed; both are legal in a reader. */
-  #many(field: Field, wire: number, end: number, into: unknown[]): void {
+  #more(field: Field, wire: number, end: number, into: unknown[]): void {
     const { kind } = field;
-    const packable = typeof kind === 'string' && wireOf(kind) !== WIRE.bytes;
-    if (!packable || wire !== WIRE.bytes) {
+    if (typeof kind !== 'string' || !field.packable || wire !== WIRE.bytes) {
       into.push(this.#value(field, wire, end, into.length));
     } else if (kind.startsWith('packed')) {
-      this.#count('values');
+      this.#countValue();
       into.push(whole(kind, this.#reader.bytes(end)));
     } else {
       const length = this.#reader.uint32(end);
       const packedEnd = this.#reader.offset + length;
       if (packedEnd > end) throw new WireError('the data ends inside a field');
       while (this.#reader.offset < packedEnd) {
-        this.#count('values');
+        this.#countValue();
         into.push(this.#scalar(kind, packedEnd));
       }
     }
@@ -141,21 +150,16 @@ class Decoder {
     }
   }
 
-  #count(what: Counted | 'values'): void {
-    if (++this.#counts[what] > MODEL_LIMITS[what]) throw new WireError(`there are more than ${MODEL_LIMITS[what]} ${what}`);
+  #countMessage(counted: number): void {
+    const count = (this.#counts[counted] ?? 0) + 1;
+    const most = COUNTED_MAX[counted] ?? 0;
+    if (count > most) throw new WireError(`there are more than ${most} ${COUNTED[counted]}`);
+    this.#counts[counted] = count;
   }
-}
 
-function wireOf(kind: Scalar): number {
-  if (kind === 'string' || kind === 'bytes') return WIRE.bytes;
-  if (kind === 'float' || kind === 'packed32') return WIRE.fixed32;
-  return kind === 'packed64' ? WIRE.fixed64 : WIRE.varint;
-}
-
-/** The list of a field, made on its first entry: until then all empty lists are one. */
-function list(result: Record<string, unknown>, key: string): unknown[] {
-  if (result[key] === NONE) result[key] = [];
-  return result[key] as unknown[];
+  #countValue(): void {
+    if (++this.#values > MODEL_LIMITS.values) throw new WireError(`there are more than ${MODEL_LIMITS.values} values`);
+  }
 }
 
 /** Packed elements that end with a whole element; a varint of more than 10 bytes is none. */

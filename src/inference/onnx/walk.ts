@@ -1,5 +1,5 @@
 import { attributeFault } from './attributes.ts';
-import { type Body, functionKey, plainDomain } from './functions.ts';
+import { type Body, type Count, functionKey, plainDomain } from './functions.ts';
 import { checkMakes, checkOutputs, checkReads, functionScope, openScope, type Scope } from './names.ts';
 import { isKnownDomain, operatorFault } from './operators.ts';
 import { rejected } from './read.ts';
@@ -7,7 +7,7 @@ import type { OnnxAttribute, OnnxFunction, OnnxGraph, OnnxNode } from './schema.
 import { checkSparseTensor, checkTensor } from './tensors.ts';
 
 /** What a walk over one model gathers. `operators`: nodes by name, functions' bodies once. */
-export type Tally = { functions: ReadonlyMap<string, OnnxFunction>; operators: Map<string, number>; parameters: number };
+export type Tally = { functions: ReadonlyMap<string, OnnxFunction>; operators: Map<string, Count>; parameters: number };
 
 const EINSUM_INSIDE = 'Inside a subgraph or function it cannot be told how many dimensions Einsum gets, which must fit its equation.';
 
@@ -67,26 +67,43 @@ function checkNodes(nodes: readonly OnnxNode[], place: string, body: Body, tally
 }
 
 function checkAttributeNames({ attribute }: OnnxNode, place: Place): void {
-  if (attribute.length === 0) return;
+  if (attribute.length === 0 || (attribute.length === 1 && (attribute[0]?.name ?? '') !== '')) return;
   const names = new Set(attribute.map(({ name = '' }) => name));
   if (names.has('')) throw rejected('An attribute has no name.', place());
   if (names.size < attribute.length) throw rejected('An attribute is given twice.', place());
 }
 
+/** An operator that the body was found to have is not looked up again: models have few, many times. */
 function checkOperator(one: OnnxNode, place: Place, body: Body, tally: Tally): void {
-  if (one.opType === undefined || one.opType === '') throw rejected('The node names no operator.', place());
-  const domain = plainDomain(one.domain);
-  const key = tally.functions.size === 0 ? '' : functionKey(one.domain, one.opType, one.overload);
-  if (tally.functions.has(key)) body.calls.push(key);
-  else if (!isKnownDomain(domain)) throw rejected(`The operator's domain ${quoted(domain)} is not known.`, place());
-  else if (FOREIGN.has(one.opType)) throw rejected('The node loads a compiled model from another file.', place());
-  else {
-    const fault = operatorFault(domain, one.opType, body.versions.get(domain));
-    if (fault !== null) throw rejected(fault, place());
-    if ((one.overload ?? '') !== '') throw rejected('The node names an overload of what is no function.', place());
+  const { opType = '' } = one;
+  const mayBeAccepted = one.domain === undefined && one.overload === undefined;
+  const accepted = mayBeAccepted ? body.accepted.get(opType) : undefined;
+  if (accepted !== undefined) {
+    accepted.count++;
+    return;
   }
-  const name = domain === '' ? one.opType : `${domain}.${one.opType}`;
-  tally.operators.set(name, (tally.operators.get(name) ?? 0) + 1);
+  if (opType === '') throw rejected('The node names no operator.', place());
+  const domain = plainDomain(one.domain);
+  const count = countOf(tally, domain === '' ? opType : `${domain}.${opType}`);
+  const key = tally.functions.size === 0 ? '' : functionKey(one.domain, opType, one.overload);
+  if (tally.functions.has(key)) {
+    body.calls.push(key);
+    return;
+  }
+  if (!isKnownDomain(domain)) throw rejected(`The operator's domain ${quoted(domain)} is not known.`, place());
+  if (FOREIGN.has(opType)) throw rejected('The node loads a compiled model from another file.', place());
+  const fault = operatorFault(domain, opType, body.versions.get(domain));
+  if (fault !== null) throw rejected(fault, place());
+  if ((one.overload ?? '') !== '') throw rejected('The node names an overload of what is no function.', place());
+  if (mayBeAccepted) body.accepted.set(opType, count);
+}
+
+/** Counts one more. */
+function countOf({ operators }: Tally, name: string): Count {
+  const count = operators.get(name) ?? { count: 0 };
+  operators.set(name, count);
+  count.count++;
+  return count;
 }
 
 /** Every value field is checked, whichever of them `type` names; then that there is one. */
