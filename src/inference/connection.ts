@@ -14,6 +14,7 @@ import {
   writeFrame,
   writeSoon,
 } from './frames.ts';
+import { type Asking, Refusals } from './refusals.ts';
 import type { Signature, Tensor } from './tensor.ts';
 
 /** The connection or its runner ended before the answer. `begun`: the call was in the run that may have ended it, which `mixed` tenants' calls. */
@@ -52,7 +53,14 @@ export type CallResult = {
 export type Patience = { expiresMs: number; signal: AbortSignal | undefined };
 
 /** `settle` stops the waiting for one call; `resolve` or `reject` follows. */
-type Pending = { begun: boolean; mixed: boolean; settle(): void; resolve(result: CallResult): void; reject(error: Error): void };
+type Pending = {
+  asking: Asking;
+  begun: boolean;
+  mixed: boolean;
+  settle(): void;
+  resolve(result: CallResult): void;
+  reject(error: Error): void;
+};
 
 const REFUSALS: ReadonlySet<unknown> = new Set<Refusal['code']>(['OVERLOADED', 'DEADLINE_EXCEEDED', 'MODEL_FAILED']);
 
@@ -74,6 +82,7 @@ export class RunnerConnection {
   readonly #socket: Socket;
   readonly #onLost: () => void;
   readonly #pending = new Map<number, Pending>();
+  readonly #refusals = new Refusals();
   #loading: { resolve(signature: Signature): void; reject(error: Error): void } | null = null;
   readonly #asking: { resolve(stats: RunnerStats): void; reject(error: Error): void }[] = [];
   #usable = true;
@@ -126,6 +135,9 @@ export class RunnerConnection {
     if (!this.#usable) return Promise.reject(new RunnerLost(false));
     const deadlineMs = expiresMs - performance.now();
     if (deadlineMs <= 0 || signal?.aborted === true) return Promise.reject(gaveUp(signal));
+    const asking: Asking = { tenantKey: request.tenantKey, priority: request.priority, deadlineMs };
+    const refusal = this.#refusals.of(asking);
+    if (refusal !== null) return Promise.reject(refusal);
     this.#calls = (this.#calls % 0xffff_ffff) + 1;
     const id = this.#calls;
     return new Promise((resolve, reject) => {
@@ -142,7 +154,7 @@ export class RunnerConnection {
         this.#pending.delete(id);
         this.#closeWhenDone();
       };
-      this.#pending.set(id, { begun: false, mixed: false, settle, resolve, reject });
+      this.#pending.set(id, { asking, begun: false, mixed: false, settle, resolve, reject });
       const packed = packTensors(inputs);
       writeSoon(this.#socket, FRAME.call, id, { ...request, deadlineMs, tensors: packed.head } satisfies CallHead, packed.chunks);
     });
@@ -189,8 +201,11 @@ export class RunnerConnection {
   }
 
   #fail({ call: id, head }: Frame): void {
-    const { code, message, retryAfterMs, fatal, mixed } = head as Refusal;
+    const { code, message, retryAfterMs, forMs, fatal, mixed } = head as Refusal;
     if (!REFUSALS.has(code)) throw new RangeError('a refusal without a known code');
+    const asking = this.#pending.get(id)?.asking;
+    if (code === 'OVERLOADED' && asking !== undefined)
+      this.#refusals.add(asking, { message: String(message), retryAfterMs: Number(retryAfterMs), forMs: Number(forMs) });
     if (fatal === true) this.#retire();
     const data = retryAfterMs === undefined ? {} : { retryAfterMs: Number(retryAfterMs) };
     const error = fatal === true ? new RunnerOverran(String(message), mixed === true) : new MercatoError(code, String(message), data);

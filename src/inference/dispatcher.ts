@@ -1,6 +1,7 @@
 import { type Joinable, joinInputs, splitOutputs } from './batch.ts';
 import { hostMs, type RunnerStats } from './frames.ts';
 import { CallQueue, type Queued } from './queue.ts';
+import { REFUSES_MS_MAX } from './refusals.ts';
 import type { Tensor } from './tensor.ts';
 
 /** How a loaded version may be run. `maxBatchRows` ≥ 1 bounds the rows of joined calls; `runLimitMs` bounds one run. */
@@ -9,11 +10,15 @@ export type DispatchSettings = { joinable: boolean; shared: boolean; maxBatchRow
 /** Measures of the run that answered a call; `computeMicros` is the call's part of the run time, by rows. */
 export type RunMeasures = { queueMs: number; computeMs: number; computeMicros: number; batchRows: number };
 
-/** `fatal`: the runner ends itself after this answer, and what still waits has to go elsewhere; `mixed`: calls of several tenants shared the run. */
+/**
+ * `forMs`: so long calls of this tenant with no more priority and time are refused too; `fatal`: the runner ends itself after this answer, and what still
+ * waits has to go elsewhere; `mixed`: calls of several tenants shared the run.
+ */
 export type Refusal = {
   code: 'OVERLOADED' | 'DEADLINE_EXCEEDED' | 'MODEL_FAILED';
   message: string;
   retryAfterMs?: number;
+  forMs?: number;
   fatal?: boolean;
   mixed?: boolean;
 };
@@ -90,7 +95,8 @@ export class Dispatcher {
     if (inTime && this.#queue.add(call)) return;
     const retryAfterMs = Math.min(RETRY_AFTER_MS.max, Math.max(RETRY_AFTER_MS.min, Math.ceil(inTime ? waitMs : waitMs - IN_TIME * leftMs)));
     const message = inTime ? 'Too many calls of this model wait.' : 'The calls that wait for this model take longer than the deadline.';
-    call.refuse({ code: 'OVERLOADED', message, retryAfterMs });
+    // The half, so that the queue does not run empty meanwhile.
+    call.refuse({ code: 'OVERLOADED', message, retryAfterMs, forMs: Math.min(waitMs / 2, REFUSES_MS_MAX) });
   }
 
   /**

@@ -4,6 +4,7 @@ import { type Figure, isMet, tableOf } from './figure.ts';
 import { hotTenants } from './hot-tenant.ts';
 import { type Market, openMarket } from './market.ts';
 import { manyCallers } from './overhead.ts';
+import { reading } from './reading.ts';
 import { transport } from './transport.ts';
 
 const tiny = { rounds: 1, seconds: 0.2, warmSeconds: 0 };
@@ -12,6 +13,7 @@ const measurements: [string, (market: Market) => Promise<Figure>][] = [
   // A request of 256 rows may take its time where other tests run.
   ['P3', (market) => manyRows(market, { ...tiny, seconds: 1 })],
   ['FRAMES', () => transport(tiny)],
+  ['READ', async () => reading(tiny)],
   ['P4', (market) => joinedRows(market, tiny, [784, 8, 10])],
 ];
 

@@ -9,7 +9,7 @@ import { availableParallelism, cpus } from 'node:os';
 import { parseArgs } from 'node:util';
 import { joinedRows, manyRows } from './batching.ts';
 import { describeDatabase } from './database.ts';
-import { firstCall, overload, reloads } from './engine.ts';
+import { firstCall, reloads } from './engine.ts';
 import { type Figure, type NotRun, tableOf } from './figure.ts';
 import { firstAnswer } from './first-answer.ts';
 import { growth } from './growth.ts';
@@ -18,7 +18,9 @@ import { hotTenants } from './hot-tenant.ts';
 import { loopDelay } from './loop-delay.ts';
 import { type Market, openMarket } from './market.ts';
 import { manyCallers, oneCaller } from './overhead.ts';
+import { overload } from './overload.ts';
 import { pictures } from './pictures.ts';
+import { reading } from './reading.ts';
 import type { Effort } from './sides.ts';
 import { training } from './training.ts';
 import { transport } from './transport.ts';
@@ -53,6 +55,7 @@ const MEASUREMENTS: Record<string, () => Promise<Figure | NotRun | (Figure | Not
   R10: () => overload(effort),
   LOADS: () => reloads(),
   FRAMES: () => transport(effort),
+  READ: async () => reading(effort),
 };
 
 /** Where the suite has its data, MNIST is a folder of it. */

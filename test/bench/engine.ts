@@ -1,4 +1,4 @@
-/** P9, LOADS and R10 of the engine by itself: its runners as the server has them, without HTTP and bill. */
+/** P9 and LOADS of the engine by itself: its runners as the server has them, without HTTP and bill. */
 import { mkdtemp, readFile, rm } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
@@ -16,15 +16,15 @@ import type { Figure } from './figure.ts';
 import { ROOT } from './processes.ts';
 import { type Effort, median } from './sides.ts';
 
-type Engine = AsyncDisposable & {
+export type Engine = AsyncDisposable & {
   inference: Inference;
   version(id: string, file: string, changes?: Partial<RunnableVersion>): RunnableVersion;
 };
 
-const LOOP = 'loop';
+export const LOOP = 'loop';
 
 /** Reads `loop` and the names of shipped models. */
-async function openEngine(changes: Partial<FleetConfig>): Promise<Engine> {
+export async function openEngine(changes: Partial<FleetConfig>): Promise<Engine> {
   const stack = new AsyncDisposableStack();
   const dataDir = await mkdtemp(join(tmpdir(), 'mercato-bench-'));
   stack.defer(() => rm(dataDir, { recursive: true, force: true }));
@@ -51,14 +51,8 @@ async function openEngine(changes: Partial<FleetConfig>): Promise<Engine> {
 }
 
 const image: Tensor = { name: 'image', datatype: 'UINT8', shape: [1, 28, 28], data: new Uint8Array(784) };
-const turns = (count: number): Tensor => ({
-  name: 'x',
-  datatype: 'INT64',
-  shape: [1],
-  data: new Uint8Array(BigInt64Array.of(BigInt(count)).buffer),
-});
-const pause = (ms: number) => new Promise((resolve) => setTimeout(resolve, ms));
-const at = (values: readonly number[], share: number) =>
+export const pause = (ms: number) => new Promise((resolve) => setTimeout(resolve, ms));
+export const at = (values: readonly number[], share: number) =>
   values.toSorted((a, b) => a - b)[Math.min(values.length - 1, Math.floor(values.length * share))] ?? Number.NaN;
 
 async function spareReady(inference: Inference): Promise<void> {
@@ -129,72 +123,5 @@ export async function reloads(): Promise<Figure> {
     mark: { most: 0 },
     goal: { most: 0 },
     notes: [`LOADS MiB of the runners, every 40 calls: ${mib(sizes)}`, `LOADS MiB of this process: ${mib(own)}`],
-  };
-}
-
-const RUN_TURNS = 4_000;
-const DEADLINE_MS = 200;
-
-type Sent = { answered: number[]; refused: number[]; late: number };
-
-/** Calls at a fixed rate, whatever becomes of them. */
-async function send(engine: Engine, tenantKey: string, perSecond: number, seconds: number): Promise<Sent> {
-  const sent: Sent = { answered: [], refused: [], late: 0 };
-  const version = engine.version('loop', LOOP, { joinable: false });
-  const calls: Promise<unknown>[] = [];
-  const startedMs = performance.now();
-  for (let index = 0; index < perSecond * seconds; ) {
-    for (const due = ((performance.now() - startedMs) / 1_000) * perSecond; index < due; index++) {
-      const calledMs = performance.now();
-      const took = () => performance.now() - calledMs;
-      calls.push(
-        engine.inference.run({ version, tenantKey, priority: 0, inputs: [turns(RUN_TURNS)], outputs: null, deadlineMs: DEADLINE_MS }).then(
-          () => sent.answered.push(took()),
-          (error: { code?: string }) => (error.code === 'OVERLOADED' ? sent.refused.push(took()) : sent.late++),
-        ),
-      );
-    }
-    await pause(1);
-  }
-  await Promise.all(calls);
-  return sent;
-}
-
-/** R10: ten times the load that a version can take, and one tenant that makes it beside one that does not. */
-export async function overload(effort: Effort): Promise<Figure> {
-  await using engine = await openEngine({});
-  const version = engine.version('loop', LOOP, { joinable: false });
-  const once = () =>
-    engine.inference.run({ version, tenantKey: 'a', priority: 0, inputs: [turns(RUN_TURNS)], outputs: null, deadlineMs: 30_000 });
-  await once();
-  const { seconds } = effort;
-  const rounds: number[] = [];
-  const notes: string[] = [];
-  for (let round = 0; round < effort.rounds; round++) {
-    let peak = 0;
-    const endMs = performance.now() + seconds * 1_000;
-    await Promise.all(
-      Array.from({ length: 4 }, async () => {
-        for (; performance.now() < endMs; peak++) await once();
-      }),
-    );
-    const perSecond = peak / seconds;
-    const { answered, refused, late } = await send(engine, 'a', 10 * perSecond, seconds);
-    rounds.push(answered.length / seconds / perSecond);
-    const quiet = await send(engine, 'good', perSecond / 10, seconds);
-    const [beside] = await Promise.all([send(engine, 'good', perSecond / 10, seconds), send(engine, 'noisy', 10 * perSecond, seconds)]);
-    const p = (values: readonly number[], share: number) => at(values, share).toFixed(1);
-    notes.push(
-      `R10 peak ${perSecond.toFixed(0)}/s; of ten times that answered ${answered.length}, refused ${refused.length} (p99 ${p(refused, 0.99)} ms), late ${late}`,
-      `R10 a quiet tenant's p50, p99 alone ${p(quiet.answered, 0.5)}, ${p(quiet.answered, 0.99)} ms; beside a noisy one ${p(beside.answered, 0.5)}, ${p(beside.answered, 0.99)} ms, ${beside.refused.length + beside.late} of ${beside.answered.length} not answered`,
-    );
-  }
-  return {
-    ...{ id: 'R10', what: 'ten times overload: goodput of the peak', unit: '×', rounds, value: median(rounds) },
-    ours: `${(median(rounds) * 100).toFixed(0)} % of the peak`,
-    theirs: '',
-    mark: { least: 0.9 },
-    goal: { least: 0.9 },
-    notes,
   };
 }

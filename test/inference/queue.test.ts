@@ -20,7 +20,7 @@ describe('the queue of a runner', () => {
   test('gives the tenants equal rows, whatever the size of their calls', () => {
     const large = ['a1', 'a2'].map((name) => call(name, 0, 1, 4));
     const small = Array.from({ length: 8 }, (_, index) => call(`b${index}`));
-    expect(drain([...large, ...small])).toEqual(['b0', 'b1', 'b2', 'a1', 'b3', 'b4', 'b5', 'b6', 'a2', 'b7']);
+    expect(drain([...large, ...small])).toEqual(['a1', 'b0', 'b1', 'b2', 'b3', 'b4', 'b5', 'b6', 'a2', 'b7']);
   });
 
   test('owes the others what a tenant takes beyond its turn to fill a run', () => {
@@ -31,6 +31,44 @@ describe('the queue of a runner', () => {
     expect(taken.map(({ name }) => name)).toEqual(['a1', 'a2', 'a3']);
     const rest = Array.from({ length: 7 }, () => queue.take()?.name);
     expect(rest).toEqual(['b1', 'a4', 'b2', 'b3', 'b4', 'a5', 'a6']);
+  });
+
+  test('lets the first call of a tenant that asks rarely run before those that always ask', () => {
+    const queue = new CallQueue<ReturnType<typeof call>>();
+    for (const name of ['a1', 'b1', 'a2', 'b2', 'a3', 'b3']) queue.add(call(name));
+    const order = [queue.take(), queue.take(), queue.take()];
+    for (const one of [call('q1'), call('q2')]) queue.add(one);
+    expect(queue.ahead(call('r1'))).toEqual([
+      { rows: 0, calls: 0 },
+      { rows: 1, calls: 1 },
+    ]);
+    for (let next = queue.take(); next !== null; next = queue.take()) order.push(next);
+    expect(order.map((one) => one?.name)).toEqual(['a1', 'b1', 'a2', 'q1', 'b2', 'a3', 'b3', 'q2']);
+  });
+
+  test('gives a tenant that asks again whenever it is answered no more than its turns', () => {
+    const queue = new CallQueue<ReturnType<typeof call>>();
+    for (let index = 0; index < 12; index++) for (const tenant of ['a', 'b', 'c']) queue.add(call(`${tenant}${index}`));
+    const served: string[] = [];
+    for (let turn = 0; turn < 24; turn++) {
+      const next = queue.take();
+      // Its next call comes while the run after its own is under way.
+      if (turn === 2 || served.at(-1) === 'q') queue.add(call('q'));
+      served.push(next?.tenantKey ?? '');
+    }
+    expect(served.filter((tenant) => tenant === 'q').length).toBeLessThanOrEqual(24 / 4 + 1);
+    expect(served.filter((tenant) => tenant === 'a').length).toBeGreaterThanOrEqual(24 / 4 - 1);
+  });
+
+  test('keeps what a large call took too early until the others had as much', () => {
+    const queue = new CallQueue<ReturnType<typeof call>>();
+    for (let index = 0; index < 40; index++) queue.add(call(`a${index}`));
+    queue.take();
+    queue.add(call('b', 0, 1, 9));
+    expect(queue.take()?.tenantKey).toBe('b');
+    queue.add(call('b'));
+    const served = Array.from({ length: 14 }, () => queue.take()?.tenantKey);
+    expect(served.indexOf('b')).toBeGreaterThanOrEqual(8);
   });
 
   test('knows what runs before a new call: its own, higher priorities, and of others no more than its own', () => {

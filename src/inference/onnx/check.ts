@@ -97,8 +97,9 @@ function valuesOf(values: readonly OnnxValue[], place: string): ValueSummary<Dim
 
 function typeOf({ type }: OnnxValue, place: string): Omit<ValueSummary<Dimension[] | null>, 'name'> {
   if (type === undefined) throw rejected('The type is not declared.', place);
-  const { tensorType, denotation: _, ...others } = type;
-  if (tensorType === undefined || Object.keys(others).length > 0) throw rejected('The type is not a tensor.', place);
+  const { tensorType } = type;
+  const other = type.sequenceType ?? type.mapType ?? type.opaqueType ?? type.sparseTensorType ?? type.optionalType;
+  if (tensorType === undefined || other !== undefined) throw rejected('The type is not a tensor.', place);
   const elemType = tensorType.elemType ?? 0;
   const datatype = datatypeOf(elemType);
   if (datatype === null) throw rejected(`The element type ${elemType} is not one that this service carries.`, place);

@@ -20,9 +20,10 @@ import type {
 /** `packed…`: elements that stay wire bytes. What the reader and the writer share is this table; neither knows a message by name. */
 export type Scalar = 'int32' | 'int64' | 'float' | 'string' | 'bytes' | 'packed32' | 'packed64' | 'packedVarint';
 type Kind = Scalar | (() => Message);
-/** `wire`: of one value; `packable`: several may come as bytes. */
+/** `bit`: its own in the message; `wire`: of one value; `packable`: several may come as bytes. */
 export type Field = {
   readonly key: string;
+  readonly bit: number;
   readonly id: number;
   readonly kind: Kind;
   readonly wire: number;
@@ -35,8 +36,8 @@ type Counted = (typeof COUNTED)[number];
 export type Message = {
   readonly fields: readonly Field[];
   readonly byId: readonly (Field | undefined)[];
-  /** The message without a field: all its lists, which are one and empty. */
-  readonly empty: Readonly<Record<string, readonly never[]>>;
+  /** The message without a field: its lists, which are one and empty, all else undefined. */
+  readonly blank: () => Record<string, unknown>;
   /** What it counts against, as an index of COUNTED; null: nothing. */
   readonly counted: number | null;
 };
@@ -53,13 +54,18 @@ export const NONE: readonly never[] = Object.freeze([]);
 
 function message<T>(table: Table<T>, counted: Counted | null = null): Message {
   const byId: (Field | undefined)[] = [];
-  const fields = Object.entries<Entry>(table).map(([key, [id, kind, many]]): Field => {
+  const fields = Object.entries<Entry>(table).map(([key, [id, kind, many]], index): Field => {
     const wire = wireOf(kind);
-    return { key, id, kind, wire, packable: wire !== WIRE.bytes, many: many !== undefined };
+    return { key, bit: 1 << index, id, kind, wire, packable: wire !== WIRE.bytes, many: many !== undefined };
   });
   for (const field of fields) byId[field.id] = field;
-  const empty = Object.fromEntries(fields.filter(({ many }) => many).map(({ key }) => [key, NONE]));
-  return { fields, byId, empty, counted: counted && COUNTED.indexOf(counted) };
+  return { fields, byId, blank: blankOf(fields), counted: counted && COUNTED.indexOf(counted) };
+}
+
+/** A literal with all keys, made of the table above: objects of one shape, without a copy of their properties, which halves the time of making them. */
+function blankOf(fields: readonly Field[]): () => Record<string, unknown> {
+  const literal = fields.map(({ key, many }) => `${key}: ${many ? 'NONE' : 'undefined'}`).join(', ');
+  return new Function('NONE', `return () => ({ ${literal} });`)(NONE);
 }
 
 function wireOf(kind: Kind): number {

@@ -47,15 +47,15 @@ export class WireReader {
     const short = this.#short(end);
     if (short !== null) return BigInt(short);
     let low = 0;
-    for (let index = 0; index < 7; index++) {
+    for (let factor = 1; factor < 2 ** 49; factor *= 128) {
       const byte = this.#byte(end);
-      low += (byte & 0x7f) * 2 ** (7 * index);
+      low += (byte & 0x7f) * factor;
       if (byte < 0x80) return BigInt(low);
     }
     let high = 0;
-    for (let index = 0; index < 3; index++) {
+    for (let factor = 1; factor < 2 ** 21; factor *= 128) {
       const byte = this.#byte(end);
-      high += (byte & 0x7f) * 2 ** (7 * index);
+      high += (byte & 0x7f) * factor;
       if (byte < 0x80) {
         if (high >= 2 ** 15) break;
         return BigInt.asIntN(64, BigInt(low) + (BigInt(high) << 49n));

@@ -1,6 +1,6 @@
 import { MercatoError } from '../../base/errors.ts';
 import { LIMITS } from '../../base/limits.ts';
-import { COUNTED, type Field, type Message, MODEL, NONE, type Scalar } from './fields.ts';
+import { COUNTED, type Field, type Message, MODEL, type Scalar } from './fields.ts';
 import { WIRE, WireError, WireReader } from './protobuf.ts';
 import type { OnnxModel } from './schema.ts';
 
@@ -65,17 +65,28 @@ class Decoder {
   #message(message: Message, end: number): Record<string, unknown> {
     if (this.#depth > MODEL_LIMITS.depth) throw new WireError(`messages are nested deeper than ${MODEL_LIMITS.depth}`);
     if (message.counted !== null) this.#countMessage(message.counted);
-    const result: Record<string, unknown> = { ...message.empty };
+    const result = message.blank();
+    let seen = 0;
+    let latest: Field | null = null;
+    let list: unknown[] = [];
     while (this.#reader.offset < end) {
       const tag = this.#reader.uint32(end);
       const field = message.byId[tag >>> 3];
       if (field === undefined) throw new WireError(`field ${tag >>> 3} is not one of ONNX`);
-      const { key } = field;
-      const known = result[key];
-      if (field.many && known === NONE) result[key] = this.#list(field, tag & 7, end);
-      else if (field.many) this.#more(field, tag & 7, end, known as unknown[]);
-      else if (known !== undefined) throw new WireError(`${key} is given twice`);
-      else result[key] = this.#value(field, tag & 7, end, null);
+      const again = (seen & field.bit) !== 0;
+      seen |= field.bit;
+      if (field.many && again) {
+        if (field !== latest) list = result[field.key] as unknown[];
+        this.#more(field, tag & 7, end, list);
+      } else if (field.many) {
+        list = this.#list(field, tag & 7, end);
+        result[field.key] = list;
+      } else if (again) {
+        throw new WireError(`${field.key} is given twice`);
+      } else {
+        result[field.key] = this.#value(field, tag & 7, end, null);
+      }
+      if (field.many) latest = field;
     }
     return result;
   }
@@ -126,14 +137,14 @@ class Decoder {
   #scalar(kind: Scalar, end: number): unknown {
     const reader = this.#reader;
     switch (kind) {
+      case 'string':
+        return reader.string(end);
       case 'int32':
         return reader.int32(end);
       case 'int64':
         return reader.int64(end);
       case 'float':
         return reader.float32(end);
-      case 'string':
-        return reader.string(end);
       case 'bytes':
         return reader.bytes(end);
       case 'packed32':

@@ -58,7 +58,7 @@ function checkNodes(nodes: readonly OnnxNode[], place: string, body: Body, tally
     const here = (): string => placeOf(one, index, place);
     body.nodes++;
     checkOperator(one, here, body, tally);
-    if (one.opType === 'Einsum' && (scope.inner || body.inFunction)) throw rejected(EINSUM_INSIDE, here());
+    if ((scope.inner || body.inFunction) && one.opType === 'Einsum') throw rejected(EINSUM_INSIDE, here());
     checkReads(one, here, scope);
     checkAttributeNames(one, here);
     for (const attribute of one.attribute) checkAttribute(attribute, here, body, tally, scope);
