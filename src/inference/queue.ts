@@ -7,18 +7,18 @@ export const QUEUE_BYTES_MAX = 512 * 1024 * 1024;
 
 type Load = { calls: number; bytes: number };
 type Verdict = 'take' | 'skip' | 'stop';
-/** The calls of one tenant within one priority, the rows of these, and the rows that it may take before its next turn; below 0 what it took too early. */
+/** The calls of one tenant within one priority, the rows of these, and the rows that it may take before its next turn. */
 type Lane<Call> = { calls: Call[]; rows: number; deficit: number };
-/**
- * Lanes by tenant; the order of the keys is the order of turns. `fresh` are those of tenants that come back after a whole round without a call.
- * In `turns` a lane without calls keeps its place until its turn has come.
- */
-type Level<Call> = { fresh: Map<string, Lane<Call>>; turns: Map<string, Lane<Call>>; calls: number };
+/** Lanes by tenant; the order of the keys is the order of turns. A lane without calls stays until it has saved CREDIT_ROWS again. */
+type Level<Call> = { lanes: Map<string, Lane<Call>>; calls: number };
+
+/** What a tenant may have saved of its turns. One that asks for less than its share does not wait for those that always ask. */
+const CREDIT_ROWS = 8;
 
 /**
  * Waiting calls: the highest priority first; within one priority the tenants take turns, so that each gets as many rows as the others, whatever the
- * size of its calls; within one tenant the oldest first. By deficit round robin (Shreedhar and Varghese, 1995) with a quantum of one row. The first call of
- * a tenant that asks rarely does not wait for those that always ask (new flows, RFC 8290); what it takes is counted, so that nobody gets more by it.
+ * size of its calls, and those first that had the least of late; within one tenant the oldest first. By deficit round robin (Shreedhar and
+ * Varghese, 1995) with a quantum of one row, a saving of CREDIT_ROWS, and the largest deficit first.
  */
 export class CallQueue<Call extends Queued> {
   readonly #levels = new Map<number, Level<Call>>();
@@ -33,13 +33,10 @@ export class CallQueue<Call extends Queued> {
   add(call: Call): boolean {
     const tenant = this.#tenants.get(call.tenantKey) ?? { calls: 0, bytes: 0 };
     if (!fits(this.#total, call, 1) || !fits(tenant, call, 2)) return false;
-    const level: Level<Call> = this.#levels.get(call.priority) ?? { fresh: new Map(), turns: new Map(), calls: 0 };
+    const level: Level<Call> = this.#levels.get(call.priority) ?? { lanes: new Map(), calls: 0 };
     this.#levels.set(call.priority, level);
-    let lane = laneOf(level, call.tenantKey);
-    if (lane === undefined) {
-      lane = { calls: [], rows: 0, deficit: 0 };
-      level.fresh.set(call.tenantKey, lane);
-    }
+    const lane = level.lanes.get(call.tenantKey) ?? { calls: [], rows: 0, deficit: CREDIT_ROWS };
+    level.lanes.set(call.tenantKey, lane);
     lane.calls.push(call);
     lane.rows += call.rows;
     level.calls++;
@@ -50,7 +47,7 @@ export class CallQueue<Call extends Queued> {
   /** False where the call no longer waits. */
   remove(call: Call): boolean {
     const level = this.#levels.get(call.priority);
-    const lane = level && laneOf(level, call.tenantKey);
+    const lane = level?.lanes.get(call.tenantKey);
     if (level === undefined || lane?.calls.includes(call) !== true) return false;
     this.#extract(level, lane, call);
     return true;
@@ -83,22 +80,21 @@ export class CallQueue<Call extends Queued> {
   }
 
   /**
-   * What runs before a call of this tenant and priority that is added now: all of higher priority, and of each other tenant of its own no more
-   * than it has itself by then; before the first call of a fresh tenant only fresh ones. By tenant, in rows and in calls; its own are the first.
+   * What runs before a call of this tenant and priority that is added now: all of higher priority, and of each other tenant of its own what it may take
+   * until this one may. By tenant, in rows and in calls; its own are the first.
    */
   ahead({ tenantKey, priority, rows }: Queued): { rows: number; calls: number }[] {
-    const same = this.#levels.get(priority);
-    const own = same && laneOf(same, tenantKey);
-    const mine = { rows: own?.rows ?? 0, calls: own?.calls.length ?? 0 };
-    const parts = [mine];
-    for (const [level, { fresh, turns }] of this.#levels) {
-      if (level > priority)
-        for (const lane of [...fresh.values(), ...turns.values()]) parts.push({ rows: lane.rows, calls: lane.calls.length });
-    }
-    const before = [...(same?.fresh ?? []), ...(own === undefined ? [] : (same?.turns ?? []))];
-    for (const [tenant, lane] of before) {
-      if (tenant === tenantKey) continue;
-      parts.push({ rows: Math.min(lane.rows, mine.rows + rows), calls: Math.min(lane.calls.length, mine.calls + 1) });
+    const own = this.#levels.get(priority)?.lanes.get(tenantKey) ?? { calls: [], rows: 0, deficit: CREDIT_ROWS };
+    const lacking = own.rows + rows - own.deficit;
+    const parts = [{ rows: own.rows, calls: own.calls.length }];
+    for (const [level, { lanes }] of this.#levels) {
+      if (level < priority) continue;
+      for (const [tenant, lane] of lanes) {
+        if (level === priority && tenant === tenantKey) continue;
+        const first = level > priority ? lane.rows : Math.min(lane.rows, Math.max(0, lacking + lane.deficit));
+        const calls = Math.ceil((first / Math.max(1, lane.rows)) * lane.calls.length);
+        if (calls > 0) parts.push({ rows: first, calls });
+      }
     }
     return parts;
   }
@@ -106,9 +102,8 @@ export class CallQueue<Call extends Queued> {
   /** Gives the turn to the next tenant. */
   #serve(level: Level<Call>, lane: Lane<Call>, call: Call): Call {
     lane.deficit -= costOf(call);
-    level.fresh.delete(call.tenantKey);
-    level.turns.delete(call.tenantKey);
-    level.turns.set(call.tenantKey, lane);
+    level.lanes.delete(call.tenantKey);
+    level.lanes.set(call.tenantKey, lane);
     this.#extract(level, lane, call);
     return call;
   }
@@ -117,7 +112,6 @@ export class CallQueue<Call extends Queued> {
     lane.calls.splice(lane.calls.indexOf(call), 1);
     lane.rows -= call.rows;
     level.calls--;
-    if (lane.calls.length === 0) level.fresh.delete(call.tenantKey);
     if (level.calls === 0) this.#levels.delete(call.priority);
     this.#count(call, -1);
   }
@@ -135,42 +129,29 @@ export class CallQueue<Call extends Queued> {
 
 const costOf = ({ rows }: Queued) => Math.max(1, rows);
 
-function laneOf<Call>({ fresh, turns }: Level<Call>, tenantKey: string): Lane<Call> | undefined {
-  return fresh.get(tenantKey) ?? turns.get(tenantKey);
-}
-
 /**
- * Of the lanes that are not skipped the first fresh one, else the first in turn that may afford its next call; where none can, all are given as many rounds
- * as the nearest needs.
+ * Of the lanes that may afford their next call and are not skipped the one with the largest deficit, the first in turn; where none may, all are given as
+ * many rounds as the nearest needs.
  */
-function nextLane<Call extends Queued>(level: Level<Call>, skipped: ReadonlySet<Lane<Call>>): Lane<Call> | undefined {
-  for (const lane of level.fresh.values()) if (!skipped.has(lane)) return lane;
-  dropIdle(level);
-  let rounds = Number.POSITIVE_INFINITY;
+function nextLane<Call extends Queued>({ lanes }: Level<Call>, skipped: ReadonlySet<Lane<Call>>): Lane<Call> | undefined {
+  let best: Lane<Call> | undefined;
   let nearest: Lane<Call> | undefined;
-  for (const lane of level.turns.values()) {
+  let rounds = Number.POSITIVE_INFINITY;
+  for (const lane of lanes.values()) {
     const [head] = lane.calls;
     if (head === undefined || skipped.has(lane)) continue;
     const lacking = costOf(head) - lane.deficit;
-    if (lacking <= 0) return lane;
+    if (lacking <= 0 && lane.deficit > (best?.deficit ?? 0)) best = lane;
     if (lacking >= rounds) continue;
     rounds = lacking;
     nearest = lane;
   }
-  if (nearest === undefined) return undefined;
-  for (const lane of [...level.fresh.values(), ...level.turns.values()]) {
+  if (best !== undefined || nearest === undefined) return best;
+  for (const [tenant, lane] of lanes) {
     lane.deficit += rounds;
-    if (lane.calls.length === 0) lane.deficit = Math.min(0, lane.deficit);
+    if (lane.calls.length === 0 && lane.deficit >= CREDIT_ROWS) lanes.delete(tenant);
   }
   return nearest;
-}
-
-/** Lanes without calls whose turn has come, and that owe nothing. */
-function dropIdle<Call>({ turns }: Level<Call>): void {
-  for (const [tenant, { calls, deficit }] of turns) {
-    if (calls.length > 0 || deficit < 0) return;
-    turns.delete(tenant);
-  }
 }
 
 function fits(load: Load, call: Queued, share: number): boolean {

@@ -59,7 +59,7 @@ async function send(engine: Engine, tenantKey: string, perSecond: number, second
 
 const QUIET = ['b', 'c', 'd'];
 
-/** The 99th percentile of calls of three tenants that each send a fifth of the peak, and those of them that were not answered. */
+/** The 99th percentile of calls of three tenants that send as many each, and those of them that were not answered. */
 async function beside(
   engine: Engine,
   perSecond: number,
@@ -94,12 +94,12 @@ export async function overload({ rounds, seconds }: Effort): Promise<Figure[]> {
     const { answered, refused, late } = await send(engine, 'a', 10 * peak, seconds);
     goodput.push(answered.length / seconds / peak);
     refusals.push(at(refused, 0.99));
-    const before = await beside(engine, peak / 5, peak / 5, seconds);
-    const during = await beside(engine, peak / 5, 10 * peak, seconds);
+    const before = await beside(engine, peak / 10, peak / 10, 2 * seconds);
+    const during = await beside(engine, peak / 10, 10 * peak, 2 * seconds);
     busy.before.push(before.p99);
     busy.during.push(during.p99);
-    const lone = await send(engine, 'q', peak / 10, seconds);
-    const [noisy] = await Promise.all([send(engine, 'q', peak / 10, seconds), send(engine, 'a', 10 * peak, seconds)]);
+    const lone = await send(engine, 'q', peak / 10, 2 * seconds);
+    const [noisy] = await Promise.all([send(engine, 'q', peak / 10, 2 * seconds), send(engine, 'a', 10 * peak, 2 * seconds)]);
     alone.before.push(at(lone.answered, 0.99));
     alone.during.push(at(noisy.answered, 0.99));
     notes.push(
@@ -131,7 +131,7 @@ export async function overload({ rounds, seconds }: Effort): Promise<Figure[]> {
     {
       ...common,
       id: 'R10',
-      what: 'p99 of three tenants, each a fifth of the peak, as a fourth goes from that to ten times the peak',
+      what: 'p99 of three tenants, each a tenth of the peak, as a fourth goes from that to ten times the peak',
       ...cost(busy),
     },
     { ...common, id: 'R10', what: 'p99 of one tenant at a tenth of the peak, beside ten times the peak : alone', ...cost(alone) },
