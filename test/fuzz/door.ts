@@ -2,6 +2,7 @@ import { chmodSync, readdirSync, readFileSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { randomInputs } from '../../src/inference/random-inputs.ts';
 import { Client } from '../support/client.ts';
+import type { TestDatabase } from '../support/database.ts';
 import { signUp } from '../support/people.ts';
 import { openMarket } from '../support/server.ts';
 import { SECRET_FILE } from './mutate.ts';
@@ -18,10 +19,13 @@ const CREATE = `mutation ($input: CreateModelVersionInput!) { createModelVersion
 type Tensor = { name: string; datatype: 'FP32'; shape: number[]; dimensions: (string | null)[] };
 type Version = { state: string; handle: string; signature: { inputs: Tensor[]; outputs: Tensor[]; batchDimension: string | null } | null };
 
-/** Models that the reader let through, uploaded to a server process and called there, with a secret file where its runners work. */
-export async function throughTheDoor(models: readonly Uint8Array[]): Promise<Door> {
+/**
+ * Models that the reader let through, uploaded to a server process and called there, with a secret file where its runners work. Its memory is that of the
+ * server alone where it has a `database` of its own, and with that of the embedded one else.
+ */
+export async function throughTheDoor(models: readonly Uint8Array[], database?: TestDatabase): Promise<Door> {
   const door: Door = { asked: 0, outcomes: {}, worstLateMs: 0, rssMib: [], faults: [] };
-  await using market = await openMarket();
+  await using market = await openMarket(database === undefined ? {} : { database });
   const server = await market.start({ MERCATO_SEED: '0' });
   plant(market.dataDir);
   using client = new Client(server.url, 4);
@@ -35,7 +39,7 @@ export async function throughTheDoor(models: readonly Uint8Array[]): Promise<Doo
     door.outcomes[code] = (door.outcomes[code] ?? 0) + 1;
   };
   for (const [index, model] of models.entries()) {
-    if (index % Math.ceil(models.length / 4) === 0) door.rssMib.push(rssMib(server.pid));
+    if (index % Math.ceil(models.length / 8) === 0) door.rssMib.push(rssMib(server.pid));
     door.asked++;
     try {
       const { createUpload } = await client.ask<{ createUpload: { upload: { id: string }; url: string } }>(

@@ -1,10 +1,12 @@
 /**
- * `npm run fuzz -- [--count N] [--seed N] [--cases ARCHIVE]`: N mutants (20,000), by structure, of tiny models and of ONNX's backend cases: Mercato's
- * reader, then a runtime process beside a secret file, and one in a hundred through a running marketplace over HTTP. Exits 1 where the reader throws
- * anything but MODEL_REJECTED, the secret comes out, the server ends or a call is answered later than its deadline and 250 ms.
+ * `npm run fuzz -- [--count N] [--seed N] [--every N] [--cases ARCHIVE]`: N mutants (20,000), by structure, of tiny models and of ONNX's backend cases:
+ * Mercato's reader, then a runtime process beside a secret file, and one in a hundred (`--every`) through a running marketplace over HTTP, on a database of its
+ * own where DATABASE_URL names a login that may make one, else embedded. Exits 1 where the reader throws anything but MODEL_REJECTED, the secret comes
+ * out, the server ends or a call is answered later than its deadline and 250 ms.
  */
 import { existsSync } from 'node:fs';
 import { parseArgs } from 'node:util';
+import { openDatabase } from '../bench/database.ts';
 import { openCases } from '../conformance/cases.ts';
 import { throughTheDoor } from './door.ts';
 import { fuzz, TINY } from './run.ts';
@@ -14,6 +16,7 @@ const { values } = parseArgs({
   options: {
     count: { type: 'string', default: '20000' },
     seed: { type: 'string', default: '1' },
+    every: { type: 'string', default: '100' },
     cases: { type: 'string', default: DEFAULT_ARCHIVE },
   },
 });
@@ -26,9 +29,10 @@ if (existsSync(values.cases)) {
   }
 }
 console.log(`${bases.length} models, ${values.count} mutants from seed ${values.seed}`);
-const report = await fuzz(bases, Number(values.count), Number(values.seed), (done) => {
+const tell = (done: number) => {
   if (done % 2_000 === 0) console.error(done);
-});
+};
+const report = await fuzz(bases, Number(values.count), Number(values.seed), tell, Number(values.every));
 const { tally, rss, victims, leaks, unexpected, accepted } = report;
 console.log(
   Object.entries(tally)
@@ -36,13 +40,16 @@ console.log(
     .join(', '),
 );
 console.log(`processes started ${victims}; this one's memory in MiB ${rss.map((bytes) => (bytes / 2 ** 20).toFixed(0)).join(', ')}`);
-const door = await throughTheDoor(accepted);
+await using database = await openDatabase();
+const door = await throughTheDoor(accepted, database.url === null ? undefined : { url: database.url, drop: async () => {} });
 console.log(
   `over HTTP ${door.asked}: ${Object.entries(door.outcomes)
     .map(([code, count]) => `${code} ${count}`)
     .join(', ')}`,
 );
-console.log(`worst answer after its deadline ${door.worstLateMs.toFixed(0)} ms; server memory in MiB ${door.rssMib.join(', ')}`);
+console.log(
+  `worst answer after its deadline ${door.worstLateMs.toFixed(0)} ms; the server's memory in MiB${database.url === null ? ', with its database' : ''} ${door.rssMib.join(', ')}`,
+);
 for (const { seed, error } of unexpected) console.log(`UNEXPECTED at seed ${seed}: ${error}`);
 for (const seed of leaks) console.log(`THE SECRET CAME OUT at seed ${seed}`);
 for (const fault of door.faults) console.log(`FAULT ${fault}`);

@@ -36,13 +36,14 @@ const READER_MS_MAX = 1_000;
 
 /**
  * Mutants of the models by seeds from `seed` on: Mercato's reader first, and what it lets through to the runtime, in a process as confined as a
- * runner that lies beside a secret file. `accepted`: some that the reader let through.
+ * runner that lies beside a secret file. `accepted`: of one in `every` those that the reader let through.
  */
 export async function fuzz(
   bases: readonly Uint8Array[],
   count: number,
   seed: number,
   onEach: (done: number) => void = () => {},
+  every = 100,
 ): Promise<Report> {
   const cwd = await mkdtemp(join(tmpdir(), 'mercato-fuzz-'));
   await writeFile(join(cwd, SECRET_FILE), Buffer.concat(Array<Buffer>(64).fill(SECRET)));
@@ -56,7 +57,7 @@ export async function fuzz(
       const file = mutant(dice.pick(models), dice);
       const met = file === null ? 'UNWRITABLE' : await meet(file, one, victims, report);
       tally[met]++;
-      if (file !== null && met !== 'REJECTED' && one % 100 === 0) report.accepted.push(file);
+      if (file !== null && met !== 'REJECTED' && one % every === 0) report.accepted.push(file);
       if ((one - seed) % Math.ceil(count / 4) === 0) report.rss.push(process.memoryUsage.rss());
       onEach(one - seed + 1);
     }
