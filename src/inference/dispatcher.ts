@@ -80,7 +80,7 @@ export class Dispatcher {
   }
 
   /** What it has to do, and how it went of late. */
-  get load(): Omit<RunnerStats, 'rssBytes' | 'peakBytes'> {
+  get load(): Omit<RunnerStats, 'memoryBytes' | 'peakBytes'> {
     const running = this.#current?.calls.length ?? 0;
     const queued = this.#queue.size + this.#alone.length;
     const idleSinceMs = queued + running > 0 ? null : this.#idleSinceMs;

@@ -55,7 +55,7 @@ export type CallHead = {
 /** Head of `started`. `mixed`: calls of several tenants share the run. */
 export type StartedHead = { calls: number[]; mixed: boolean };
 
-/** Head of `pong`. `idleSinceMs`: when the last call ended, by `hostMs`; null: not idle, or not known; `busyMs`: run time so far; `queueMs`, `runMs`: of late, weighted means. `peakBytes`: the most that was resident. */
+/** Head of `pong`. `idleSinceMs`: when the last call ended, by `hostMs`; null: not idle, or not known; `busyMs`: run time so far; `queueMs`, `runMs`: of late, weighted means. `memoryBytes`, `peakBytes`: as of `OwnMemory`. */
 export type RunnerStats = {
   queued: number;
   running: number;
@@ -63,7 +63,7 @@ export type RunnerStats = {
   busyMs: number;
   queueMs: number;
   runMs: number;
-  rssBytes: number;
+  memoryBytes: number;
   peakBytes: number;
 };
 

@@ -15,6 +15,7 @@ import {
   writeFrame,
   writeSoon,
 } from './frames.ts';
+import { ownMemory } from './own-memory.ts';
 import { publicText } from './public-text.ts';
 import type { SessionAnswer, SessionOrder } from './session-thread.ts';
 import type { Tensor } from './tensor.ts';
@@ -115,9 +116,7 @@ function cancel(peer: Peer, id: number): void {
 
 function stats(): RunnerStats {
   const idle = { queued: 0, running: 0, idleSinceMs: null, busyMs: 0, queueMs: 0, runMs: 0 };
-  // The kernel counts the peak in KiB.
-  const peakBytes = process.resourceUsage().maxRSS * 1024;
-  return { ...(dispatcher?.load ?? idle), rssBytes: process.memoryUsage.rss(), peakBytes };
+  return { ...(dispatcher?.load ?? idle), ...ownMemory() };
 }
 
 /** Peers leave when their calls are answered, and the last one takes this process along. */

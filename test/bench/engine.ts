@@ -83,7 +83,7 @@ export async function firstCall(effort: Effort): Promise<Figure> {
   }
   return {
     ...{ id: 'P9', what: 'first call to an unloaded model, a spare waiting', unit: 'ms', rounds: times, value: median(times) },
-    ours: `p50 ${median(times).toFixed(0)} ms; ${(median(memory) / 2 ** 20).toFixed(0)} MiB a model`,
+    ours: `p50 ${median(times).toFixed(0)} ms; ${(median(memory) / 2 ** 20).toFixed(0)} MiB of its own a model`,
     theirs: '',
     mark: { most: 100 },
     goal: { most: 80 },

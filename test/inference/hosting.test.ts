@@ -82,7 +82,7 @@ describe('hosting', () => {
   });
 
   test('keeps to its memory: what was called the longest ago ends first', async () => {
-    const inference = await testInference({ memoryBytesMax: 350 * 1024 ** 2 });
+    const inference = await testInference({ memoryBytesMax: 180 * 1024 ** 2 });
     for (const id of ['a', 'b', 'c', 'd']) {
       await inference.run(request(versionOf(identityModel(), { id }), [row]));
       const { memoryBytes, memoryBytesMax } = await inference.status();
