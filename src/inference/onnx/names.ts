@@ -5,6 +5,8 @@ import type { OnnxFunction, OnnxGraph, OnnxNode } from './schema.ts';
 export class Scope {
   readonly #outer: Scope | null;
   readonly #names = new Set<string>();
+  /** Most nodes read what the one before them made. */
+  #latest: string | null = null;
 
   constructor(outer: Scope | null) {
     this.#outer = outer;
@@ -17,12 +19,13 @@ export class Scope {
 
   /** False where the body has made the name already. */
   add(name: string): boolean {
+    this.#latest = name;
     const before = this.#names.size;
     return this.#names.add(name).size > before;
   }
 
   has(name: string): boolean {
-    return this.#names.has(name) || (this.#outer?.has(name) ?? false);
+    return name === this.#latest || this.#names.has(name) || (this.#outer?.has(name) ?? false);
   }
 }
 

@@ -54,8 +54,10 @@ export function placeOf(one: OnnxNode, index: number, place = 'graph'): string {
 }
 
 function checkNodes(nodes: readonly OnnxNode[], place: string, body: Body, tally: Tally, scope: Scope): void {
-  for (const [index, one] of nodes.entries()) {
-    const here = (): string => placeOf(one, index, place);
+  let index = -1;
+  const here = (): string => placeOf(nodes[index] as OnnxNode, index, place);
+  for (const one of nodes) {
+    index++;
     body.nodes++;
     checkOperator(one, here, body, tally);
     if ((scope.inner || body.inFunction) && one.opType === 'Einsum') throw rejected(EINSUM_INSIDE, here());
