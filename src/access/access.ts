@@ -74,7 +74,10 @@ export type Access = AsyncDisposable & {
   createApiKey(principal: Principal, input: NewApiKey): Promise<{ apiKey: ApiKeyView; secret: string }>;
   /** As `createApiKey`, once for a key: a retry answers the same object, its secret null. @throws also IDEMPOTENCY_CONFLICT */
   createApiKeyOnce(principal: Principal, input: NewApiKey, idempotencyKey: string): Promise<{ apiKey: ApiKeyView; secret: string | null }>;
-  /** Resolves when no live process accepts the key and no answer of a call with it can go out. @throws NOT_FOUND */
+  /**
+   * Resolves when no live process accepts the key and no answer of a call with it can go out. One that is stopped after its last look and before the
+   * system call that sends, some ten microseconds, for longer than a lease, sends when it goes on what was billed before. @throws NOT_FOUND
+   */
   revokeApiKey(principal: Principal, id: string): Promise<ApiKeyView>;
   /** The tenant's keys, newest first. */
   apiKeys(tx: Tx, principal: Principal, page: PageRequest): Promise<Connection<ApiKeyView>>;

@@ -35,6 +35,8 @@ export type GraphQLAnswer = {
   /** Further headers: of rates, where something was limited. */
   headers: Record<string, string>;
   body: string;
+  /** Whether something, as a revocation, waits for it to be handed over. */
+  held: boolean;
   /** To be called once, right after the body was handed to the socket, or dropped. */
   answered(): void;
 };
@@ -42,6 +44,11 @@ export type GraphQLAnswer = {
 export type GraphQLServer = {
   /** Always answers; rejects only where Apollo itself breaks. */
   handle(request: GraphQLRequest): Promise<GraphQLAnswer>;
+  /**
+   * With nothing between this and the system call that sends: what of an answer may go out. A revocation does not wait for a process that is cut off from the
+   * database; what such a one holds it may not hand out, and says OUTCOME_UNKNOWN. A promise only where it was cut off.
+   */
+  release(answer: GraphQLAnswer, request: GraphQLRequest): GraphQLAnswer | Promise<GraphQLAnswer>;
   stop(): Promise<void>;
 };
 
@@ -85,6 +92,7 @@ export async function serveGraphQL<S extends Base>(
           contentType,
           headers: headersOf(call),
           body,
+          held: call.holdsAnswer,
           answered: () => call.answered(),
         };
       }
@@ -113,33 +121,33 @@ export async function serveGraphQL<S extends Base>(
     }
     const call = new Call(services.db, log, request.requestId, principal, request.response);
     try {
-      const answer = await execute(request, call);
-      // A revocation does not wait for a process that is cut off from the database: what that process holds, it may not hand out.
-      const { invalidations } = services.access;
-      if (call.holdsAnswer && !invalidations.isFresh() && !(await isFreshAgain(invalidations))) {
-        call.answered();
-        return refuse(new MercatoError('OUTCOME_UNKNOWN'), request, log);
-      }
-      return answer;
+      return await execute(request, call);
     } catch (error) {
       call.answered();
       throw error;
     }
   }
 
-  return { handle, stop: () => apollo.stop() };
+  function release(answer: GraphQLAnswer, request: GraphQLRequest): GraphQLAnswer | Promise<GraphQLAnswer> {
+    return !answer.held || services.access.invalidations.isFresh() ? answer : releaseAfterLook(answer, request);
+  }
+
+  /** Asks the database once more: that it paused is no reason to keep back what was billed. */
+  async function releaseAfterLook(answer: GraphQLAnswer, request: GraphQLRequest): Promise<GraphQLAnswer> {
+    const { invalidations } = services.access;
+    await invalidations.refresh().catch(() => undefined);
+    if (invalidations.isFresh()) return answer;
+    answer.answered();
+    return refuse(new MercatoError('OUTCOME_UNKNOWN'), request, log);
+  }
+
+  return { handle, release, stop: () => apollo.stop() };
 }
 
 /** A known document is within them. */
 function assertDocumentWithinLimits(body: unknown, known: KnownDocuments): void {
   if (typeof body !== 'object' || body === null || !('query' in body) || typeof body.query !== 'string') return;
   if (!known.has(body.query)) assertWithinLimits(body.query);
-}
-
-/** Asks the database once more: that it paused is no reason to keep back what was billed. */
-async function isFreshAgain(invalidations: Base['access']['invalidations']): Promise<boolean> {
-  await invalidations.refresh().catch(() => undefined);
-  return invalidations.isFresh();
 }
 
 /** What of a request's headers says who calls. */
@@ -174,7 +182,14 @@ function answer(response: HTTPGraphQLResponse, call: Call): GraphQLAnswer {
   const contentType = response.headers.get('content-type') ?? JSON_TYPE;
   const isOperation = call.status !== null && response.status !== 406;
   const status = isOperation ? statusFor(contentType, call.status ?? 200) : (response.status ?? 400);
-  return { status, contentType, headers: headersOf(call), body: response.body.string, answered: () => call.answered() };
+  return {
+    status,
+    contentType,
+    headers: headersOf(call),
+    body: response.body.string,
+    held: call.holdsAnswer,
+    answered: () => call.answered(),
+  };
 }
 
 const headersOf = (call: Call) => rateHeaders(call.allowances, call.retryAfterMs);
@@ -190,6 +205,7 @@ function refuse(cause: unknown, request: GraphQLRequest, log: Log): GraphQLAnswe
     contentType,
     headers: rateHeaders([], retryOf(error)),
     body: `${JSON.stringify({ errors: [error] })}\n`,
+    held: false,
     answered: () => {},
   };
 }

@@ -25,7 +25,10 @@ export function addGraphql(fastify: FastifyInstance, graphql: GraphQLServer, liv
       reply.hijack();
       return live.stream(request.id, request.headers, request.body, reply.raw);
     }
-    const answer = await graphql.handle({ requestId: request.id, headers: request.headers, body: request.body, response: reply.raw });
+    const asked = { requestId: request.id, headers: request.headers, body: request.body, response: reply.raw };
+    const made = await graphql.handle(asked);
+    const released = graphql.release(made, asked);
+    const answer = released instanceof Promise ? await released : released;
     try {
       // Hooks are synchronous: when `send` returns, the socket has the answer.
       return reply.code(answer.status).header('content-type', answer.contentType).headers(answer.headers).send(answer.body);

@@ -275,18 +275,26 @@ async function epochsReached(id: string, count: number): Promise<number> {
   );
 }
 
+const LONG = { ...CLASSIFIER, epochs: 60, batchRows: 2, validationShare: 0.2 };
+
 describe('a run whose server is killed', () => {
+  let whole: Run | null = null;
+  async function leftAlone(): Promise<Run> {
+    whole ??= await ended<Run>(
+      await startRun({ ...LONG, datasetId: (await dataset(CUSTOMERS)).id, modelId: (await createModel()).id }),
+      RUN,
+    );
+    return whole;
+  }
+
   it.each(['SIGKILL', 'SIGTERM'] as const)(
     'by %s in its middle ends with the same weights as one left alone',
     { timeout: 120_000 },
     async (signal) => {
-      const rows = await dataset(CUSTOMERS);
-      const [whole, cut] = [await createModel(), await createModel()];
-      const long = { ...CLASSIFIER, datasetId: rows.id, epochs: 150, batchRows: 2, validationShare: 0.2 };
-      const alone = await ended<Run>(await startRun({ ...long, modelId: whole.id }), RUN);
-      const id = await startRun({ ...long, modelId: cut.id });
+      const alone = await leftAlone();
+      const id = await startRun({ ...LONG, datasetId: (await dataset(CUSTOMERS)).id, modelId: (await createModel()).id });
       const reached = await epochsReached(id, 2);
-      expect(reached).toBeLessThan(150);
+      expect(reached).toBeLessThan(LONG.epochs);
       await server.kill(signal);
       client[Symbol.dispose]();
       server = await market.start();

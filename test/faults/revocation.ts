@@ -1,8 +1,9 @@
 import { setTimeout as sleep, setImmediate as turn } from 'node:timers/promises';
+import pg from 'pg';
 import type { Dice } from '../fuzz/random.ts';
 import { Client } from '../support/client.ts';
 import type { Server } from '../support/server.ts';
-import { Journal, type Outcome } from './journal.ts';
+import { type Entry, Journal, type Outcome } from './journal.ts';
 import { attempt, falseRefusals, mayRetry, resolveAll } from './load.ts';
 import { type Fault, type Round, WIDTH } from './round.ts';
 import type { Stage } from './stage.ts';
@@ -11,7 +12,10 @@ const CALLS_BEFORE = 200;
 const RETRIES_MAX = 100;
 const REVOKE = 'mutation ($id: ID!) { revokeApiKey(input: { id: $id }) { apiKey { revokedAt } } }';
 
-/** A key revoked under load while one process is stopped: of several, or one of two servers. */
+/**
+ * A key revoked under load while one process is stopped: of several, or one of two servers. No call may be billed after; an answer that was billed before may
+ * leave the stopped process when it goes on, where it was stopped between its last look and the system call that sends, and is told.
+ */
 export const REVOCATION: Fault = {
   name: 'key revoked, a process stopped',
   processes: [1, 4],
@@ -26,6 +30,7 @@ async function revocation(stage: Stage, _runs: number, dice: Dice): Promise<Roun
   const spare = await stage.anotherKey(payer);
   const journal = new Journal(`revoked-${dice.below(2 ** 31)}`);
   const wrong: string[] = [];
+  const late: Entry[] = [];
   const second: Server | null = stage.processes > 1 ? null : await stage.market.start({ MERCATO_PROCESSES: '1' });
   const urls = second ? [stage.url, second.url] : [stage.url];
   const victim = second?.pid ?? dice.pick(stage.servers());
@@ -34,7 +39,11 @@ async function revocation(stage: Stage, _runs: number, dice: Dice): Promise<Roun
   async function call(client: Client): Promise<Outcome> {
     const entry = journal.issue();
     const outcome = await attempt(client, payer.secret, entry, journal);
-    if ('answered' in outcome && isRevoked) wrong.push(`${entry.key} was answered after the revocation had returned`);
+    if ('answered' in outcome && isRevoked) {
+      late.push(entry);
+      if (second !== null && client === clients[0])
+        wrong.push(`${entry.key} was answered after the revocation by the process that was not stopped`);
+    }
     return outcome;
   }
 
@@ -78,5 +87,27 @@ async function revocation(stage: Stage, _runs: number, dice: Dice): Promise<Roun
     for (const client of [...clients, ...askers]) client[Symbol.dispose]();
     await second?.kill('SIGTERM');
   }
-  return { payer, journal, wrong, notes: [] };
+  const after = await billedAfter(stage.databaseUrl, late);
+  wrong.push(...after.map((id) => `${id} was billed after its key was revoked`));
+  const notes =
+    late.length === 0 ? [] : [`${late.length} answers that were billed before the revocation left the stopped process after it`];
+  return { payer, journal, wrong, notes };
+}
+
+/** Of calls that were answered late, the records that are not older than the revocation of their key. */
+async function billedAfter(url: string, late: readonly Entry[]): Promise<string[]> {
+  if (late.length === 0) return [];
+  const db = new pg.Client({ connectionString: url });
+  await db.connect();
+  try {
+    const ids = late.map(({ answer }) => answer?.id);
+    const { rows } = await db.query<{ id: string }>(
+      `select given.id from unnest($1::uuid[]) given (id) left join usage_record r on r.id = given.id left join api_key k on k.id = r.api_key_id
+        where r.created_at < k.revoked_at is not true`,
+      [ids],
+    );
+    return rows.map(({ id }) => id);
+  } finally {
+    await db.end();
+  }
 }
