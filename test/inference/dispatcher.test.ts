@@ -1,6 +1,6 @@
 import { afterEach, beforeEach, describe, expect, test, vi } from 'vitest';
 import { joinKey } from '../../src/inference/batch.ts';
-import { type Call, Dispatcher, type DispatchSettings } from '../../src/inference/dispatcher.ts';
+import { type Call, Dispatcher, type DispatchSettings, type Refusal } from '../../src/inference/dispatcher.ts';
 import type { Tensor } from '../../src/inference/tensor.ts';
 import { floats, numbersOf } from './setup.ts';
 
@@ -83,6 +83,10 @@ describe('the dispatcher of a runner', () => {
     add('b-patient', [1], expiresIn(10_000));
     const late = 'OVERLOADED The calls that wait for this model take longer than the deadline.';
     expect(log).toEqual([`b-late: ${late}`, `c-edge: ${late}`]);
+    // Others like it need not be sent for a while, in which the queue does not run empty.
+    const refused: Refusal[] = [];
+    add('b-later', [1], { ...expiresIn(300), refuse: (refusal) => refused.push(refusal) });
+    expect(refused).toMatchObject([{ code: 'OVERLOADED', forMs: 10 }]);
   });
 
   test('keeps within the batch limit', () => {
