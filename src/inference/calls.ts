@@ -64,7 +64,7 @@ async function call(hosts: Hosts, version: RunnableVersion, given: CallRequest, 
   for (let attempt = 1; ; attempt++) {
     let path = '';
     try {
-      const entered = hosts.enter(version);
+      const entered = hosts.enter(version, request.tenantKey);
       const connection = entered instanceof Promise ? await within(entered, patience) : entered;
       path = connection.path;
       return await connection.call(request, patience);

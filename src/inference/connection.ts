@@ -121,6 +121,11 @@ export class RunnerConnection {
     return this.#pending.size;
   }
 
+  /** Whether the runner refused the tenant a call a moment ago. */
+  refused(tenantKey: string): boolean {
+    return this.#refusals.has(tenantKey);
+  }
+
   /** Loads the runner's one model. MODEL_FAILED with the runtime's words, or RunnerLost. */
   loadModel(head: Omit<LoadHead, 'size'>, model: Uint8Array): Promise<Signature> {
     if (!this.#usable) return Promise.reject(new RunnerLost(false));
@@ -135,7 +140,8 @@ export class RunnerConnection {
     if (!this.#usable) return Promise.reject(new RunnerLost(false));
     const deadlineMs = expiresMs - performance.now();
     if (deadlineMs <= 0 || signal?.aborted === true) return Promise.reject(gaveUp(signal));
-    const asking: Asking = { tenantKey: request.tenantKey, priority: request.priority, deadlineMs };
+    const { tenantKey, priority, rows } = request;
+    const asking: Asking = { tenantKey, priority, deadlineMs, rows, bytes: inputs.reduce((sum, { data }) => sum + data.length, 0) };
     const refusal = this.#refusals.of(asking);
     if (refusal !== null) return Promise.reject(refusal);
     this.#calls = (this.#calls % 0xffff_ffff) + 1;
@@ -203,11 +209,10 @@ export class RunnerConnection {
   #fail({ call: id, head }: Frame): void {
     const { code, message, retryAfterMs, forMs, fatal, mixed } = head as Refusal;
     if (!REFUSALS.has(code)) throw new RangeError('a refusal without a known code');
-    const asking = this.#pending.get(id)?.asking;
-    if (code === 'OVERLOADED' && asking !== undefined)
-      this.#refusals.add(asking, { message: String(message), retryAfterMs: Number(retryAfterMs), forMs: Number(forMs) });
     if (fatal === true) this.#retire();
     const data = retryAfterMs === undefined ? {} : { retryAfterMs: Number(retryAfterMs) };
+    const asking = this.#pending.get(id)?.asking;
+    if (code === 'OVERLOADED' && asking !== undefined) this.#refusals.add(asking, { message: String(message), data }, Number(forMs));
     const error = fatal === true ? new RunnerOverran(String(message), mixed === true) : new MercatoError(code, String(message), data);
     (id === 0 ? this.#loading : this.#settle(id))?.reject(error);
   }

@@ -21,14 +21,14 @@ class Host {
     this.#onEmpty = onEmpty;
   }
 
-  /** The connection with the fewest calls under way, or null where there is none. */
-  pick(): RunnerConnection | null {
+  /** The connection with the fewest calls under way, one that refuses the tenant last; null where there is none. */
+  pick(tenantKey: string): RunnerConnection | null {
     let best: RunnerConnection | null = null;
-    for (const connection of this.#connections.values()) if (best === null || connection.pending < best.pending) best = connection;
+    for (const connection of this.#connections.values()) if (best === null || isBetter(connection, best, tenantKey)) best = connection;
     return best;
   }
 
-  /** As `pick`, once the version is loaded. */
+  /** Some connection, once the version is loaded. */
   open(): Promise<RunnerConnection> {
     this.#opening ??= this.#open().finally(() => {
       this.#opening = null;
@@ -54,7 +54,7 @@ class Host {
     const paths = await this.#fleet.claim(version, [...this.#dead]);
     this.#dead.clear();
     await Promise.all(paths.map((path) => this.add(path)));
-    const connection = this.pick();
+    const connection = this.pick('');
     if (connection === null) throw new RunnerLost(false);
     return connection;
   }
@@ -77,6 +77,11 @@ class Host {
   }
 }
 
+function isBetter(one: RunnerConnection, other: RunnerConnection, tenantKey: string): boolean {
+  const refuses = one.refused(tenantKey);
+  return refuses === other.refused(tenantKey) ? one.pending < other.pending : !refuses;
+}
+
 /** The versions that this process calls. */
 export class Hosts {
   readonly #fleet: FleetPort;
@@ -87,10 +92,10 @@ export class Hosts {
     fleet.onPlace((versionId, path) => void this.#hosts.get(versionId)?.add(path));
   }
 
-  /** A connection to a runner of the version, at once where there is one; else when it is loaded. As `FleetPort.claim`, or RunnerLost. */
-  enter(version: RunnableVersion): RunnerConnection | Promise<RunnerConnection> {
+  /** A connection to a runner of the version for a call of the tenant, at once where there is one; else when it is loaded. As `FleetPort.claim`, or RunnerLost. */
+  enter(version: RunnableVersion, tenantKey = ''): RunnerConnection | Promise<RunnerConnection> {
     const host = this.#hosts.get(version.id) ?? this.#add(version);
-    return host.pick() ?? host.open();
+    return host.pick(tenantKey) ?? host.open();
   }
 
   close(): void {

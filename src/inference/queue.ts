@@ -9,16 +9,19 @@ type Load = { calls: number; bytes: number };
 type Verdict = 'take' | 'skip' | 'stop';
 /** The calls of one tenant within one priority, the rows of these, and the rows that it may take before its next turn. */
 type Lane<Call> = { calls: Call[]; rows: number; deficit: number };
-/** Lanes by tenant; the order of the keys is the order of turns. A lane without calls stays until it has saved CREDIT_ROWS again. */
+/** Lanes by tenant; the order of the keys is the order of turns. A lane without calls stays until it has saved all that it may. */
 type Level<Call> = { lanes: Map<string, Lane<Call>>; calls: number };
 
-/** What a tenant may have saved of its turns. One that asks for less than its share does not wait for those that always ask. */
-const CREDIT_ROWS = 8;
+/**
+ * Rows that a tenant may have saved of its turns, and all of them together: one that asks for less than its share does not wait for those that always ask, and
+ * those wait no longer for many such ones than for a few.
+ */
+const CREDIT_ROWS = { each: 8, all: 64 };
 
 /**
  * Waiting calls: the highest priority first; within one priority the tenants take turns, so that each gets as many rows as the others, whatever the
  * size of its calls, and those first that had the least of late; within one tenant the oldest first. By deficit round robin (Shreedhar and
- * Varghese, 1995) with a quantum of one row, a saving of CREDIT_ROWS, and the largest deficit first.
+ * Varghese, 1995) with a quantum of one row, some savings, and the largest deficit first.
  */
 export class CallQueue<Call extends Queued> {
   readonly #levels = new Map<number, Level<Call>>();
@@ -35,10 +38,10 @@ export class CallQueue<Call extends Queued> {
     if (!fits(this.#total, call, 1) || !fits(tenant, call, 2)) return false;
     const level: Level<Call> = this.#levels.get(call.priority) ?? { lanes: new Map(), calls: 0 };
     this.#levels.set(call.priority, level);
-    const lane = level.lanes.get(call.tenantKey) ?? { calls: [], rows: 0, deficit: CREDIT_ROWS };
+    const lane = level.lanes.get(call.tenantKey) ?? { calls: [], rows: 0, deficit: creditOf(level) };
     level.lanes.set(call.tenantKey, lane);
     lane.calls.push(call);
-    lane.rows += call.rows;
+    lane.rows += costOf(call);
     level.calls++;
     this.#count(call, 1);
     return true;
@@ -50,6 +53,9 @@ export class CallQueue<Call extends Queued> {
     const lane = level?.lanes.get(call.tenantKey);
     if (level === undefined || lane?.calls.includes(call) !== true) return false;
     this.#extract(level, lane, call);
+    // What was saved for a call that goes is not saved for the next.
+    const [head] = lane.calls;
+    lane.deficit = Math.min(lane.deficit, Math.max(creditOf(level), head === undefined ? 0 : costOf(head)));
     return true;
   }
 
@@ -84,8 +90,9 @@ export class CallQueue<Call extends Queued> {
    * until this one may. By tenant, in rows and in calls; its own are the first.
    */
   ahead({ tenantKey, priority, rows }: Queued): { rows: number; calls: number }[] {
-    const own = this.#levels.get(priority)?.lanes.get(tenantKey) ?? { calls: [], rows: 0, deficit: CREDIT_ROWS };
-    const lacking = own.rows + rows - own.deficit;
+    const same = this.#levels.get(priority);
+    const own = same?.lanes.get(tenantKey) ?? { calls: [], rows: 0, deficit: same === undefined ? CREDIT_ROWS.each : creditOf(same) };
+    const lacking = own.rows + Math.max(1, rows) - own.deficit;
     const parts = [{ rows: own.rows, calls: own.calls.length }];
     for (const [level, { lanes }] of this.#levels) {
       if (level < priority) continue;
@@ -110,7 +117,7 @@ export class CallQueue<Call extends Queued> {
 
   #extract(level: Level<Call>, lane: Lane<Call>, call: Call): void {
     lane.calls.splice(lane.calls.indexOf(call), 1);
-    lane.rows -= call.rows;
+    lane.rows -= costOf(call);
     level.calls--;
     if (level.calls === 0) this.#levels.delete(call.priority);
     this.#count(call, -1);
@@ -127,13 +134,17 @@ export class CallQueue<Call extends Queued> {
   }
 }
 
+const creditOf = ({ lanes }: Level<Queued>) =>
+  Math.max(1, Math.min(CREDIT_ROWS.each, Math.floor(CREDIT_ROWS.all / Math.max(1, lanes.size))));
+
 const costOf = ({ rows }: Queued) => Math.max(1, rows);
 
 /**
  * Of the lanes that may afford their next call and are not skipped the one with the largest deficit, the first in turn; where none may, all are given as
  * many rounds as the nearest needs.
  */
-function nextLane<Call extends Queued>({ lanes }: Level<Call>, skipped: ReadonlySet<Lane<Call>>): Lane<Call> | undefined {
+function nextLane<Call extends Queued>(level: Level<Call>, skipped: ReadonlySet<Lane<Call>>): Lane<Call> | undefined {
+  const { lanes } = level;
   let best: Lane<Call> | undefined;
   let nearest: Lane<Call> | undefined;
   let rounds = Number.POSITIVE_INFINITY;
@@ -147,9 +158,10 @@ function nextLane<Call extends Queued>({ lanes }: Level<Call>, skipped: Readonly
     nearest = lane;
   }
   if (best !== undefined || nearest === undefined) return best;
+  const credit = creditOf(level);
   for (const [tenant, lane] of lanes) {
     lane.deficit += rounds;
-    if (lane.calls.length === 0 && lane.deficit >= CREDIT_ROWS) lanes.delete(tenant);
+    if (lane.calls.length === 0 && lane.deficit >= credit) lanes.delete(tenant);
   }
   return nearest;
 }

@@ -89,8 +89,9 @@ async function revocation(stage: Stage, _runs: number, dice: Dice): Promise<Roun
   }
   const after = await billedAfter(stage.databaseUrl, late);
   wrong.push(...after.map((id) => `${id} was billed after its key was revoked`));
-  const notes =
-    late.length === 0 ? [] : [`${late.length} answers that were billed before the revocation left the stopped process after it`];
+  // One look is followed by one sending: more than one answer cannot be in between.
+  if (late.length > 1) wrong.push(`${late.length} answers left the stopped process after the revocation`);
+  const notes = late.length === 0 ? [] : ['an answer that was billed before the revocation left the stopped process after it'];
   return { payer, journal, wrong, notes };
 }
 

@@ -60,6 +60,40 @@ describe('the queue of a runner', () => {
     expect(beyond).toBeLessThanOrEqual(8);
   });
 
+  test('lets many that come anew keep nobody waiting for long', () => {
+    const queue = busy(['a']);
+    const one = (tenant: number) => ({ ...call('n'), tenantKey: `n${tenant}` });
+    for (let tenant = 0; tenant < 200; tenant++) queue.add(one(tenant));
+    const served: string[] = [];
+    // Each asks again as soon as it is answered.
+    while (served.length < 600) {
+      const next = queue.take();
+      served.push(next?.tenantKey ?? '');
+      if (next?.tenantKey.startsWith('n')) queue.add({ ...next });
+    }
+    expect(served.indexOf('a')).toBeGreaterThan(-1);
+    expect(served.indexOf('a')).toBeLessThanOrEqual(200 + 64);
+  });
+
+  test('keeps nothing of what was saved for a call that is cancelled', () => {
+    const queue = busy(['a']);
+    const large = call('q', 0, 1, 1_000);
+    queue.add(large);
+    for (let taken = 0; taken < 25; taken++) queue.take();
+    queue.remove(large);
+    for (let index = 0; index < 5; index++) queue.add(call(`a5${index}`));
+    for (let index = 0; index < 20; index++) queue.add(call(`q${index}`));
+    const served = Array.from({ length: 12 }, () => queue.take()?.tenantKey);
+    expect(served.indexOf('a')).toBeLessThanOrEqual(8);
+    expect(served).toContain('a');
+  });
+
+  test('counts a call without rows as one', () => {
+    const queue = new CallQueue<ReturnType<typeof call>>();
+    for (const name of ['h1', 'h2', 'h3']) queue.add(call(name, 5, 1, 0));
+    expect(queue.ahead(call('a', 0, 1, 0))).toMatchObject([{ calls: 0 }, { calls: 3 }]);
+  });
+
   test('lets a call that is larger than what its tenant has saved wait until the others had as much', () => {
     const queue = busy(['a']);
     queue.add(call('q', 0, 1, 20));

@@ -49,7 +49,7 @@ export function checkDecoded(model: OnnxModel): ModelSummary {
   const inputs = inputsOf(graph);
   const outputs = valuesOf(graph.output, 'graph.output');
   checkBodies(model, graph, tally);
-  if (tally.operators.has('Einsum')) checkEinsums(model);
+  if ([...tally.operators.keys()].some((name) => name === 'Einsum' || name.endsWith('.Einsum'))) checkEinsums(model);
   return {
     irVersion: Number(model.irVersion ?? 0n),
     opsets: opsetsOf(model),

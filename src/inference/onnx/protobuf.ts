@@ -8,8 +8,11 @@ export const WIRE = { varint: 0, fixed64: 1, bytes: 2, fixed32: 5 } as const;
 
 /** Names are mostly this short and ASCII. */
 const SHORT = 64;
-/** Short names are cut out of a text of so many bytes: a call of the decoder for each would be half the time of reading a model of many nodes. */
-const WINDOW = 16_384;
+/**
+ * Short names are cut out of a longer text: a call of the decoder for each would be half the time of reading a model of many nodes. What is cut out keeps the
+ * whole text alive, so a text is at most four times as long as the names that the last one gave, and these bytes.
+ */
+const WINDOW = { min: 64, max: 16_384 };
 const utf8 = new TextDecoder('utf-8', { fatal: true, ignoreBOM: true });
 const utf8Encoder = new TextEncoder();
 
@@ -20,6 +23,8 @@ export class WireReader {
   offset = 0;
   #window = '';
   #windowAt = 0;
+  /** Bytes of names that were cut out of it. */
+  #windowUsed = 0;
 
   constructor(bytes: Uint8Array) {
     this.#bytes = Buffer.from(bytes.buffer, bytes.byteOffset, bytes.byteLength);
@@ -105,9 +110,12 @@ export class WireReader {
 
   #latin1(at: number, length: number): string {
     if (at < this.#windowAt || at + length > this.#windowAt + this.#window.length) {
-      this.#window = this.#bytes.toString('latin1', at, at + WINDOW);
+      const size = Math.min(WINDOW.max, Math.max(length, WINDOW.min + 4 * this.#windowUsed));
+      this.#window = this.#bytes.toString('latin1', at, at + size);
       this.#windowAt = at;
+      this.#windowUsed = 0;
     }
+    this.#windowUsed += length;
     return this.#window.substring(at - this.#windowAt, at - this.#windowAt + length);
   }
 
