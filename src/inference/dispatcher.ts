@@ -11,7 +11,7 @@ export type DispatchSettings = { joinable: boolean; shared: boolean; maxBatchRow
 export type RunMeasures = { queueMs: number; computeMs: number; computeMicros: number; batchRows: number };
 
 /**
- * `forMs`: so long calls of this tenant with no more priority and time are refused too; `fatal`: the runner ends itself after this answer, and what still
+ * `forMs`: so long calls of this tenant that ask for no less, with no more priority and time, are refused too; `fatal`: the runner ends itself after this answer, and what still
  * waits has to go elsewhere; `mixed`: calls of several tenants shared the run.
  */
 export type Refusal = {

@@ -3,12 +3,12 @@ import { readFileSync } from 'node:fs';
 /** Bytes that this process holds for itself now, and the most that it was seen to have held. */
 export type OwnMemory = { memoryBytes: number; peakBytes: number };
 
+let mostBytes = 0;
+
 /**
  * What ending this process gives back. The code of Node and ONNX Runtime is in memory once for all runners of a host, and is not in it on
  * Linux (proc_pid_status(5)): resident pages less those of files; elsewhere all that is resident.
  */
-let mostBytes = 0;
-
 export function ownMemory(): OwnMemory {
   const status = readStatus();
   const of = (field: string) => Number(new RegExp(`^${field}:\\s+(\\d+) kB`, 'm').exec(status)?.[1]) * 1024;

@@ -202,6 +202,29 @@ describe('an answer that is held until its hand-over', () => {
     expect(await handedOver('{ hello }', false, refresh)).toEqual(['OUTCOME_UNKNOWN', 1, 1]);
   });
 
+  it('is handed over in the same step as the look: nothing that was begun before comes between', async () => {
+    const order: string[] = [];
+    const invalidations = {
+      isFresh() {
+        order.push('look');
+        queueMicrotask(() => order.push('next step'));
+        return true;
+      },
+      refresh: async () => {},
+    };
+    const resolvers = {
+      Query: {
+        hello: (_: unknown, __: unknown, { onAnswered }: { onAnswered(fn: () => void): void }) => {
+          onAnswered(() => order.push('handed over'));
+          return 'world';
+        },
+      },
+    };
+    await using server = await startTinyServer({ typeDefs, resolvers }, { invalidations });
+    expect(await codeOf(await server.post({ query: '{ hello }' }))).toBe('OK');
+    expect(order).toEqual(['look', 'handed over', 'next step']);
+  });
+
   it('is not asked for where nothing is held', async () => {
     expect(await handedOver('{ __typename }', false, async () => true)).toEqual(['OK', 0, 0]);
   });
