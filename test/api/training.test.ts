@@ -216,7 +216,6 @@ describe('by the API alone', () => {
     const base = { ...CLASSIFIER, datasetId: rows.id, modelId: model.id, epochs: 10_000 };
     const late = await ended<Run>(await startRun({ ...base, timeLimitMs: 4_000 }), RUN);
     expect(late.work).toMatchObject({ state: 'FAILED', error: { code: 'DEADLINE_EXCEEDED' } });
-    expect(late.epochs.length).toBeGreaterThan(0);
     const wide = {
       ...base,
       layers: [{ dense: { units: 16_384 } }, { dense: { units: 16_384 } }, { dense: { units: 2, activation: 'SOFTMAX' } }],
@@ -233,6 +232,7 @@ describe('by the API alone', () => {
     expect(cancelTrainingRun.trainingRun.work.state).toBe('CANCELLED');
     const cancelled = await ended<Run>(id, RUN);
     expect([cancelled.work.state, cancelled.modelVersion]).toEqual(['CANCELLED', null]);
+    expect(cancelled.epochs.length).toBeGreaterThanOrEqual(3);
     // The next run is not kept waiting by the one that was cancelled.
     expect((await ended<Run>(await startRun({ ...base, epochs: 1 }), RUN)).work.state).toBe('SUCCEEDED');
   });
