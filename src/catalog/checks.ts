@@ -70,10 +70,6 @@ export function createChecks({ db, store, inference, invalidations, jobs, log }:
       if (error instanceof MercatoError && error.code === 'MODEL_REJECTED') return error;
       throw error;
     });
-    if (!(verified instanceof MercatoError)) {
-      const profile = { ...(version.profile as Profile), ...verified };
-      await asTenant(db, tenantId, (tx) => tx.modelVersion.updateMany({ where: { id, tenantId }, data: { profile } }));
-    }
     const seq = await asSystem(db, async (tx) => {
       if (verified instanceof MercatoError) await suspendUntilVerified(tx, version, verified.message);
       else await resumeVerified(tx, id);
@@ -83,6 +79,10 @@ export function createChecks({ db, store, inference, invalidations, jobs, log }:
     if (verified instanceof MercatoError) {
       log.error({ versionId: id, err: verified }, 'a model version answers otherwise than it did, and is suspended');
       await inference.unload(id);
+    } else {
+      // Last: a version whose profile names the grounds of now is not looked at again.
+      const profile = { ...(version.profile as Profile), ...verified };
+      await asTenant(db, tenantId, (tx) => tx.modelVersion.updateMany({ where: { id, tenantId }, data: { profile } }));
     }
     await invalidations.confirmed(seq);
   }
