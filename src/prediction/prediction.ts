@@ -123,7 +123,7 @@ export async function createPredictions(options: PredictionOptions): Promise<Pre
   const cancellations = await openCancellations(db);
   const books = { ...options, replays, currency: billing.currency, commissionBps: billing.commissionBps };
   const settlement = createSettlement({ store: createSettlementStore(books), inFlight: () => running, log });
-  const inFlight = new Map<string, { digest: Buffer; done: Promise<unknown> }>();
+  const inFlight = new Map<string, { digest: Buffer; done: Promise<Prediction> }>();
   let running = 0;
   const onIdle: (() => void)[] = [];
 
@@ -190,14 +190,12 @@ export async function createPredictions(options: PredictionOptions): Promise<Pre
     const { tenantId } = call.caller.principal;
     const name = `${tenantId}:${keyed.key}`;
     for (let first = inFlight.get(name); first; first = inFlight.get(name)) {
-      const waited = first.done.then(
-        () => true,
-        () => false,
-      );
-      const billed = await inTime(waited, remainingOf(call, call.deadlineMs ?? LIMITS.deadlineMsMax), call.caller.signal);
-      if (billed && !first.digest.equals(keyed.digest)) throw keyConflict();
-      const answer = billed ? await storedAnswer(call, keyed) : null;
-      if (answer) return answer;
+      const waited = first.done.catch(() => null);
+      const prediction = await inTime(waited, remainingOf(call, call.deadlineMs ?? LIMITS.deadlineMsMax), call.caller.signal);
+      if (prediction === null) continue;
+      if (!first.digest.equals(keyed.digest)) throw keyConflict();
+      call.caller.onAnswered(access.holdAnswer(call.caller.principal));
+      return { ...prediction, modelVersion: null, replayed: true };
     }
     const done = bill(call).catch(async (refusal: unknown) => {
       const answer = await storedAnswer(call, keyed);

@@ -1,5 +1,6 @@
 import { createHash } from 'node:crypto';
 import { deserialize, serialize } from 'node:v8';
+import DataLoader from 'dataloader';
 import { asSystem, type Database, type Tx } from '../base/database.ts';
 import { MercatoError } from '../base/errors.ts';
 import type { ModelStore } from '../catalog/catalog.ts';
@@ -19,6 +20,10 @@ export type Stored = { digest: Buffer; recordId: string; units: number; amountNa
 /** Answers up to this many bytes lie in the row. */
 const ROW_BYTES_MAX = 1024 * 1024;
 const EXPIRE_MAX = 500;
+/** Keys that one statement looks up: as many answers of the size above are in memory at once. */
+const LOOKED_UP_MAX = 32;
+
+type Key = { tenantId: string; key: string };
 
 type StoredRow = {
   tenantId: string;
@@ -45,7 +50,7 @@ export function createReplays(options: { db: Database; store: ModelStore }) {
   }
 
   /** What is stored under these keys, by tenant and key. */
-  async function find(tx: Tx, keys: readonly { tenantId: string; key: string }[]): Promise<Map<string, StoredRow>> {
+  async function find(tx: Tx, keys: readonly Key[]): Promise<Map<string, StoredRow>> {
     const rows = await tx.$queryRaw<StoredRow[]>`
       select i.tenant_id "tenantId", i.key, i.digest, i.record_id "recordId", u.units, u.amount_nanos "amountNanos", r.answer, r.store_key "storeKey"
         from unnest(${keys.map((k) => k.tenantId)}::uuid[], ${keys.map((k) => k.key)}::text[]) k (tenant_id, key)
@@ -67,11 +72,19 @@ export function createReplays(options: { db: Database; store: ModelStore }) {
     };
   }
 
+  /** Keys of one turn of the event loop share a statement: callers send again when there is least time for each alone. */
+  const rows = new DataLoader<Key, StoredRow | null, string>(
+    async (keys) => {
+      const found = await asSystem(db, (tx) => find(tx, keys));
+      return keys.map((key) => found.get(keyOf(key)) ?? null);
+    },
+    { cache: false, maxBatchSize: LOOKED_UP_MAX, batchScheduleFn: setImmediate },
+  );
+
   /** The stored call of a key, or null where the key is new. */
   async function lookUp(tenantId: string, key: string): Promise<Stored | null> {
-    const found = await asSystem(db, (tx) => find(tx, [{ tenantId, key }]));
-    const row = found.get(keyOf({ tenantId, key }));
-    return row ? load(row) : null;
+    const row = await rows.load({ tenantId, key });
+    return row && load(row);
   }
 
   /** Deletes what has expired, in transactions of at most 500 answers. */
@@ -94,7 +107,7 @@ export function createReplays(options: { db: Database; store: ModelStore }) {
 }
 
 export type Replays = ReturnType<typeof createReplays>;
-export const keyOf = (call: { tenantId: string; key: string }) => `${call.tenantId}:${call.key}`;
+export const keyOf = (call: Key) => `${call.tenantId}:${call.key}`;
 
 /**
  * The stored call as the answer of a retry. @throws IDEMPOTENCY_CONFLICT where the input differs, IDEMPOTENCY_EXPIRED where only the record

@@ -108,3 +108,23 @@ test('ten calls with one key at once are one prediction, and another input under
   expect(answers.filter((answer) => typeof answer !== 'string' && !answer.replayed)).toHaveLength(1);
   expect(await predictDigit(client, demo.apiKey, { idempotencyKey: 'ten at once', outputs: null })).toBe('IDEMPOTENCY_CONFLICT');
 });
+
+test('of two calls at once with one key and other inputs, one is answered and the other a conflict', async () => {
+  const answers = await Promise.all(
+    [['label'], null].map((outputs) => predictDigit(client, demo.apiKey, { idempotencyKey: 'two at once', outputs })),
+  );
+  expect(answers.filter((answer) => answer === 'IDEMPOTENCY_CONFLICT')).toHaveLength(1);
+  expect(answers.filter((answer) => typeof answer !== 'string' && !answer.replayed)).toHaveLength(1);
+});
+
+test('retries at once of calls that used up a quota get each the answer of its own key, and other keys none', async () => {
+  const plans = await offerDigits(client, demo, [{ name: 'fifty', unitPriceNanos: '1', quotaUnitsPerMonth: '50' }]);
+  const { key } = await consumer(client, demo, 'fifty', plans.get('fifty') ?? '', '1000');
+  const names = Array.from({ length: 50 }, (_, i) => `used-${i}`);
+  const sendAll = (all: readonly string[]) =>
+    Promise.all(all.map((idempotencyKey) => predictDigit(client, key.secret, { idempotencyKey })));
+  const first = await sendAll(names);
+  const again = await sendAll([...names, ...names.map((name) => `new ${name}`)]);
+  expect(again.slice(0, 50)).toEqual(first.map((answer) => (typeof answer === 'string' ? answer : { ...answer, replayed: true })));
+  expect(again.slice(50)).toEqual(names.map(() => 'QUOTA_EXCEEDED'));
+});
