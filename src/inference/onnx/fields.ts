@@ -29,6 +29,7 @@ export type Field = {
   readonly wire: number;
   readonly packable: boolean;
   readonly many: boolean;
+  readonly set: (message: Record<string, unknown>, value: unknown) => void;
 };
 /** Messages that are bounded by themselves. */
 export const COUNTED = ['nodes', 'tensors', 'attributes', 'functions'] as const;
@@ -56,7 +57,7 @@ function message<T>(table: Table<T>, counted: Counted | null = null): Message {
   const byId: (Field | undefined)[] = [];
   const fields = Object.entries<Entry>(table).map(([key, [id, kind, many]], index): Field => {
     const wire = wireOf(kind);
-    return { key, bit: 1 << index, id, kind, wire, packable: wire !== WIRE.bytes, many: many !== undefined };
+    return { key, bit: 1 << index, id, kind, wire, packable: wire !== WIRE.bytes, many: many !== undefined, set: setterOf(key) };
   });
   for (const field of fields) byId[field.id] = field;
   return { fields, byId, blank: blankOf(fields), counted: counted && COUNTED.indexOf(counted) };
@@ -66,6 +67,11 @@ function message<T>(table: Table<T>, counted: Counted | null = null): Message {
 function blankOf(fields: readonly Field[]): () => Record<string, unknown> {
   const literal = fields.map(({ key, many }) => `${key}: ${many ? 'NONE' : 'undefined'}`).join(', ');
   return new Function('NONE', `return () => ({ ${literal} });`)(NONE);
+}
+
+/** A store that knows its key and so the shape that it meets: by a key of many it would be looked up each time. */
+function setterOf(key: string): Field['set'] {
+  return new Function('message', 'value', `message.${key} = value;`) as Field['set'];
 }
 
 function wireOf(kind: Kind): number {

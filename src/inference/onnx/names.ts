@@ -48,14 +48,17 @@ export function functionScope({ input }: OnnxFunction, place: string): Scope {
 
 /** Errors: the node reads what nothing before it makes. An empty name leaves an optional input out. */
 export function checkReads({ input }: OnnxNode, place: () => string, scope: Scope): void {
-  const missing = input.find((name) => name !== '' && !scope.has(name));
-  if (missing !== undefined)
-    throw rejected(`The node reads ${JSON.stringify(missing.slice(0, 60))}, which nothing before it makes.`, place());
+  for (let index = 0; index < input.length; index++) {
+    const name = input[index] ?? '';
+    if (name === '' || scope.has(name)) continue;
+    throw rejected(`The node reads ${JSON.stringify(name.slice(0, 60))}, which nothing before it makes.`, place());
+  }
 }
 
 /** Errors: the node makes a value that its graph has already. */
 export function checkMakes({ output }: OnnxNode, place: () => string, scope: Scope): void {
-  for (const name of output) {
+  for (let index = 0; index < output.length; index++) {
+    const name = output[index] ?? '';
     if (name !== '' && !scope.add(name)) throw rejected(`The value ${JSON.stringify(name.slice(0, 60))} is made twice.`, place());
   }
 }

@@ -1,3 +1,5 @@
+import { isAscii } from 'node:buffer';
+
 /** What is wrong with the bytes, without a place: the caller knows where it was reading. */
 export class WireError extends Error {
   override readonly name = 'WireError';
@@ -13,6 +15,8 @@ const SHORT = 64;
  * whole text alive, so a text is at most four times as long as the names that the last one gave, and these bytes.
  */
 const WINDOW = { min: 64, max: 16_384 };
+/** Integers of one byte, made once. */
+const SMALL = Array.from({ length: 128 }, (_, value) => BigInt(value));
 const utf8 = new TextDecoder('utf-8', { fatal: true, ignoreBOM: true });
 const utf8Encoder = new TextEncoder();
 
@@ -23,6 +27,7 @@ export class WireReader {
   offset = 0;
   #window = '';
   #windowAt = 0;
+  #windowIsAscii = false;
   /** Bytes of names that were cut out of it. */
   #windowUsed = 0;
 
@@ -50,7 +55,7 @@ export class WireReader {
   /** A signed 64-bit integer: two's complement in a varint of at most 10 bytes. */
   int64(end: number): bigint {
     const short = this.#short(end);
-    if (short !== null) return BigInt(short);
+    if (short !== null) return SMALL[short] ?? 0n;
     let low = 0;
     for (let factor = 1; factor < 2 ** 49; factor *= 128) {
       const byte = this.#byte(end);
@@ -63,6 +68,7 @@ export class WireReader {
       high += (byte & 0x7f) * factor;
       if (byte < 0x80) {
         if (high >= 2 ** 15) break;
+        if (high === 2 ** 15 - 1) return BigInt(low - 2 ** 49);
         return BigInt.asIntN(64, BigInt(low) + (BigInt(high) << 49n));
       }
     }
@@ -100,7 +106,13 @@ export class WireReader {
     const length = this.uint32(end);
     const at = this.offset;
     this.#advance(length, end);
-    if (length <= SHORT && this.#isAscii(at, length)) return this.#latin1(at, length);
+    if (length <= SHORT) {
+      if (at < this.#windowAt || at + length > this.#windowAt + this.#window.length) this.#openWindow(at, length);
+      if (this.#windowIsAscii || this.#isAscii(at, length)) {
+        this.#windowUsed += length;
+        return this.#window.substring(at - this.#windowAt, at - this.#windowAt + length);
+      }
+    }
     try {
       return utf8.decode(this.#bytes.subarray(at, at + length));
     } catch {
@@ -108,15 +120,13 @@ export class WireReader {
     }
   }
 
-  #latin1(at: number, length: number): string {
-    if (at < this.#windowAt || at + length > this.#windowAt + this.#window.length) {
-      const size = Math.min(WINDOW.max, Math.max(length, WINDOW.min + 4 * this.#windowUsed));
-      this.#window = this.#bytes.toString('latin1', at, at + size);
-      this.#windowAt = at;
-      this.#windowUsed = 0;
-    }
-    this.#windowUsed += length;
-    return this.#window.substring(at - this.#windowAt, at - this.#windowAt + length);
+  #openWindow(at: number, length: number): void {
+    const size = Math.min(WINDOW.max, Math.max(length, WINDOW.min + 4 * this.#windowUsed));
+    const bytes = this.#bytes.subarray(at, at + size);
+    this.#windowIsAscii = isAscii(bytes);
+    this.#window = bytes.toString('latin1');
+    this.#windowAt = at;
+    this.#windowUsed = 0;
   }
 
   #isAscii(at: number, length: number): boolean {

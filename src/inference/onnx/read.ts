@@ -1,6 +1,6 @@
 import { MercatoError } from '../../base/errors.ts';
 import { LIMITS } from '../../base/limits.ts';
-import { COUNTED, type Field, type Message, MODEL, type Scalar } from './fields.ts';
+import { COUNTED, type Field, type Message, MODEL, NONE, type Scalar } from './fields.ts';
 import { WIRE, WireError, WireReader } from './protobuf.ts';
 import type { OnnxModel } from './schema.ts';
 
@@ -68,25 +68,23 @@ class Decoder {
     const result = message.blank();
     let seen = 0;
     let latest: Field | null = null;
-    let list: unknown[] = [];
+    let list: readonly unknown[] = NONE;
     while (this.#reader.offset < end) {
       const tag = this.#reader.uint32(end);
       const field = message.byId[tag >>> 3];
       if (field === undefined) throw new WireError(`field ${tag >>> 3} is not one of ONNX`);
       const again = (seen & field.bit) !== 0;
       seen |= field.bit;
-      if (field.many && again) {
-        if (field !== latest) list = result[field.key] as unknown[];
-        this.#more(field, tag & 7, end, list);
-      } else if (field.many) {
-        list = this.#list(field, tag & 7, end);
-        result[field.key] = list;
+      if (field.many) {
+        const before = field === latest ? list : again ? (result[field.key] as unknown[]) : NONE;
+        list = this.#more(field, tag & 7, end, before);
+        if (list !== before) field.set(result, list);
+        latest = field;
       } else if (again) {
         throw new WireError(`${field.key} is given twice`);
       } else {
-        result[field.key] = this.#value(field, tag & 7, end, null);
+        field.set(result, this.#value(field, tag & 7, end, null));
       }
-      if (field.many) latest = field;
     }
     return result;
   }
@@ -107,31 +105,25 @@ class Decoder {
     return inner;
   }
 
-  /** A list with its first entry, or entries. Most have one, and a list that is made around it takes a fraction of the memory of one that grew. */
-  #list(field: Field, wire: number, end: number): unknown[] {
-    if (wire === field.wire) return [this.#value(field, wire, end, 0)];
-    const entries: unknown[] = [];
-    this.#more(field, wire, end, entries);
-    return entries;
-  }
-
-  /** A repeated scalar may come one by one or packed; both are legal in a reader. */
-  #more(field: Field, wire: number, end: number, into: unknown[]): void {
+  /** The list with what comes next. A repeated scalar may come one by one or packed; both are legal in a reader. */
+  #more(field: Field, wire: number, end: number, list: readonly unknown[]): readonly unknown[] {
     const { kind } = field;
     if (typeof kind !== 'string' || !field.packable || wire !== WIRE.bytes) {
-      into.push(this.#value(field, wire, end, into.length));
-    } else if (kind.startsWith('packed')) {
-      this.#countValue();
-      into.push(whole(kind, this.#reader.bytes(end)));
-    } else {
-      const length = this.#reader.uint32(end);
-      const packedEnd = this.#reader.offset + length;
-      if (packedEnd > end) throw new WireError('the data ends inside a field');
-      while (this.#reader.offset < packedEnd) {
-        this.#countValue();
-        into.push(this.#scalar(kind, packedEnd));
-      }
+      return longer(list, this.#value(field, wire, end, list.length));
     }
+    if (kind.startsWith('packed')) {
+      this.#countValue();
+      return longer(list, whole(kind, this.#reader.bytes(end)));
+    }
+    const length = this.#reader.uint32(end);
+    const packedEnd = this.#reader.offset + length;
+    if (packedEnd > end) throw new WireError('the data ends inside a field');
+    let entries = list;
+    while (this.#reader.offset < packedEnd) {
+      this.#countValue();
+      entries = longer(entries, this.#scalar(kind, packedEnd));
+    }
+    return entries;
   }
 
   #scalar(kind: Scalar, end: number): unknown {
@@ -171,6 +163,14 @@ class Decoder {
   #countValue(): void {
     if (++this.#values > MODEL_LIMITS.values) throw new WireError(`there are more than ${MODEL_LIMITS.values} values`);
   }
+}
+
+/** Most lists have one entry or two, and those that are made so take a fraction of the memory of ones that grew. A longer one grows itself. */
+function longer(list: readonly unknown[], entry: unknown): readonly unknown[] {
+  if (list.length === 0) return [entry];
+  if (list.length === 1) return [list[0], entry];
+  (list as unknown[]).push(entry);
+  return list;
 }
 
 /** Packed elements that end with a whole element; a varint of more than 10 bytes is none. */

@@ -54,22 +54,26 @@ export function placeOf(one: OnnxNode, index: number, place = 'graph'): string {
 }
 
 function checkNodes(nodes: readonly OnnxNode[], place: string, body: Body, tally: Tally, scope: Scope): void {
-  let index = -1;
+  let index = 0;
   const here = (): string => placeOf(nodes[index] as OnnxNode, index, place);
-  for (const one of nodes) {
-    index++;
+  for (; index < nodes.length; index++) {
+    const one = nodes[index] as OnnxNode;
     body.nodes++;
     checkOperator(one, here, body, tally);
     if ((scope.inner || body.inFunction) && one.opType === 'Einsum') throw rejected(EINSUM_INSIDE, here());
     checkReads(one, here, scope);
-    checkAttributeNames(one, here);
-    for (const attribute of one.attribute) checkAttribute(attribute, here, body, tally, scope);
+    if (one.attribute.length > 0) checkAttributes(one, here, body, tally, scope);
     checkMakes(one, here, scope);
   }
 }
 
+function checkAttributes(one: OnnxNode, place: Place, body: Body, tally: Tally, scope: Scope): void {
+  checkAttributeNames(one, place);
+  for (const attribute of one.attribute) checkAttribute(attribute, place, body, tally, scope);
+}
+
 function checkAttributeNames({ attribute }: OnnxNode, place: Place): void {
-  if (attribute.length === 0 || (attribute.length === 1 && (attribute[0]?.name ?? '') !== '')) return;
+  if (attribute.length === 1 && (attribute[0]?.name ?? '') !== '') return;
   const names = new Set(attribute.map(({ name = '' }) => name));
   if (names.has('')) throw rejected('An attribute has no name.', place());
   if (names.size < attribute.length) throw rejected('An attribute is given twice.', place());
