@@ -13,6 +13,8 @@ const hasVulkan =
 const vulkan = { VK_ICD_FILENAMES: ICD, XDG_RUNTIME_DIR: process.env.XDG_RUNTIME_DIR ?? tmpdir() };
 const hasCuda = existsSync('/dev/nvidia0');
 
+const unless = (there: boolean, what: string) => (there ? '' : ` (not run: no ${what})`);
+
 const row = floats([1, 2], [1, 2]);
 const LIMIT = { timeout: 90_000 };
 
@@ -53,7 +55,7 @@ describe('the chain of devices', () => {
     }
   });
 
-  test.skipIf(!hasVulkan)('runs tiny models and a convolution on WebGPU as on the CPU (not run: no Vulkan)', LIMIT, async () => {
+  test.skipIf(!hasVulkan)(`runs tiny models and a convolution on WebGPU as on the CPU${unless(hasVulkan, 'Vulkan')}`, LIMIT, async () => {
     const fleet = await testFleet({ devices: 'webgpu,cpu', deviceEnvironment: vulkan });
     const gpu = createInference(fleet);
     const cpu = await testInference();
@@ -76,7 +78,7 @@ describe('the chain of devices', () => {
     await gpu[Symbol.asyncDispose]();
   });
 
-  test.skipIf(!hasCuda)('runs on CUDA as on the CPU (not run: no CUDA device)', LIMIT, async () => {
+  test.skipIf(!hasCuda)(`runs on CUDA as on the CPU${unless(hasCuda, 'CUDA device')}`, LIMIT, async () => {
     const [gpu, cpu] = [await testInference({ devices: 'cuda:0' }), await testInference()];
     const version = versionOf(network(), { maxBatchRows: 2 });
     const pictures = floats(
