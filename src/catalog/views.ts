@@ -10,7 +10,7 @@ import type {
   Tenant,
   Upload,
 } from '../generated/prisma/client.ts';
-import type { Contents, Profile, Signature } from '../inference/inference.ts';
+import { type Contents, contentsNow, type Profile, type Signature } from '../inference/inference.ts';
 
 /** Why a version is REJECTED; `place` says where in the graph, null where it is not one place. */
 export type Rejection = { code: ErrorCode; message: string; place: string | null };
@@ -113,7 +113,7 @@ export function toVersionView(row: ModelVersion, modelHandle: string): ModelVers
     handle: `${modelHandle}@${row.number}`,
     rejection: row.rejection as Rejection | null,
     signature: row.signature as Signature | null,
-    contents: row.contents as Contents | null,
+    contents: contentsNow(row.contents as Contents | null),
     profile: row.profile as ModelVersionView['profile'],
   };
 }

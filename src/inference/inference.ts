@@ -13,7 +13,7 @@ export type { Deployment, FleetPort, InferenceStatus } from './fleet.ts';
 export { connectFleet, serveFleet } from './fleet-ipc.ts';
 export type { RunnableVersion } from './hosts.ts';
 export type { Inspection } from './inspect.ts';
-export type { Contents } from './onnx/onnx.ts';
+export { type Contents, contentsNow } from './onnx/onnx.ts';
 export type { Profile } from './profile.ts';
 export { parseSamples, type Sample } from './samples.ts';
 export {

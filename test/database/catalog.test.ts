@@ -7,6 +7,10 @@ import type { PageRequest } from '../../src/base/ids.ts';
 import { LIMITS } from '../../src/base/limits.ts';
 import type { ModelView, PlanInput, PlanView } from '../../src/catalog/catalog.ts';
 import { versionsByModel } from '../../src/catalog/catalog.ts';
+import { runnable } from '../../src/catalog/runnable.ts';
+import { toVersionView } from '../../src/catalog/views.ts';
+import type { Prisma } from '../../src/generated/prisma/client.ts';
+import type { Signature } from '../../src/inference/inference.ts';
 import { encodeModel, graph, node, model as onnxModel, tensor, value } from '../../src/inference/onnx/onnx.ts';
 import { identityModel, mixingModel } from '../inference/tiny-models.ts';
 import { type CatalogRig, openCatalog, tokenOf } from '../support/catalog.ts';
@@ -277,6 +281,20 @@ test('tenants share the runs of a version whose operators keep rows apart, and o
     const model = await rig.publish(publisher.id, { name, bytes });
     expect(model.version?.contents?.findings[0]).toContain(finding);
     expect(await rig.catalog.entitlement({ tenantId: publisher.id }, model.handle)).toMatchObject({ runnable: { shared, trusted: false } });
+  }
+});
+
+test('what other rules proved of a version does not let tenants share its runs', async () => {
+  const publisher = await rig.tenant();
+  const model = await rig.publish(publisher.id, { bytes: identityModel('FP32', ['N', 5]) });
+  const { id = '', contents } = model.version ?? {};
+  for (const rowRules of [1, null]) {
+    const data = { contents: { ...contents, rowRules } as unknown as Prisma.InputJsonObject };
+    await asTenant(rig.db, publisher.id, (tx) => tx.modelVersion.updateMany({ where: { id, tenantId: publisher.id }, data }));
+    const version = await asTenant(rig.db, publisher.id, (tx) => tx.modelVersion.findUniqueOrThrow({ where: { id } }));
+    const view = toVersionView(version, model.handle);
+    expect(view.contents).toMatchObject({ rowsProved: false, findings: [expect.stringContaining('publish the version again')] });
+    expect(runnable(view, view.signature as Signature)).toMatchObject({ shared: false });
   }
 });
 

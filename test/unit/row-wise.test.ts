@@ -204,11 +204,45 @@ describe('rows are not said to be apart', () => {
         ['Relu', ['a'], 'y'],
       ],
     ],
+    ['a squeeze of no axes, which is one of all', [['Squeeze', ['x', 'a'], 'y']], [ints('a', [])]],
+    ['a squeeze that names an axis twice', [['Squeeze', ['x', 'a'], 'y']], [ints('a', [1, -2])]],
+    ['a sum over an axis that is named twice', [['ReduceSum', ['x', 'a'], 'y', { keepdims: 0 }]], [ints('a', [1, 1])]],
+    [
+      'a slice of no axes, which is one of the first',
+      [['Slice', ['x', 'b', 'e', 'a'], 'y']],
+      [ints('b', [1]), ints('e', [2]), ints('a', [])],
+    ],
     ['an output that is a constant', [['Identity', ['c'], 'y']], [floats('c', [4])]],
   ];
   test.each(MIXED)('by %s, and the operator is named', (_, steps, constants) => {
     const proof = prove(steps, constants);
     expect(proof).toMatchObject({ proved: false, node: expect.stringMatching(/^graph\.(node\[\d\] \(\w+\)|output y)$/) });
+  });
+
+  const VALUELESS: [string, Step, OnnxTensor[]?][] = [
+    ['Softmax', ['Softmax', ['x'], 'y', { axis: 0 }]],
+    ['LayerNormalization', ['LayerNormalization', ['x', 'c'], 'y', { axis: 0 }], [floats('c', [6])]],
+    ['LpNormalization', ['LpNormalization', ['x'], 'y', { axis: 0 }]],
+    ['TopK', ['TopK', ['x', 'k'], 'y i', { axis: 0 }], [ints('k', [1])]],
+    ['OneHot', ['OneHot', ['x', 'd', 'v'], 'y', { axis: 0 }], [ints('d', [3]), floats('v', [2])]],
+    ['Flatten', ['Flatten', ['x'], 'y', { axis: 0 }]],
+    ['ReduceSum', ['ReduceSum', ['x', 'a'], 'y', { keepdims: 0 }], [ints('a', [1])]],
+    ['ArgMax', ['ArgMax', ['x'], 'y', { axis: 0 }]],
+    ['QuantizeLinear', ['QuantizeLinear', ['x', 's'], 'y', { axis: 0 }], [floats('s', [4])]],
+  ];
+  test.each(VALUELESS)(
+    'by an attribute of %s without a value, which a runtime takes for 0',
+    (_, [operator, inputs, output, attributes], constants) => {
+      const one = node(operator, inputs, output.split(' '), attributes);
+      for (const attribute of one.attribute) delete attribute.i;
+      const io = { inputs: [value('x', 'FP32', ['N', 4, 6])], outputs: [value('y', 'FP32', ['N'])] };
+      const main = graph({ name: 'rows', nodes: [one], initializers: constants ?? [], ...io });
+      expect(proveRows(model(main, { opset: 17 }))).toMatchObject({ proved: false });
+    },
+  );
+
+  test('by an attribute of another type', () => {
+    expect(prove([['Softmax', ['x'], 'y', { axis: 'one' }]])).toMatchObject({ proved: false });
   });
 
   test('where the batch is not named alike', () => {

@@ -40,7 +40,7 @@ export function attributeFault(attribute: OnnxAttribute, inFunction: boolean): s
 }
 
 /** The number of fields that hold a value. */
-function valuesIn(attribute: OnnxAttribute): number {
+export function valuesIn(attribute: OnnxAttribute): number {
   const { f, i, s, t, g, sparseTensor, tp, floats, ints, strings, tensors, graphs, sparseTensors, typeProtos } = attribute;
   const lists = some(floats) + some(ints) + some(strings) + some(tensors) + some(graphs) + some(sparseTensors) + some(typeProtos);
   return lists + one(f) + one(i) + one(s) + one(t) + one(g) + one(sparseTensor) + one(tp);

@@ -3,7 +3,7 @@ import { checkDecoded, type ModelSummary } from './check.ts';
 import { info } from './dims.ts';
 import { bytesOf, estimate, type Sizes } from './estimate.ts';
 import { decodeModel, rejected } from './read.ts';
-import { proveRows } from './row-wise.ts';
+import { proveRows, ROW_RULES } from './row-wise.ts';
 import type { OnnxModel } from './schema.ts';
 
 /** What a run with so many rows takes, by the file alone; null where a shape is not known before a run. As `Estimate` says. */
@@ -15,6 +15,8 @@ export type RunEstimate = { rows: number; flops: number | null; activationBytes:
  */
 export type Contents = Pick<ModelSummary, 'operators' | 'opsets' | 'parameters'> & {
   rowsProved: boolean;
+  /** By which rules. */
+  rowRules: number;
   findings: string[];
   estimates: RunEstimate[];
 };
@@ -48,7 +50,14 @@ export function readContents(bytes: Uint8Array, rowCounts: readonly number[] = [
     ...largeConstants(model),
   ].slice(0, FINDINGS_MAX);
   const estimates = runs.map(({ rows, flops, activationBytes }) => ({ rows, flops: told(flops), activationBytes: told(activationBytes) }));
-  return { operators, opsets, parameters, rowsProved: proof.proved, findings, estimates };
+  return { operators, opsets, parameters, rowsProved: proof.proved, rowRules: ROW_RULES, findings, estimates };
+}
+
+/** What was read earlier, as it is to be taken now: that other rules proved rows to be apart is worth nothing. */
+export function contentsNow(earlier: Contents | null): Contents | null {
+  if (earlier === null || !earlier.rowsProved || earlier.rowRules === ROW_RULES) return earlier;
+  const findings = earlier.findings.with(0, 'That rows stay apart was proved by rules that are stricter now: publish the version again.');
+  return { ...earlier, rowsProved: false, findings };
 }
 
 /** Sizes that a file makes up may be negative, or beyond any number: then nothing can be told. */

@@ -122,17 +122,23 @@ const gather: Rule = (of) => {
   return null;
 };
 
+function keepsDims(of: Application, x: Rows, reduced: number): Rows | null {
+  const keeps = of.int('keepdims', 1);
+  if (keeps !== 0 && keeps !== 1) return null;
+  return rowsOfRank(rankOf(x) - (keeps === 1 ? 0 : reduced));
+}
+
 const reduce: Rule = (of) => {
   const x = of.rows(0);
   const axes = of.ints('axes', 1);
-  if (!x || !axes || axes.length === 0 || !sparesRows(axes, rankOf(x))) return null;
-  return rowsOfRank(of.int('keepdims', 1) === 1 ? rankOf(x) : rankOf(x) - axes.length);
+  if (!x || !sparesRows(axes, rankOf(x))) return null;
+  return keepsDims(of, x, axes.length);
 };
 
 const argument: Rule = (of) => {
   const x = of.rows(0);
   if (!x || !sparesRows([of.int('axis', 0)], rankOf(x))) return null;
-  return rowsOfRank(of.int('keepdims', 1) === 1 ? rankOf(x) : rankOf(x) - 1);
+  return keepsDims(of, x, 1);
 };
 
 const oneHot: Rule = (of) => {

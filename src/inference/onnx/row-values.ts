@@ -85,9 +85,10 @@ export class Application {
     return this.node.attribute.find((one) => one.name === name);
   }
 
+  /** `fallback` where the node has no such attribute; not a number where it has one of another type. */
   int(name: string, fallback: number): number {
-    const { i } = this.attribute(name) ?? {};
-    return i === undefined ? fallback : Number(i);
+    const attribute = this.attribute(name);
+    return attribute === undefined ? fallback : Number(attribute.i);
   }
 
   /** A list by attribute, or by a constant input of newer opsets; null: not given, or not known. */
@@ -104,7 +105,8 @@ export function axisOf(axis: number, rank: number): number | null {
   return positive >= 0 && positive < rank ? positive : null;
 }
 
-/** Whether every axis is one of `rank`, and none is the batch. */
+/** Whether there are axes, each is one of `rank`, none is the batch and none is there twice. Of none at all, a runtime takes all or the first. */
 export function sparesRows(axes: readonly number[] | null, rank: number): axes is readonly number[] {
-  return axes?.every((axis) => (axisOf(axis, rank) ?? 0) > 0) ?? false;
+  const places = new Set(axes?.map((axis) => axisOf(axis, rank) ?? 0));
+  return places.size > 0 && places.size === axes?.length && !places.has(0);
 }

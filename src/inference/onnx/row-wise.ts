@@ -1,10 +1,14 @@
+import { valuesIn } from './attributes.ts';
 import { functionKey, functionsOf, plainDomain } from './functions.ts';
 import { RULES } from './row-rules.ts';
 import { Application, CONST, constOf, type Known } from './row-values.ts';
-import type { OnnxModel, OnnxNode, OnnxValue } from './schema.ts';
+import type { OnnxAttribute, OnnxModel, OnnxNode, OnnxValue } from './schema.ts';
 
 /** `proved`: no row of a run can see another. Else `node` says where the proof ends, as `graph.node[3] (CumSum)`, or why it cannot begin. */
 export type RowProof = { proved: true } | { proved: false; node: string };
+
+/** Counts up whenever something that was proved is proved no more. */
+export const ROW_RULES = 2;
 
 /** Of a constant, another of the same sizes. */
 const KEEPS_SHAPE = new Set(['Identity', 'Cast', 'QuantizeLinear', 'DequantizeLinear', 'Neg', 'Abs', 'Sqrt', 'Reciprocal']);
@@ -45,7 +49,7 @@ export function proveRows(model: OnnxModel): RowProof {
 function outputOf(node: OnnxNode, known: ReadonlyMap<string, Known>, opset: number): Known | null {
   const domain = plainDomain(node.domain);
   const name = domain === '' ? (node.opType ?? '') : `${domain}.${node.opType}`;
-  if (node.attribute.some(({ g, graphs, refAttrName }) => g !== undefined || graphs.length > 0 || refAttrName !== undefined)) return null;
+  if (node.attribute.some(isVague)) return null;
   const inputs: (Known | undefined)[] = [];
   for (const input of node.input) {
     const value = input === '' ? undefined : known.get(input);
@@ -54,6 +58,11 @@ function outputOf(node: OnnxNode, known: ReadonlyMap<string, Known>, opset: numb
   }
   if (inputs.every((input) => input?.kind !== 'ROWS')) return RANDOM.test(name) ? null : constantOf(node, name, inputs);
   return RULES.get(name)?.(new Application(node, inputs, opset)) ?? null;
+}
+
+/** It holds a graph, or no value: what it then means is the runtime's to say. */
+function isVague(attribute: OnnxAttribute): boolean {
+  return attribute.g !== undefined || attribute.graphs.length > 0 || valuesIn(attribute) !== 1;
 }
 
 function constantOf(node: OnnxNode, name: string, [first]: readonly (Known | undefined)[]): Known {
