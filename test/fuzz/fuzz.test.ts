@@ -1,6 +1,9 @@
+import { execFile } from 'node:child_process';
 import { mkdtemp, rm, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
+import { fileURLToPath } from 'node:url';
+import { promisify } from 'node:util';
 import { expect, test } from 'vitest';
 import { checkModel, node, tensor } from '../../src/inference/onnx/onnx.ts';
 import { tinyModel } from '../inference/tiny-models.ts';
@@ -33,4 +36,13 @@ test('without the reader the runtime would read a file of its working directory:
   expect(outcome).toBe('RAN');
   expect(outputs.some((output) => Buffer.from(output, 'base64').includes(SECRET))).toBe(true);
   await rm(cwd, { recursive: true });
+});
+
+test('a row that is proved to be apart comes out of ONNX Runtime alone as it does among others', async () => {
+  const program = fileURLToPath(new URL('rows.ts', import.meta.url));
+  const args = ['--disable-warning=ExperimentalWarning', program, '--count', '1500', '--seed', '1'];
+  const { stdout } = await promisify(execFile)(process.execPath, args);
+  const { tally, mixed } = JSON.parse(stdout) as { tally: { apart: number }; mixed: object[] };
+  expect(mixed).toEqual([]);
+  expect(tally.apart).toBeGreaterThan(300);
 });
