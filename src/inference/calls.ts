@@ -16,6 +16,8 @@ export type RunRequest = {
   outputs: readonly string[] | null;
   deadlineMs: number;
   signal?: AbortSignal;
+  /** Told, after a rejection, that the run which the call had begun ended its process all the same. */
+  onKilled?(killed: ModelKilled): void;
 };
 
 /**
@@ -28,6 +30,8 @@ export type RunResult = CallResult & { rows: number; runs: number };
 /** Lives of one call: it comes back when a runner ends before the call began. */
 const ATTEMPTS_MAX = 3;
 const RETRY_AFTER_MS = 100;
+/** Beyond the run limit, for the load and the queue. */
+const TRIAL_GRACE_MS = 5_000;
 
 /** As `Inference.run` says. */
 export async function runRequest(hosts: Hosts, request: RunRequest): Promise<RunResult> {
@@ -38,7 +42,9 @@ export async function runRequest(hosts: Hosts, request: RunRequest): Promise<Run
   // One after another: a call of many rows is one call in the queue, whatever its size.
   for (const slice of slices) {
     const rows = commonRows(slice) ?? 1;
-    results.push(await call(hosts, version, { tenantKey, priority, outputs, alone: false, rows, inputs: slice }, patience));
+    results.push(
+      await call(hosts, version, { tenantKey, priority, outputs, alone: false, rows, inputs: slice }, patience, request.onKilled),
+    );
   }
   return { ...joinResults(results), rows: rowsOf(version.signature, inputs), runs: slices.length };
 }
@@ -59,24 +65,49 @@ export class ModelKilled extends MercatoError {
  * A call whose runner ended before it began comes back. So does one that shared the run that ended it with other tenants' calls, alone: nobody fails by
  * another's input, and whose input it was shows.
  */
-async function call(hosts: Hosts, version: RunnableVersion, given: CallRequest, patience: Patience): Promise<CallResult> {
+async function call(
+  hosts: Hosts,
+  version: RunnableVersion,
+  given: CallRequest,
+  patience: Patience,
+  onKilled: RunRequest['onKilled'],
+): Promise<CallResult> {
   let request = given;
   for (let attempt = 1; ; attempt++) {
     let path = '';
+    const onLate = (ended: RunnerLost | RunnerOverran) => {
+      const killed = killedBy(ended, path);
+      if (killed !== null) onKilled?.(killed);
+      else if (ended.mixed) void tryAlone(hosts, version, request, onKilled);
+    };
     try {
       const entered = hosts.enter(version, request.tenantKey);
       const connection = entered instanceof Promise ? await within(entered, patience) : entered;
       path = connection.path;
-      return await connection.call(request, patience);
+      return await connection.call(request, { ...patience, onLate });
     } catch (error) {
-      const ended = error instanceof RunnerLost || error instanceof RunnerOverran;
-      if (!ended) throw error;
+      if (!(error instanceof RunnerLost || error instanceof RunnerOverran)) throw error;
+      const killed = killedBy(error, path);
+      if (killed !== null) throw killed;
       if (error.mixed) request = { ...request, alone: true };
-      else if (error instanceof RunnerOverran) throw new ModelKilled('OVERRUN', path, error.message);
-      else if (error.begun) throw new ModelKilled('CRASH', path, 'The model crashed on this input.');
       if (attempt === ATTEMPTS_MAX) throw new MercatoError('OVERLOADED', undefined, { retryAfterMs: RETRY_AFTER_MS });
     }
   }
+}
+
+/** What ended a runner; null where the call had not begun, or it cannot be told yet whose call it was. */
+function killedBy(ended: RunnerLost | RunnerOverran, path: string): ModelKilled | null {
+  if (ended.mixed) return null;
+  if (ended instanceof RunnerOverran) return new ModelKilled('OVERRUN', path, ended.message);
+  return ended.begun ? new ModelKilled('CRASH', path, 'The model crashed on this input.') : null;
+}
+
+/** Nobody waits for the call, but it may be the one that ended its runner: whoever gives up early would never be found. */
+async function tryAlone(hosts: Hosts, version: RunnableVersion, given: CallRequest, onKilled: RunRequest['onKilled']): Promise<void> {
+  const patience = { expiresMs: performance.now() + version.runLimitMs + TRIAL_GRACE_MS, signal: undefined };
+  await call(hosts, version, { ...given, alone: true }, patience, onKilled).catch((error: unknown) => {
+    if (error instanceof ModelKilled) onKilled?.(error);
+  });
 }
 
 /** Waits for a load as long as the caller does; the load goes on without it. */

@@ -49,11 +49,15 @@ export type CallResult = {
   batchRows: number;
   device: string;
 };
-/** When to stop waiting: at `expiresMs` of the monotonic clock, or when the signal is aborted. */
-export type Patience = { expiresMs: number; signal: AbortSignal | undefined };
+/**
+ * When to stop waiting: at `expiresMs` of the monotonic clock, or when the signal is aborted. `onLate` is told where the run that the call had begun by
+ * then ends its runner.
+ */
+export type Patience = { expiresMs: number; signal: AbortSignal | undefined; onLate?(ended: RunnerLost | RunnerOverran): void };
 
-/** `settle` stops the waiting for one call; `resolve` or `reject` follows. */
+/** `settle` stops the waiting for one call; `resolve` or `reject` follows. `givenUp`: nobody waits, and what becomes of its run is still told. */
 type Pending = {
+  givenUp: boolean;
   asking: Asking;
   begun: boolean;
   mixed: boolean;
@@ -136,7 +140,7 @@ export class RunnerConnection {
   }
 
   /** DEADLINE_EXCEEDED, OVERLOADED, MODEL_FAILED, or RunnerLost. After a rejection a late answer is ignored. */
-  call({ inputs, ...request }: CallRequest, { expiresMs, signal }: Patience): Promise<CallResult> {
+  call({ inputs, ...request }: CallRequest, { expiresMs, signal, onLate }: Patience): Promise<CallResult> {
     if (!this.#usable) return Promise.reject(new RunnerLost(false));
     const deadlineMs = expiresMs - performance.now();
     if (deadlineMs <= 0 || signal?.aborted === true) return Promise.reject(gaveUp(signal));
@@ -150,17 +154,25 @@ export class RunnerConnection {
       const giveUp = () => {
         writeFrame(this.#socket, FRAME.cancel, id, {});
         settle();
+        if (pending.begun) this.#pending.set(id, { ...pending, givenUp: true, settle: forget, resolve() {}, reject: late });
         reject(gaveUp(signal));
       };
       const timer = setTimeout(giveUp, deadlineMs);
       signal?.addEventListener('abort', giveUp);
-      const settle = () => {
-        clearTimeout(timer);
-        signal?.removeEventListener('abort', giveUp);
+      const forget = () => {
         this.#pending.delete(id);
         this.#closeWhenDone();
       };
-      this.#pending.set(id, { asking, begun: false, mixed: false, settle, resolve, reject });
+      const settle = () => {
+        clearTimeout(timer);
+        signal?.removeEventListener('abort', giveUp);
+        forget();
+      };
+      const late = (error: Error) => {
+        if (error instanceof RunnerOverran || error instanceof RunnerLost) onLate?.(error);
+      };
+      const pending: Pending = { givenUp: false, asking, begun: false, mixed: false, settle, resolve, reject };
+      this.#pending.set(id, pending);
       const packed = packTensors(inputs);
       writeSoon(this.#socket, FRAME.call, id, { ...request, deadlineMs, tensors: packed.head } satisfies CallHead, packed.chunks);
     });
@@ -183,6 +195,7 @@ export class RunnerConnection {
 
   /** Leaves the runner; calls under way are lost. */
   close(): void {
+    for (const [id, { givenUp }] of this.#pending) if (givenUp) this.#pending.delete(id);
     this.#socket.destroy();
   }
 

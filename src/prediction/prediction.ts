@@ -275,6 +275,7 @@ export async function createPredictions(options: PredictionOptions): Promise<Pre
         outputs: call.outputs,
         deadlineMs: remaining(),
         signal,
+        onKilled: (killed) => void strike(entitlement, killed),
       });
       release = access.holdAnswer(principal);
     } catch (error) {

@@ -47,3 +47,13 @@ test('a tenant whose calls exceed the run limit again and again is refused, nobo
   for (const other of [good.token, token])
     expect(await client.ask(SUSPENSION, {}, other)).toMatchObject({ model: { version: { suspension: null } } });
 });
+
+test('a tenant that gives up before the run limit is suspended all the same', { timeout: 60_000 }, async () => {
+  const { planId } = await offerLoop(client, 1_000, 'hasty');
+  const hostile = await consumer(client, await market.demo(), 'hasty-caller', planId);
+  const input = { model: 'hasty/loop', inputs: [{ name: 'x', datatype: 'INT64', data: [String(2 ** 52)] }], deadlineMs: 400 };
+  const codes = new Set<string | undefined>();
+  const call = async () => (await client.send(PREDICT, { input }, hostile.key.secret)).errors?.[0]?.extensions.code;
+  await expect.poll(async () => codes.add(await call()).has('MODEL_SUSPENDED'), { timeout: 30_000, interval: 0 }).toBe(true);
+  expect([...codes].sort()).toEqual(['DEADLINE_EXCEEDED', 'MODEL_SUSPENDED']);
+});

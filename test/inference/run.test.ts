@@ -192,4 +192,28 @@ describe('a busy runner', () => {
     expect(hostile).toMatchObject({ status: 'rejected', reason: { name: 'MercatoError', code: 'MODEL_FAILED', kind: 'OVERRUN' } });
     expect(good).toMatchObject({ status: 'fulfilled', value: { rows: 1 } });
   });
+
+  test('that ends its runner after its caller gave up is told all the same, also where other tenants shared it', async () => {
+    const inference = await testInference();
+    const version = versionOf(loopModel(), { shared: true, runLimitMs: 1_500 });
+    await inference.run(request(version, [longs([1])], { tenantKey: 'good' }));
+    const [alone, shared] = [Promise.withResolvers<object>(), Promise.withResolvers<object>()];
+    const short = { tenantKey: 'hostile', deadlineMs: 300, onKilled: alone.resolve };
+    await expect(inference.run(request(version, [longs([2 ** 52])], short))).rejects.toMatchObject({ code: 'DEADLINE_EXCEEDED' });
+    expect(await alone.promise).toMatchObject({ kind: 'OVERRUN' });
+
+    const busy = inference.run(request(version, [longs([300_000])], { tenantKey: 'good' }));
+    await vi.waitFor(async () => expect((await inference.status()).deployments).toMatchObject([{ replicas: [{ running: 1 }] }]), {
+      timeout: 20_000,
+    });
+    const hangsUp = { tenantKey: 'hostile', signal: AbortSignal.timeout(1_000), onKilled: shared.resolve };
+    const [hostile, good] = await Promise.allSettled([
+      inference.run(request(version, [longs([2 ** 52])], hangsUp)),
+      inference.run(request(version, [longs([7])], { tenantKey: 'good' })),
+    ]);
+    await busy;
+    expect(hostile).toMatchObject({ status: 'rejected', reason: { code: 'DEADLINE_EXCEEDED' } });
+    expect(good).toMatchObject({ status: 'fulfilled', value: { rows: 1 } });
+    expect(await shared.promise).toMatchObject({ kind: 'OVERRUN' });
+  });
 });
