@@ -19,7 +19,7 @@ export type Deployments = {
   list(owner: Owner): Promise<HostedVersion[]>;
   /** Loads a version before anybody calls it. NOT_FOUND, CONFLICT (not READY), OVERLOADED, MODEL_FAILED. */
   load(owner: Owner, versionId: string): Promise<HostedVersion>;
-  /** Ends its runners once they have answered; the next call loads it again. NOT_FOUND. */
+  /** Ends its runners once they have answered; the next call loads it again. NOT_FOUND, CONFLICT (pinned, and not asked by the operator). */
   unload(owner: Owner, versionId: string): Promise<HostedVersion>;
   /**
    * Keeps a version loaded on every host, also after a restart, and loads it; or lets it go like others. Returns when every live process keeps to it, and
@@ -86,6 +86,9 @@ export function createDeployments({ db, inference, invalidations, log }: Deploym
     },
     async unload(owner, versionId) {
       const version = found((await versionsOf(owner, [versionId]))[0] ?? null);
+      if (version.pinned && owner !== null) {
+        throw new MercatoError('CONFLICT', 'The operator has pinned the version: it stays loaded.', { field: 'modelVersionId' });
+      }
       await inference.unload(versionId);
       return hosted(version);
     },

@@ -141,6 +141,8 @@ export class Fleet implements FleetPort {
     const runner = await this.#supervisor.take();
     const id = String(++this.#loanCount);
     this.#loans.set(id, runner);
+    // What it is to load is unproven, and who serves goes first.
+    lowerPriority(runner.pid);
     return { id, path: runner.path, devices: await this.#options.devices };
   }
 

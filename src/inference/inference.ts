@@ -31,11 +31,11 @@ export { checkAgainst, type GivenTensor, parseInputs, toBase64, toJson, wantedOf
 export type Inference = AsyncDisposable & {
   /**
    * Checks a model file, loads it in a runner that serves nothing else, reads its signature, and tries whether joined rows equal separate
-   * runs, whether it answers its publisher's samples, and measures it in runs of up to `maxBatchRows` rows, within some seconds. No run takes longer than `runLimitMs`, the load at most a minute.
+   * runs, whether it answers its publisher's samples, and measures it in runs of up to `maxBatchRows` rows, within some seconds, or, of a slow model, 240. No run takes longer than `runLimitMs`, the load at most a minute.
    * MODEL_REJECTED, with `data.place` where the fault has one.
    */
   inspect(model: Uint8Array, gate: Gate): Promise<Inspection>;
-  /** Runs the samples of a version again, on what runs versions now. MODEL_REJECTED as `inspect`. */
+  /** Runs the samples of a version again, on what runs versions now. MODEL_REJECTED where it answers otherwise; RunnerLost and others where that cannot be told. */
   verify(model: Uint8Array, gate: Gate): Promise<Grounds>;
   /** What a version that is loaded now runs on where it can. */
   grounds(): Promise<Grounds>;

@@ -1,6 +1,6 @@
 import { readFileSync } from 'node:fs';
 import { MercatoError } from '../base/errors.ts';
-import { type CallResult, connectRunner, type RunnerConnection, RunnerLost } from './connection.ts';
+import { type CallResult, connectRunner, type RunnerConnection, RunnerLost, RunnerOverran } from './connection.ts';
 import type { FleetPort } from './fleet.ts';
 import { loadInto } from './load.ts';
 import { type Contents, readContents } from './onnx/onnx.ts';
@@ -9,10 +9,21 @@ import { type Bench, isWorth, measure, type Profile, threadsToTry } from './prof
 import { checkSamples, type Sample } from './samples.ts';
 import type { Signature, Tensor } from './tensor.ts';
 
-/** `joinable`: rows of different calls may share a run. `batchFinding` says why, or why not, in one sentence. */
-export type Inspection = { signature: Signature; joinable: boolean; batchFinding: string; contents: Contents; profile: Profile };
+/**
+ * `joinable`: rows of different calls may share a run. `batchFinding` says why, or why not, in one sentence, and where more rows than `maxBatchRows`, at
+ * most those asked for, were seen to fail.
+ */
+export type Inspection = {
+  signature: Signature;
+  joinable: boolean;
+  batchFinding: string;
+  maxBatchRows: number;
+  contents: Contents;
+  profile: Profile;
+};
 
-export type Gate = { runLimitMs: number; maxBatchRows: number; samples?: readonly Sample[] };
+/** `limitMs`: of the whole check; 240 s. */
+export type Gate = { runLimitMs: number; maxBatchRows: number; samples?: readonly Sample[]; limitMs?: number };
 
 /** What answers a version's samples; another one may answer otherwise. */
 export type Grounds = { device: string; runtime: string };
@@ -20,17 +31,21 @@ export type Grounds = { device: string; runtime: string };
 const { version } = JSON.parse(readFileSync(new URL(import.meta.resolve('onnxruntime-node/package.json')), 'utf8')) as { version: string };
 const RUNTIME = `onnxruntime-node ${version}`;
 
+/** The whole of a check: less than its job may take, so that a slow model does not take the place of others. */
+const GATE_MS = 240_000;
+
 type Loaded = Bench & { signature: Signature; loadMs: number; device: string };
 
 /** As `Inference.verify` says. */
 export async function verifySamples(model: Uint8Array, gate: Gate, fleet: FleetPort): Promise<Grounds> {
   try {
-    return await inRunner(model, { ...gate, threads: 1 }, fleet, async ({ signature, device, run }) => {
+    return await inRunner(model, boxed(gate), fleet, async ({ signature, device, run }) => {
       await checkSamples(gate.samples ?? [], signature, gate.maxBatchRows, run);
       return { device, runtime: RUNTIME };
     });
   } catch (error) {
-    throw rejected(error);
+    // Of a model that answered before, a crash or a late run may be the host's: the check is tried again.
+    throw error instanceof RunnerLost || error instanceof RunnerOverran || error instanceof TooSlow ? error : rejected(error);
   }
 }
 
@@ -45,16 +60,22 @@ export async function groundsOf(fleet: FleetPort): Promise<Grounds> {
 export async function inspectModel(model: Uint8Array, gate: Gate, fleet: FleetPort): Promise<Inspection> {
   const contents = readContents(model, gate.maxBatchRows > 1 ? [1, gate.maxBatchRows] : [1]);
   try {
-    return await inRunner(model, { ...gate, threads: 1 }, fleet, async (loaded) => {
+    const box = boxed(gate);
+    return await inRunner(model, box, fleet, async (loaded) => {
       const { signature, loadMs, device } = loaded;
-      const { range, ...finding } = await probe(signature, async (inputs, rows) => (await loaded.run(inputs, rows)).outputs);
+      const { range, ...found } = await probe(signature, async (inputs, rows) => (await loaded.run(inputs, rows)).outputs);
       await checkSamples(gate.samples ?? [], signature, gate.maxBatchRows, loaded.run);
-      const latencies = await measure(signature, range, gate.maxBatchRows, loaded);
+      const { latencies, failedRows } = await measure(signature, range, gate.maxBatchRows, loaded);
+      const maxBatchRows = failedRows === null ? gate.maxBatchRows : (latencies.at(-1)?.rows ?? 1);
+      const limit = failedRows === null ? '' : ` A run of ${failedRows} rows failed: its batch limit is ${maxBatchRows}.`;
+      const finding = { ...found, batchFinding: found.batchFinding + limit, maxBatchRows };
       const peakMemoryBytes = await peakOf(loaded);
       const profile = { device, runtime: RUNTIME, loadMs, peakMemoryBytes, threads: 1, latencies };
       const threads = threadsToTry(latencies);
       if (threads === null) return { signature, ...finding, contents, profile };
-      const more = await inRunner(model, { ...gate, threads }, fleet, (second) => measure(signature, range, gate.maxBatchRows, second));
+      const more = await inRunner(model, { ...box, threads }, fleet, async (second) => {
+        return (await measure(signature, range, maxBatchRows, second)).latencies;
+      });
       const best = isWorth(latencies, more) ? { threads, latencies: more } : {};
       return { signature, ...finding, contents, profile: { ...profile, ...best } };
     });
@@ -63,12 +84,25 @@ export async function inspectModel(model: Uint8Array, gate: Gate, fleet: FleetPo
   }
 }
 
-type Options = Omit<Gate, 'samples'> & { threads: number };
+type Options = Omit<Gate, 'samples'> & { threads: number; endMs: number; limitMs: number };
+
+const boxed = ({ limitMs = GATE_MS, ...gate }: Gate): Options => ({ ...gate, threads: 1, endMs: performance.now() + limitMs, limitMs });
+
+class TooSlow extends MercatoError {
+  constructor({ limitMs }: Options) {
+    super('MODEL_REJECTED', `The checks of the model took longer than ${limitMs / 1000} s; it has to load and run faster.`);
+  }
+}
 
 /** Does something with a runner that serves nothing else, and ends it; on the first device that takes the model. */
 async function inRunner<T>(model: Uint8Array, options: Options, fleet: FleetPort, work: (loaded: Loaded) => Promise<T>): Promise<T> {
   for (let tried = 0; ; tried++) {
     const loan = await fleet.borrow();
+    let late = false;
+    const overtime = setTimeout(() => {
+      late = true;
+      void fleet.giveBack(loan.id);
+    }, options.endMs - performance.now());
     try {
       const device = loan.devices[tried] ?? 'cpu';
       const startedMs = performance.now();
@@ -76,14 +110,19 @@ async function inRunner<T>(model: Uint8Array, options: Options, fleet: FleetPort
       const runner = { connection, kill: () => void fleet.giveBack(loan.id) };
       const loading = loadInto(runner, { ...options, device, joinable: false, shared: false }, model.slice());
       const signature = await loading.catch((error: unknown) => {
-        if (tried + 1 < loan.devices.length) return null;
+        if (!late && tried + 1 < loan.devices.length) return null;
         throw error;
       });
       if (signature === null) continue;
       const loadMs = performance.now() - startedMs;
       const run = (inputs: readonly Tensor[], rows: number) => runAlone(connection, inputs, rows, options.runLimitMs);
-      return await work({ signature, loadMs, device, run, stats: () => connection.stats() });
+      const done = await work({ signature, loadMs, device, run, stats: () => connection.stats() });
+      if (late) throw new TooSlow(options);
+      return done;
+    } catch (error) {
+      throw late ? new TooSlow(options) : error;
     } finally {
+      clearTimeout(overtime);
       await fleet.giveBack(loan.id);
     }
   }

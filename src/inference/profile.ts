@@ -21,6 +21,8 @@ export type Profile = {
   latencies: Latency[];
 };
 
+type Measured = { latencies: Latency[]; failedRows: number | null };
+
 /** A loaded runner of the version, as it is measured. */
 export type Bench = { run(inputs: readonly Tensor[], rows: number): Promise<CallResult>; stats(): Promise<RunnerStats> };
 
@@ -31,12 +33,14 @@ const RUNS = { min: 3, max: 15, enoughMs: 60 };
 const THREADS = { max: 4, runMs: 5, gain: 1.5 };
 
 /**
- * Runs a version on zeros and on random rows in rising numbers, up to `maxRows`. A size that the model refuses ends the walk; a crash too.
+ * Runs a version on zeros and on random rows in rising numbers, up to `maxRows`. A size that the model refuses, or falls over, ends the walk and is
+ * `failedRows`.
  */
-export async function measure(signature: Signature, range: InputRange | null, maxRows: number, bench: Bench): Promise<Latency[]> {
-  if (range === null) return [];
+export async function measure(signature: Signature, range: InputRange | null, maxRows: number, bench: Bench): Promise<Measured> {
+  if (range === null) return { latencies: [], failedRows: null };
   const endMs = performance.now() + BOX_MS;
   const latencies: Latency[] = [];
+  let failedRows: number | null = null;
   try {
     const zeros = randomInputs(signature, 1, range)?.map((input) => ({ ...input, data: zeroed(input) }));
     if (zeros) await bench.run(zeros, 1).catch(ignoreRefusal);
@@ -45,12 +49,14 @@ export async function measure(signature: Signature, range: InputRange | null, ma
       if (before && performance.now() + RUNS.min * 2 * before.p50Ms > endMs) break;
       const inputs = randomInputs(signature, rows, range);
       if (inputs === null) break;
-      latencies.push(await latencyOf(bench, inputs, rows));
+      failedRows = rows;
+      latencies.push(await latencyOf(bench, inputs, rows, endMs));
+      failedRows = null;
     }
   } catch (error) {
     ignoreRefusal(error);
   }
-  return latencies;
+  return { latencies, failedRows };
 }
 
 /** Whether another number of threads is worth trying: the runs are long, and the machine has cores. */
@@ -66,10 +72,11 @@ export function isWorth(one: readonly Latency[], more: readonly Latency[]): bool
   return largest !== undefined && same !== undefined && same.p50Ms / largest.p50Ms >= THREADS.gain;
 }
 
-async function latencyOf(bench: Bench, inputs: readonly Tensor[], rows: number): Promise<Latency> {
+async function latencyOf(bench: Bench, inputs: readonly Tensor[], rows: number, endMs: number): Promise<Latency> {
   const times: number[] = [];
   let sumMs = 0;
-  while (times.length < RUNS.min || (times.length < RUNS.max && sumMs < RUNS.enoughMs)) {
+  const isEnough = () => times.length >= RUNS.min && (times.length === RUNS.max || sumMs >= RUNS.enoughMs);
+  while (times.length === 0 || (!isEnough() && performance.now() < endMs)) {
     const { computeMs } = await bench.run(inputs, rows);
     times.push(computeMs);
     sumMs += computeMs;

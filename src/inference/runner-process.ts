@@ -46,12 +46,13 @@ export async function startRunner({ folder, env, gpu }: RunnerSettings, log: Log
     child.once('error', () => resolve());
   });
   let wanted = false;
+  let connected: RunnerConnection | null = null;
   const kill = () => {
     wanted = true;
     child.kill('SIGKILL');
   };
   child.once('exit', (code, signal) => {
-    if (!wanted) log.warn({ pid: child.pid, code, signal }, 'a runner ended by itself');
+    if (!wanted && connected?.leaving !== true) log.warn({ pid: child.pid, code, signal }, 'a runner ended by itself');
   });
   logStandardError(child, log);
   try {
@@ -60,6 +61,7 @@ export async function startRunner({ folder, env, gpu }: RunnerSettings, log: Log
     const connection = await connectRunner(socketPath, () => {
       for (const listener of listeners) listener();
     });
+    connected = connection;
     const stopPings = keepAsking(connection, kill);
     void ended.then(stopPings);
     return { pid: child.pid ?? 0, path: socketPath, connection, ended, kill, onLost: (listener) => void listeners.push(listener) };

@@ -1,5 +1,6 @@
 import { afterAll, beforeAll, expect, test } from 'vitest';
 import { Client, predictDigit } from '../support/client.ts';
+import { offerLoop } from '../support/loop.ts';
 import { signIn, signUp } from '../support/people.ts';
 import { type Demo, type Market, openMarket, type Server } from '../support/server.ts';
 
@@ -32,14 +33,12 @@ async function change(name: string, modelVersionId: string, token: string, more:
   return answer[name]?.hostedVersion as Hosted;
 }
 
-async function digitsId(): Promise<string> {
-  const { model } = await client.ask<{ model: { version: { id: string } } }>(
-    '{ model(handle: "mercato/digits") { version { id } } }',
-    {},
-    operator,
-  );
+async function versionId(handle: string): Promise<string> {
+  const query = 'query ($handle: String!) { model(handle: $handle) { version { id } } }';
+  const { model } = await client.ask<{ model: { version: { id: string } } }>(query, { handle }, operator);
   return model.version.id;
 }
+const digitsId = () => versionId('mercato/digits');
 
 test('a version is loaded, shown with its runner, unloaded, and loaded again by the next call', async () => {
   const id = await digitsId();
@@ -71,6 +70,18 @@ test('only the operator pins, and what is pinned is loaded after a restart', { t
   client = new Client(server.url);
   await expect.poll(() => listed(operator), { timeout: 20_000 }).toMatchObject([{ state: 'LOADED', pinned: true }]);
   expect(await change('pinModelVersion', id, operator, { pinned: false })).toMatchObject({ pinned: false });
+});
+
+test('what the operator has pinned its publisher cannot unload', async () => {
+  const { token } = await offerLoop(client, 1_000, 'pinned');
+  const id = await versionId('pinned/loop');
+  await change('pinModelVersion', id, operator, { pinned: true });
+  const query = 'mutation ($input: UnloadModelVersionInput!) { unloadModelVersion(input: $input) { hostedVersion { state } } }';
+  const refused = await client.send(query, { input: { modelVersionId: id } }, token);
+  expect(refused.errors?.[0]).toMatchObject({ extensions: { code: 'CONFLICT', field: 'modelVersionId' } });
+  expect(await listed(token)).toMatchObject([{ state: 'LOADED', pinned: true }]);
+  await change('pinModelVersion', id, operator, { pinned: false });
+  expect(await change('unloadModelVersion', id, token)).toMatchObject({ state: 'UNLOADED' });
 });
 
 // One process at a time has an embedded database.

@@ -1,5 +1,5 @@
 import { describe, expect, test } from 'vitest';
-import { node } from '../../src/inference/onnx/onnx.ts';
+import { node, tensor } from '../../src/inference/onnx/onnx.ts';
 import { testInference } from './setup.ts';
 import { identityModel, loopModel, mixingModel, tableModel, tinyModel } from './tiny-models.ts';
 
@@ -72,6 +72,37 @@ describe('an inspection', () => {
     const never = { joinable: false, batchFinding: 'The model crashed or exceeded its run limit on random inputs.' };
     expect(await inference.inspect(loopModel(2 ** 52), { ...GATE, runLimitMs: 200 })).toMatchObject(never);
     expect((await inference.status()).deployments).toEqual([]);
+  });
+
+  test('ends when its time is over, whatever its runs may take', async () => {
+    const inference = await testInference();
+    const slow = inference.inspect(loopModel(2 ** 52), { ...GATE, runLimitMs: 60_000, limitMs: 2_000 });
+    await expect(slow).rejects.toMatchObject({ code: 'MODEL_REJECTED', message: expect.stringContaining('longer than 2 s') });
+    expect((await inference.status()).deployments).toEqual([]);
+  });
+
+  test('finds the batch limit of a model that fails with more rows', async () => {
+    const inference = await testInference();
+    const upTo8 = tinyModel(
+      [['x', 'FP32', ['N', 1]]],
+      [['y', 'FP32', ['N', 1]]],
+      [
+        node('Shape', ['x'], ['shape'], { end: 1 }),
+        node('Squeeze', ['shape'], ['rows']),
+        node('Range', ['zero', 'rows', 'one'], ['places']),
+        node('Gather', ['table', 'places'], ['found']),
+        node('Add', ['x', 'found'], ['y']),
+      ],
+      [
+        tensor('zero', 'INT64', [], BigInt64Array.of(0n)),
+        tensor('one', 'INT64', [], BigInt64Array.of(1n)),
+        tensor('table', 'FP32', [8, 1], new Float32Array(8)),
+      ],
+    );
+    const { maxBatchRows, batchFinding } = await inference.inspect(upTo8, { ...GATE, maxBatchRows: 64 });
+    expect(maxBatchRows).toBe(8);
+    expect(batchFinding).toContain('A run of 16 rows failed: its batch limit is 8.');
+    expect(await inference.inspect(identityModel(), { ...GATE, maxBatchRows: 64 })).toMatchObject({ maxBatchRows: 64 });
   });
 
   test('rejects what is no model, and one that the runtime cannot load', async () => {

@@ -192,6 +192,7 @@ const refusals: [name: string, refused: OnnxModel, place: string, text: RegExp][
     /expand to more/,
   ],
   ['a function defined twice', withFunctions(makeFunction('f', []), makeFunction('f', [])), 'functions[1]', /defined twice/],
+  ['an IR version that no runtime knows', { ...model(makeGraph()), irVersion: 99n }, 'ir_version', /IR version 99/],
   ['training information', { ...model(makeGraph()), trainingInfo: [new Uint8Array()] }, 'training_info', /training/],
 ];
 

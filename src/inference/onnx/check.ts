@@ -8,6 +8,9 @@ import { checkFunction, checkGraph, named, type Tally } from './walk.ts';
 /** A tensor of so many elements is beyond every bound of a call; larger is no Int of GraphQL either. */
 const DIMENSION_MAX = 2n ** 31n - 1n;
 
+/** The last that ONNX Runtime 1.30 reads. */
+const IR_VERSION_MAX = 13n;
+
 /** A fixed size, the name of a symbolic one, or null: any. */
 export type Dimension = number | string | null;
 
@@ -32,7 +35,7 @@ export type ModelSummary = {
  * with another name, not inputs. Takes time linear in the file and changes nothing.
  *
  * Errors: MODEL_REJECTED with `place`, like `graph.node[12] (Loop "l").body.node[3] (Constant).attribute value`, in this order: those of
- * `decodeModel`; no graph; training information; functions without a name or defined twice; inputs, then outputs: no name, given twice, no
+ * `decodeModel`; no graph; IR version; training information; functions without a name or defined twice; inputs, then outputs: no name, given twice, no
  * tensor, element type, undeclared rank (inputs), negative dimension; imported operator sets; then, for the graph and for each function, those
  * of `checkGraph`; then recursive or exploding functions; last, those of `checkEinsums`.
  */
@@ -44,6 +47,9 @@ export function checkModel(bytes: Uint8Array): ModelSummary {
 export function checkDecoded(model: OnnxModel): ModelSummary {
   const { graph } = model;
   if (graph === undefined) throw rejected('The file holds no graph.', 'graph');
+  const { irVersion = 0n } = model;
+  if (irVersion > IR_VERSION_MAX)
+    throw rejected(`The file is of IR version ${irVersion}; at most ${IR_VERSION_MAX} is read.`, 'ir_version');
   if (model.trainingInfo.length > 0) throw rejected('The model carries training information; export it for inference.', 'training_info');
   const tally: Tally = { functions: functionsOf(model), operators: new Map(), parameters: 0 };
   const inputs = inputsOf(graph);
@@ -51,7 +57,7 @@ export function checkDecoded(model: OnnxModel): ModelSummary {
   checkBodies(model, graph, tally);
   if ([...tally.operators.keys()].some((name) => name === 'Einsum' || name.endsWith('.Einsum'))) checkEinsums(model);
   return {
-    irVersion: Number(model.irVersion ?? 0n),
+    irVersion: Number(irVersion),
     opsets: opsetsOf(model),
     operators: [...tally.operators].map(([name, { count }]) => ({ name, count })).sort((a, b) => (a.name < b.name ? -1 : 1)),
     parameters: tally.parameters,
