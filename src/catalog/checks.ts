@@ -4,6 +4,7 @@ import { MercatoError } from '../base/errors.ts';
 import type { Log } from '../base/log.ts';
 import type { ModelVersion, ModelVersionState, Prisma } from '../generated/prisma/client.ts';
 import type { Inference, Profile, Sample } from '../inference/inference.ts';
+import { releaseFile } from './files.ts';
 import type { CheckVersion, Jobs } from './jobs.ts';
 import { found } from './models.ts';
 import type { ModelStore } from './store.ts';
@@ -30,6 +31,8 @@ export type Checks = {
   check(data: CheckVersion): Promise<void>;
   /** Asks for a check, by whichever process. */
   request(data: CheckVersion): Promise<void>;
+  /** Lets go of a file that was brought for a version that has been rejected already. */
+  release(sha256: string): Promise<void>;
   /** The version once it is READY or REJECTED and every process knows it, or as it is after 30 s. */
   settled(data: CheckVersion): Promise<ModelVersionView>;
 };
@@ -114,14 +117,20 @@ export function createChecks({ db, store, inference, invalidations, jobs, log }:
   }
 
   /** The owner's calls of a model that is not published yet go to its newest READY version: a new one makes processes forget. */
-  async function settle({ id, tenantId, modelId }: ModelVersion, data: Prisma.ModelVersionUpdateManyMutationInput): Promise<void> {
+  async function settle({ id, tenantId, modelId, sha256 }: ModelVersion, data: Prisma.ModelVersionUpdateManyMutationInput): Promise<void> {
     const seq = await asTenant(db, tenantId, async (tx) => {
       await tx.modelVersion.updateMany({ where: { id, tenantId, state: { in: [...OPEN] } }, data });
       const listing = await tx.listing.findUniqueOrThrow({ where: { modelId, publisherTenantId: tenantId } });
       return invalidations.publish(tx, 'listing', [listing.id]);
     });
+    if (data.state === 'REJECTED') await release(sha256);
     log.debug({ versionId: id, state: data.state }, 'checked a model version');
     await invalidations.confirmed(seq);
+  }
+
+  /** That its file could not be deleted must not bring a rejected version back to the gate. */
+  async function release(sha256: string): Promise<void> {
+    await releaseFile(db, store, sha256).catch((error: unknown) => log.error({ err: error, sha256 }, 'a rejected file stays in the store'));
   }
 
   async function request(data: CheckVersion): Promise<void> {
@@ -192,6 +201,7 @@ export function createChecks({ db, store, inference, invalidations, jobs, log }:
     },
     check,
     request,
+    release,
     settled,
   };
 }

@@ -21,6 +21,8 @@ export type ModelStore = {
   read(sha256: string): Promise<Uint8Array>;
   /** Copies a file of the store to `path`, for a process that must not reach the store. Throws as `read` does. */
   copyTo(sha256: string, path: string): Promise<void>;
+  /** Also where there is no such file. */
+  deleteFile(sha256: string): Promise<void>;
   putBytes(key: string, bytes: Uint8Array): Promise<void>;
   /** Null where there is no such key. */
   readBytes(key: string): Promise<Uint8Array | null>;
@@ -70,6 +72,9 @@ export async function createDirectoryStore(dir: string): Promise<ModelStore> {
       const source = createReadStream(join(dir, pathOf(sha256)), { highWaterMark: PIECE_BYTES });
       const copied = await writeStream(path, source, Number.POSITIVE_INFINITY);
       if (copied.sha256 !== sha256) throw new Error(`file ${sha256} of the store is damaged: its digest is ${copied.sha256}`);
+    },
+    async deleteFile(sha256) {
+      await rm(join(dir, pathOf(sha256)), { force: true });
     },
     async putBytes(key, bytes) {
       const path = join(staging, randomUUID());

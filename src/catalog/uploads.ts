@@ -5,6 +5,7 @@ import { badInput, MercatoError } from '../base/errors.ts';
 import { onceFor } from '../base/idempotency.ts';
 import { newId } from '../base/ids.ts';
 import { LIMITS } from '../base/limits.ts';
+import { lockFile } from './files.ts';
 import { found } from './models.ts';
 import type { ModelStore, Staged } from './store.ts';
 import type { UploadView } from './views.ts';
@@ -73,6 +74,7 @@ async function openUpload(tx: Tx, token: string): Promise<string> {
 
 /** Of two files for one upload the first wins. The file is in the store before the row says so; alone there, it harms nobody. */
 async function complete(tx: Tx, id: string, staged: Staged): Promise<UploadView> {
+  await lockFile(tx, staged.sha256);
   const changed = await tx.$executeRaw`
     update upload set state = 'COMPLETE', sha256 = ${staged.sha256}, size_bytes = ${staged.sizeBytes}::bigint
     where id = ${id}::uuid and state = 'OPEN'`;

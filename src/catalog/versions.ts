@@ -68,7 +68,9 @@ async function checked(
   const version = await asTenant(db, tenantId, insert);
   const data = { tenantId, versionId: version.id };
   if (version.created) await checks.request(data);
-  return checks.settled(data);
+  const settled = await checks.settled(data);
+  if (!version.created && settled.state === 'REJECTED') await checks.release(settled.sha256);
+  return settled;
 }
 
 /** As `Catalog.takeUpload`. */

@@ -1,4 +1,4 @@
-import { randomBytes } from 'node:crypto';
+import { createHash, randomBytes } from 'node:crypto';
 import { readFile } from 'node:fs/promises';
 import { Readable } from 'node:stream';
 import { beforeAll, expect, test } from 'vitest';
@@ -150,6 +150,32 @@ test('what is no acceptable model is REJECTED with a reason', async () => {
   const { id: modelId } = await rig.catalog.createModel(tenantId, { name: 'broken' });
   const version = await rig.version(tenantId, modelId, Buffer.from('this is no model'));
   expect(version).toMatchObject({ state: 'REJECTED', signature: null, rejection: { code: 'MODEL_REJECTED', message: expect.any(String) } });
+});
+
+test('the file of a rejected version is deleted, unless something else of any tenant refers to it', async () => {
+  const [owner, other] = [await rig.tenant(), await rig.tenant()];
+  const bytes = randomBytes(100);
+  const sha256 = createHash('sha256').update(bytes).digest('hex');
+  const isStored = async () => (await rig.stored()).some((path) => path.endsWith(sha256));
+  const reject = async ({ id }: { id: string }, name: string) => {
+    const { id: modelId } = await rig.catalog.createModel(id, { name });
+    const uploadId = await rig.upload(id, bytes);
+    expect(await rig.catalog.createModelVersion(id, { modelId, uploadId })).toMatchObject({ state: 'REJECTED', sha256 });
+    return modelId;
+  };
+  const kept = await rig.upload(other.id, bytes);
+  const modelId = await reject(owner, 'first');
+  expect(await isStored()).toBe(true);
+  const { id: elsewhere } = await rig.catalog.createModel(other.id, { name: 'elsewhere' });
+  expect(await rig.catalog.createModelVersion(other.id, { modelId: elsewhere, uploadId: kept })).toMatchObject({ state: 'REJECTED' });
+  expect(await isStored()).toBe(false);
+
+  const uploadId = await rig.upload(owner.id, bytes);
+  expect(await isStored()).toBe(true);
+  expect(await rig.catalog.createModelVersion(owner.id, { modelId, uploadId })).toMatchObject({ state: 'REJECTED', number: 1 });
+  expect(await isStored()).toBe(false);
+  await reject(owner, 'second');
+  expect(await isStored()).toBe(false);
 });
 
 test('the same bytes in one model are one version, also when they come at once', async () => {

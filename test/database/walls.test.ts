@@ -52,7 +52,7 @@ const GRANTS: Record<string, { tenant?: string; system?: string }> = {
   model_alias: { tenant: 'SELECT INSERT UPDATE DELETE' },
   alias_move: { tenant: 'SELECT INSERT' },
   work: { tenant: 'SELECT INSERT UPDATE', system: 'SELECT UPDATE' },
-  dataset: { tenant: 'SELECT INSERT UPDATE' },
+  dataset: { tenant: 'SELECT INSERT UPDATE', system: 'SELECT' },
   training_run: { tenant: 'SELECT INSERT UPDATE' },
   training_epoch: { tenant: 'SELECT INSERT' },
   evaluation: { tenant: 'SELECT INSERT' },
