@@ -54,19 +54,11 @@ export function createChecks({ db, store, inference, invalidations, jobs, log }:
   async function judge(version: Checked): Promise<Prisma.ModelVersionUpdateManyMutationInput> {
     const bytes = await store.read(version.sha256);
     try {
-      // `inspect` reads the file first and refuses at once what is not acceptable: whoever sees CHECKED for longer sees the truth.
-      await change(version, { state: 'CHECKED' });
-      const { signature, joinable, batchFinding, maxBatchRows, contents, profile } = await inference.inspect(bytes, gateOf(version));
+      const { signature, profile, ...found } = await inference.inspect(bytes, gateOf(version), (contents) =>
+        change(version, { state: 'CHECKED', contents }),
+      );
       const measured = { threads: profile.threads, profile: { ...profile, measuredAt: new Date().toISOString() } };
-      return {
-        state: 'READY',
-        signature: signature as unknown as Prisma.InputJsonObject,
-        joinable,
-        batchFinding,
-        maxBatchRows,
-        contents,
-        ...measured,
-      };
+      return { state: 'READY', signature: signature as unknown as Prisma.InputJsonObject, ...found, ...measured };
     } catch (error) {
       if (!(error instanceof MercatoError) || error.code !== 'MODEL_REJECTED') throw error;
       const rejection: Rejection = { code: error.code, message: error.message, place: error.data.place ?? null };

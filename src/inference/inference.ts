@@ -3,7 +3,7 @@ import { type RunRequest, type RunResult, runRequest } from './calls.ts';
 import { type DeviceEnvironment, usableDevices, wantsGpu } from './devices.ts';
 import { Fleet, type FleetOptions, type FleetPort, type InferenceStatus } from './fleet.ts';
 import { Hosts, type RunnableVersion } from './hosts.ts';
-import { type Gate, type Grounds, groundsOf, type Inspection, inspectModel, verifySamples } from './inspect.ts';
+import { type Gate, type Grounds, groundsOf, type Inspection, inspectModel, type OnRead, verifySamples } from './inspect.ts';
 import { createRunFolder } from './run-folder.ts';
 import { Supervisor } from './supervisor.ts';
 
@@ -34,7 +34,7 @@ export type Inference = AsyncDisposable & {
    * runs, whether it answers its publisher's samples, and measures it in runs of up to `maxBatchRows` rows, within some seconds, or, of a slow model, 240. No run takes longer than `runLimitMs`, the load at most a minute.
    * MODEL_REJECTED, with `data.place` where the fault has one.
    */
-  inspect(model: Uint8Array, gate: Gate): Promise<Inspection>;
+  inspect(model: Uint8Array, gate: Gate, onRead?: OnRead): Promise<Inspection>;
   /** Runs the samples of a version again, on what runs versions now. MODEL_REJECTED where it answers otherwise; RunnerLost and others where that cannot be told. */
   verify(model: Uint8Array, gate: Gate): Promise<Grounds>;
   /** What a version that is loaded now runs on where it can. */
@@ -96,7 +96,7 @@ export function createFleet(config: FleetConfig, log: Log): HostFleet {
 export function createInference(fleet: FleetPort): Inference {
   const hosts = new Hosts(fleet);
   return {
-    inspect: (model, gate) => inspectModel(model, gate, fleet),
+    inspect: (model, gate, onRead) => inspectModel(model, gate, fleet, onRead),
     verify: (model, gate) => verifySamples(model, gate, fleet),
     grounds: () => groundsOf(fleet),
     run: (request) => runRequest(hosts, request),

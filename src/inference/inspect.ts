@@ -18,12 +18,14 @@ export type Inspection = {
   joinable: boolean;
   batchFinding: string;
   maxBatchRows: number;
-  contents: Contents;
   profile: Profile;
 };
 
 /** `limitMs`: of the whole check; 240 s. */
 export type Gate = { runLimitMs: number; maxBatchRows: number; samples?: readonly Sample[]; limitMs?: number };
+
+/** Told what the file says before a runtime sees it. */
+export type OnRead = (contents: Contents) => Promise<void>;
 
 /** What answers a version's samples; another one may answer otherwise. */
 export type Grounds = { device: string; runtime: string };
@@ -45,7 +47,8 @@ export async function verifySamples(model: Uint8Array, gate: Gate, fleet: FleetP
     });
   } catch (error) {
     // Of a model that answered before, a crash or a late run may be the host's: the check is tried again.
-    throw error instanceof RunnerLost || error instanceof RunnerOverran || error instanceof TooSlow ? error : rejected(error);
+    if (error instanceof TooSlow) throw new Error('the samples could not be verified in time', { cause: error });
+    throw error instanceof RunnerLost || error instanceof RunnerOverran ? error : rejected(error);
   }
 }
 
@@ -57,8 +60,9 @@ export async function groundsOf(fleet: FleetPort): Promise<Grounds> {
 }
 
 /** As `Inference.inspect` says. */
-export async function inspectModel(model: Uint8Array, gate: Gate, fleet: FleetPort): Promise<Inspection> {
+export async function inspectModel(model: Uint8Array, gate: Gate, fleet: FleetPort, onRead?: OnRead): Promise<Inspection> {
   const contents = readContents(model, gate.maxBatchRows > 1 ? [1, gate.maxBatchRows] : [1]);
+  await onRead?.(contents);
   try {
     const box = boxed(gate);
     return await inRunner(model, box, fleet, async (loaded) => {
@@ -72,12 +76,12 @@ export async function inspectModel(model: Uint8Array, gate: Gate, fleet: FleetPo
       const peakMemoryBytes = await peakOf(loaded);
       const profile = { device, runtime: RUNTIME, loadMs, peakMemoryBytes, threads: 1, latencies };
       const threads = threadsToTry(latencies);
-      if (threads === null) return { signature, ...finding, contents, profile };
+      if (threads === null) return { signature, ...finding, profile };
       const more = await inRunner(model, { ...box, threads }, fleet, async (second) => {
         return (await measure(signature, range, maxBatchRows, second)).latencies;
       });
       const best = isWorth(latencies, more) ? { threads, latencies: more } : {};
-      return { signature, ...finding, contents, profile: { ...profile, ...best } };
+      return { signature, ...finding, profile: { ...profile, ...best } };
     });
   } catch (error) {
     throw rejected(error);

@@ -152,6 +152,19 @@ test('what is no acceptable model is REJECTED with a reason', async () => {
   expect(version).toMatchObject({ state: 'REJECTED', signature: null, rejection: { code: 'MODEL_REJECTED', message: expect.any(String) } });
 });
 
+test('what the reader found is told of a version that was rejected later, and of none that it rejected itself', async () => {
+  const { id: tenantId } = await rig.tenant();
+  const { id: modelId } = await rig.catalog.createModel(tenantId, { name: 'late' });
+  const nodes = [node('MatMul', ['x', 'w'], ['y'])];
+  const io = { inputs: [value('x', 'FP32', ['N', 2])], outputs: [value('y', 'FP32', ['N', 3])] };
+  const unfit = graph({ name: 'unfit', nodes, ...io, initializers: [tensor('w', 'FP32', [5, 3], new Float32Array(15))] });
+  const late = await rig.version(tenantId, modelId, encodeModel(onnxModel(unfit)));
+  expect(late).toMatchObject({ state: 'REJECTED', contents: { operators: [{ name: 'MatMul', count: 1 }] } });
+  expect(late.rejection?.message).toContain('cannot be loaded');
+  const early = await rig.version(tenantId, modelId, randomBytes(100));
+  expect(early).toMatchObject({ state: 'REJECTED', contents: null });
+});
+
 test('the file of a rejected version is deleted, unless something else of any tenant refers to it', async () => {
   const [owner, other] = [await rig.tenant(), await rig.tenant()];
   const bytes = randomBytes(100);
