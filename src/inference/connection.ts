@@ -153,8 +153,10 @@ export class RunnerConnection {
     return new Promise((resolve, reject) => {
       const giveUp = () => {
         writeFrame(this.#socket, FRAME.cancel, id, {});
-        settle();
+        stopWaiting();
+        // Before anything is forgotten: a connection that leaves ends with its last call, and would take this run along.
         if (pending.begun) this.#pending.set(id, { ...pending, givenUp: true, settle: forget, resolve() {}, reject: late });
+        else forget();
         reject(gaveUp(signal));
       };
       const timer = setTimeout(giveUp, deadlineMs);
@@ -163,9 +165,12 @@ export class RunnerConnection {
         this.#pending.delete(id);
         this.#closeWhenDone();
       };
-      const settle = () => {
+      const stopWaiting = () => {
         clearTimeout(timer);
         signal?.removeEventListener('abort', giveUp);
+      };
+      const settle = () => {
+        stopWaiting();
         forget();
       };
       const late = (error: Error) => {

@@ -216,4 +216,18 @@ describe('a busy runner', () => {
     expect(good).toMatchObject({ status: 'fulfilled', value: { rows: 1 } });
     expect(await shared.promise).toMatchObject({ kind: 'OVERRUN' });
   });
+
+  test("whose caller gives up while the version is unloaded is nobody's fault", async () => {
+    const inference = await testInference();
+    const version = versionOf(loopModel(), { runLimitMs: 30_000 });
+    await inference.run(request(version, [longs([1])]));
+    const killed: object[] = [];
+    const given = { deadlineMs: 1_000, onKilled: (one: object) => void killed.push(one) };
+    const run = inference.run(request(version, [longs([2_500_000])], given)).catch((error: unknown) => error);
+    const busy = { replicas: [{ running: 1 }] };
+    await vi.waitFor(async () => expect((await inference.status()).deployments).toMatchObject([busy]), { timeout: 20_000 });
+    await inference.unload(version.id);
+    expect(await run).toMatchObject({ code: 'DEADLINE_EXCEEDED' });
+    expect(killed).toEqual([]);
+  });
 });
