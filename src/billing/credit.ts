@@ -10,12 +10,13 @@ export type CreditRequest = { tenantId: string; amountNanos: bigint; note: strin
 
 /**
  * Adds prepaid credit: platform's funding → tenant's wallet. The key is the transfer's id, so the same key adds once.
- * Checks the key's length, then as `createTransfer` does.
+ * Checks the key's form, then as `createTransfer` does.
  * @throws BAD_USER_INPUT, IDEMPOTENCY_CONFLICT
  */
 export async function addCredit(tx: Tx, currency: string, request: CreditRequest): Promise<TransferRow> {
   const { tenantId, amountNanos, note, idempotencyKey } = request;
-  if (idempotencyKey.length < 1 || idempotencyKey.length > LIMITS.idempotencyKeyLength) {
+  // Half a surrogate is U+FFFD to the hash: two keys would be one.
+  if (idempotencyKey.length < 1 || idempotencyKey.length > LIMITS.idempotencyKeyLength || !idempotencyKey.isWellFormed()) {
     throw badInput('idempotencyKey', `idempotencyKey must have 1 to ${LIMITS.idempotencyKeyLength} characters.`);
   }
   const { id: creditAccountId } = await accountId(tx, 'WALLET', tenantId, currency);

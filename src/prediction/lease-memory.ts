@@ -27,7 +27,7 @@ export type Block = Granted & { free: number; slotsFree: number; inFlight: numbe
 /** `key`: of the caller as it came, whatever limits it has. */
 type Waiter = { key: GrantKey; units: number; deadlineAt: number; resolve(admission: Admission): void; reject(error: MercatoError): void };
 
-/** What this process knows of one consumer, listing and plan version, and where they have limits of their own, of one member or key. */
+/** What this process knows of one consumer, listing, subscription and plan version, and where they have limits of their own, of one member or key. */
 export type Entry = {
   key: GrantKey;
   blocks: Block[];
@@ -62,7 +62,8 @@ export function createLeaseMemory(time: Time, onOwed: () => void) {
   function entryOf(key: GrantKey, limited: ReadonlySet<string>): Entry {
     const memberId = key.memberId !== null && limited.has(key.memberId) ? key.memberId : null;
     const apiKeyId = key.apiKeyId !== null && limited.has(key.apiKeyId) ? key.apiKeyId : null;
-    const name = `${key.consumerTenantId}:${key.listingId}:${key.terms?.planVersionId ?? ''}:${memberId ?? ''}:${apiKeyId ?? ''}`;
+    const { consumerTenantId, listingId, subscriptionId, terms } = key;
+    const name = [consumerTenantId, listingId, subscriptionId, terms?.planVersionId, memberId, apiKeyId].join(':');
     let entry = entries.get(name);
     if (!entry) {
       entry = {
@@ -183,7 +184,7 @@ export function createLeaseMemory(time: Time, onOwed: () => void) {
     return returned.filter(({ units, slots }) => units !== 0n || slots !== 0n);
   }
 
-  /** What this process knows of a consumer's listing, or of all of its listings: one entry for each plan version. */
+  /** What this process knows of a consumer's listing, or of all of its listings: one entry for each subscription and plan version. */
   function entriesOf(consumerTenantId: string, listingId: string | null): Entry[] {
     return [...entries.values()].filter(
       ({ key }) => key.consumerTenantId === consumerTenantId && (listingId === null || key.listingId === listingId),

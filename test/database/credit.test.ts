@@ -64,6 +64,7 @@ describe('addCredit', () => {
     ['a negative amount', -1n, 'key', null, 'amountNanos'],
     ['more than a billion', 10n ** 18n + 1n, 'key', null, 'amountNanos'],
     ['an empty key', 1n, '', null, 'idempotencyKey'],
+    ['a key with half a surrogate', 1n, 'k\ud800', null, 'idempotencyKey'],
     ['a key of 256 characters', 1n, 'k'.repeat(256), null, 'idempotencyKey'],
     ['a note of 201 characters', 1n, 'key', 'n'.repeat(201), 'note'],
     ['a note with NUL', 1n, 'key', 'a\0b', 'note'],

@@ -244,6 +244,18 @@ describe('in memory', () => {
     expect(server.asked).toMatchObject({ grant: 2, putBack: 1 });
   });
 
+  it('the requests of such a lease are not lost', async () => {
+    const [right, server] = [await core.consumer({ requestsPerMinute: 1, burst: 1 }), await open()];
+    const gate = Promise.withResolvers<void>();
+    server.gates.set('grant', gate.promise);
+    const admitted = server.admit(right);
+    await expect.poll(() => leases(right)).toBe(1);
+    server.changeLimits(right);
+    gate.resolve();
+    (await admitted).settled();
+    expect(await codeOf(() => server.admit(right))).toBe('RATE_LIMITED');
+  });
+
   it('who is limited is read once, again after a change, and each time out of touch with the database', async () => {
     const [right, server] = [await core.consumer({}), await open()];
     const gate = Promise.withResolvers<void>();

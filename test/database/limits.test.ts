@@ -2,6 +2,7 @@ import { createHash } from 'node:crypto';
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, test } from 'vitest';
 import { asSystem, asTenant } from '../../src/base/database.ts';
 import { newId } from '../../src/base/ids.ts';
+import type { PlanTerms } from '../../src/catalog/catalog.ts';
 import { createLeaseStore } from '../../src/prediction/lease-store.ts';
 import type { Admission } from '../../src/prediction/leases.ts';
 import { keepUsage, type LimitView, recallLeases } from '../../src/usage/usage.ts';
@@ -161,6 +162,19 @@ describe('a limit is of its subject', () => {
     await limit(right, { subject: 'SUBSCRIPTION', subjectId: right.subscriptionId, amount: 2n });
     expect((await letIn(right, 10)).answered).toBe(2);
     expect((await letIn(other, 10)).answered).toBe(10);
+  });
+
+  test('of a subscription that follows another to the same plan, from its first call on', async () => {
+    const right = await core.consumer({});
+    await limit(right, { name: 'first', subject: 'SUBSCRIPTION', subjectId: right.subscriptionId, amount: 3n });
+    expect((await letIn(right, 10)).answered).toBe(3);
+    const next = await core.subscribe(right.consumerTenantId, right, right.terms as PlanTerms);
+    await limit(right, { name: 'second', subject: 'SUBSCRIPTION', subjectId: next.subscriptionId, amount: 2n });
+    expect((await letIn(next, 10)).answered).toBe(2);
+    expect((await limits(right)).map(({ name, used }) => [name, used])).toEqual([
+      ['first', 3n],
+      ['second', 2n],
+    ]);
   });
 
   test("of nobody else's: another tenant's key, subscription and member are not found", async () => {

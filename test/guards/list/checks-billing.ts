@@ -79,7 +79,7 @@ export const billingChecks: Guard[] = [
   ...guardsOf('code', 'src/billing/credit.ts', 'database/credit', [
     [
       'credit has a key',
-      'if (idempotencyKey.length < 1 || idempotencyKey.length > LIMITS.idempotencyKeyLength) {\n    throw badInput',
+      'if (idempotencyKey.length < 1 || idempotencyKey.length > LIMITS.idempotencyKeyLength || !idempotencyKey.isWellFormed()) {\n    throw badInput',
       'if (false) {\n    throw badInput',
     ],
     [
