@@ -48,7 +48,8 @@ export async function verifySamples(model: Uint8Array, gate: Gate, fleet: FleetP
   } catch (error) {
     // Of a model that answered before, a crash or a late run may be the host's: the check is tried again.
     if (error instanceof TooSlow) throw new Error('the samples could not be verified in time', { cause: error });
-    throw error instanceof RunnerLost || error instanceof RunnerOverran ? error : rejected(error);
+    const cause = error instanceof MercatoError && error.cause instanceof RunnerOverran ? error.cause : error;
+    throw cause instanceof RunnerLost || cause instanceof RunnerOverran ? cause : rejected(error);
   }
 }
 
@@ -70,8 +71,9 @@ export async function inspectModel(model: Uint8Array, gate: Gate, fleet: FleetPo
       const { range, ...found } = await probe(signature, async (inputs, rows) => (await loaded.run(inputs, rows)).outputs);
       await checkSamples(gate.samples ?? [], signature, gate.maxBatchRows, loaded.run);
       const { latencies, failedRows } = await measure(signature, range, gate.maxBatchRows, loaded);
-      const maxBatchRows = failedRows === null ? gate.maxBatchRows : (latencies.at(-1)?.rows ?? 1);
-      const limit = failedRows === null ? '' : ` A run of ${failedRows} rows failed: its batch limit is ${maxBatchRows}.`;
+      const most = failedRows === null ? undefined : latencies.at(-1)?.rows;
+      const maxBatchRows = most ?? gate.maxBatchRows;
+      const limit = most === undefined ? '' : ` A run of ${failedRows} rows failed: its batch limit is ${most}.`;
       const finding = { ...found, batchFinding: found.batchFinding + limit, maxBatchRows };
       const peakMemoryBytes = await peakOf(loaded);
       const profile = { device, runtime: RUNTIME, loadMs, peakMemoryBytes, threads: 1, latencies };

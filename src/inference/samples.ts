@@ -66,7 +66,7 @@ function within<T>(prefix: string, work: () => T, part = 'inputs'): T {
 
 /**
  * Runs each sample and compares. Errors, sample by sample: it does not fit the signature, or has more rows than a run may; its run fails; an output has another
- * datatype or shape; an element differs. @throws MODEL_REJECTED naming sample, output, element, what was expected and what came
+ * datatype or shape; an element differs. @throws MODEL_REJECTED naming sample, output, element, what was expected and what came; `cause`: of a run that failed
  */
 export async function checkSamples(
   samples: readonly Sample[],
@@ -79,7 +79,7 @@ export async function checkSamples(
     const rows = rowsOfSample(signature, inputs, expected, i);
     if (rows > maxBatchRows) throw wrong(i, `it has ${rows} rows, and a run at most ${maxBatchRows}.`);
     const { outputs } = await run(inputs, rows).catch((error: unknown) => {
-      if (error instanceof MercatoError && error.code === 'MODEL_FAILED') throw wrong(i, `its run failed: ${error.message}`);
+      if (error instanceof MercatoError && error.code === 'MODEL_FAILED') throw wrong(i, `its run failed: ${error.message}`, error);
       throw error;
     });
     for (const one of expected)
@@ -122,6 +122,6 @@ function isNear(expected: unknown, got: unknown, tolerance: number): boolean {
 
 const text = (value: unknown): string => JSON.stringify(value).slice(0, 60);
 
-function wrong(i: number, why: string): MercatoError {
-  return new MercatoError('MODEL_REJECTED', `Sample ${i} is not answered as its publisher says: ${why}`);
+function wrong(i: number, why: string, cause?: Error): MercatoError {
+  return new MercatoError('MODEL_REJECTED', `Sample ${i} is not answered as its publisher says: ${why}`, {}, { cause });
 }

@@ -1,6 +1,8 @@
+import { existsSync, readdirSync, readFileSync } from 'node:fs';
+import { getPriority } from 'node:os';
 import { describe, expect, test } from 'vitest';
 import { node, tensor } from '../../src/inference/onnx/onnx.ts';
-import { testInference } from './setup.ts';
+import { testFleet, testInference } from './setup.ts';
 import { identityModel, loopModel, mixingModel, tableModel, tinyModel } from './tiny-models.ts';
 
 const GATE = { runLimitMs: 5_000, maxBatchRows: 8 };
@@ -72,6 +74,32 @@ describe('an inspection', () => {
     const never = { joinable: false, batchFinding: 'The model crashed or exceeded its run limit on random inputs.' };
     expect(await inference.inspect(loopModel(2 ** 52), { ...GATE, runLimitMs: 200 })).toMatchObject(never);
     expect((await inference.status()).deployments).toEqual([]);
+  });
+
+  test('of samples rejects a late run, and a verification of them tells it as what it is: it may be the host that is slow', async () => {
+    const inference = await testInference();
+    const x = { name: 'x', datatype: 'INT64', data: [String(2 ** 52)] } as const;
+    const gate = { runLimitMs: 300, maxBatchRows: 1, samples: [{ inputs: [x], outputs: [{ ...x, name: 'y' }], tolerance: 0 }] };
+    await expect(inference.inspect(loopModel(), gate)).rejects.toMatchObject({
+      code: 'MODEL_REJECTED',
+      message: expect.stringContaining('Sample 0'),
+    });
+    await expect(inference.verify(loopModel(), gate)).rejects.toMatchObject({ code: 'MODEL_FAILED' });
+  });
+
+  test.runIf(existsSync('/proc/self'))('runs at a lower priority than what serves', async () => {
+    const fleet = await testFleet();
+    const { id, path } = await fleet.borrow();
+    const isRunner = (pid: string) => {
+      try {
+        return readFileSync(`/proc/${pid}/cmdline`, 'utf8').includes(path);
+      } catch {
+        return false;
+      }
+    };
+    const runners = readdirSync('/proc').filter(isRunner);
+    expect(runners.map((pid) => getPriority(Number(pid)))).toContain(5);
+    await fleet.giveBack(id);
   });
 
   test('ends when its time is over, whatever its runs may take', async () => {
