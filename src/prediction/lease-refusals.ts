@@ -81,9 +81,9 @@ function refusedBy(limit: LockedLimit, need: number, unitPriceNanos: bigint): Om
 }
 
 /** When the same call may be admitted, where that is soon. */
-function retryMsOf({ measure, window, burstUnits, amount, aheadS, windowMs }: LockedLimit, need: number): number | null {
+function retryMsOf({ measure, window, burstUnits, amount, aheadUnits, windowMs }: LockedLimit, need: number): number | null {
   if (measure === 'CONCURRENCY') return CONCURRENCY_RETRY_MS;
-  if (burstUnits !== null) return Math.max(1, Math.ceil((aheadS - ((Number(burstUnits) - need) * 60) / Number(amount)) * 1000));
+  if (burstUnits !== null) return Math.max(1, Math.ceil((aheadUnits - Number(burstUnits) + need) * (60_000 / Number(amount))));
   return window === 'MINUTE' ? Math.max(1, Math.ceil(windowMs)) : null;
 }
 
@@ -113,7 +113,14 @@ export function allowancesOf(
     const unit = measure === 'CONCURRENCY' ? 'concurrent-requests' : measure === 'SPEND' ? 'nanos' : 'units';
     const windowS = window === null ? null : WINDOW_S[window];
     if (burstUnits !== null) {
-      return { name, unit, limit: Number(burstUnits), left: roomOf(limit, 0n).units, windowS, resetMs: limit.aheadS * 1000 };
+      return {
+        name,
+        unit,
+        limit: Number(burstUnits),
+        left: roomOf(limit, 0n).units,
+        windowS,
+        resetMs: (limit.aheadUnits * 60_000) / Number(amount),
+      };
     }
     const resetMs = Number.isFinite(limit.windowMs) ? limit.windowMs : null;
     return { name, unit, limit: Number(amount), left: left(amount, limit.used + limit.leased), windowS, resetMs };

@@ -23,8 +23,8 @@ export type LockedLimit = {
   hard: boolean;
   used: bigint;
   leased: bigint;
-  /** Of bursts: seconds by which the theoretical arrival is ahead. */
-  aheadS: number;
+  /** Of bursts: units by which the theoretical arrival is ahead, a fraction included. */
+  aheadUnits: number;
   /** Null where there is no window. */
   resetsAt: Date | null;
   /** From now to `resetsAt`; Infinity where there is no window. */
@@ -47,31 +47,39 @@ export async function lockLimits(tx: Tx, caller: LimitedCaller): Promise<LockedL
   const [first] = limits;
   if (first === undefined) return [];
   const ids = limits.map(({ id }) => id);
-  await tx.$executeRaw`
-    insert into limit_counter (tenant_id, limit_id, measure, starts_at, used, arrival_at)
-    select l.tenant_id, l.id, l.measure, s.at, mercato_used_before(l, s.at), case when l.burst_units is not null then mercato_now() end
-      from usage_limit l
-     cross join lateral (select mercato_window_start(l.window, l.burst_units is not null, ${first.at}::timestamptz) at) s
-     where l.id = any(${ids}::uuid[]) and not exists (select from limit_counter k where k.limit_id = l.id and k.starts_at = s.at)
-     order by l.id
-        on conflict do nothing`;
+  await openCounters(tx, ids, first.at);
   const rows = await tx.$queryRaw<(Omit<LockedLimit, 'windowMs' | 'used' | 'leased'> & Shown)[]>`
     select k.id "counterId", l.id "limitId", l.name, l.subject::text subject, l.subject_id "subjectId", l.measure::text measure, l.window::text "window", l.amount,
-           l.burst_units "burstUnits", l.hard, k.used::text used, k.leased::text leased, greatest(0, extract(epoch from k.arrival_at - mercato_now()))::float8 "aheadS",
+           l.burst_units "burstUnits", l.hard, k.used::text used, k.leased::text leased,
+           (greatest(0, extract(epoch from k.arrival_at - mercato_now())) * k.arrival_amount / 60)::float8 "aheadUnits",
            mercato_window_end(l.window, l.burst_units is not null, ${first.at}::timestamptz) "resetsAt",
            (extract(epoch from mercato_window_end(l.window, l.burst_units is not null, ${first.at}::timestamptz) - mercato_now()) * 1000)::float8 "windowMs"
       from limit_counter k join usage_limit l on l.id = k.limit_id
      where l.id = any(${ids}::uuid[]) and k.starts_at = mercato_window_start(l.window, l.burst_units is not null, ${first.at}::timestamptz)
      order by k.id for update of k`;
   return rows
-    .map(({ used, leased, windowMs, aheadS, ...row }) => ({
+    .map(({ used, leased, windowMs, aheadUnits, ...row }) => ({
       ...row,
       used: BigInt(used),
       leased: BigInt(leased),
-      aheadS: aheadS ?? 0,
+      aheadUnits: aheadUnits ?? 0,
       windowMs: windowMs ?? Number.POSITIVE_INFINITY,
     }))
     .sort((a, b) => ORDER.indexOf(a.subject) - ORDER.indexOf(b.subject) || (a.name < b.name ? -1 : 1));
+}
+
+/** Makes the counters, of the windows that are open at `at`, of limits that have none yet, and tells of thresholds that those are past already. */
+export async function openCounters(tx: Tx, limitIds: readonly string[], at: Date): Promise<void> {
+  const made = await tx.$queryRaw<{ id: string }[]>`
+    insert into limit_counter (tenant_id, limit_id, measure, starts_at, used, arrival_at, arrival_amount)
+    select l.tenant_id, l.id, l.measure, s.at, mercato_used_before(l, s.at),
+           case when l.burst_units is not null then mercato_now() end, case when l.burst_units is not null then l.amount end
+      from usage_limit l
+     cross join lateral (select mercato_window_start(l.window, l.burst_units is not null, ${at}::timestamptz) at) s
+     where l.id = any(${[...limitIds]}::uuid[]) and not exists (select from limit_counter k where k.limit_id = l.id and k.starts_at = s.at)
+     order by l.id
+        on conflict do nothing returning id`;
+  if (made.length > 0) await tx.$executeRaw`select mercato_tell_thresholds(${made.map(({ id }) => id)}::uuid[])`;
 }
 
 type Shown = { used: string; leased: string; windowMs: number | null };
@@ -83,7 +91,7 @@ export function roomOf(limit: LockedLimit, unitPriceNanos: bigint): { units: num
   if (!limit.hard) return any;
   if (limit.burstUnits !== null) {
     // Microsecond timestamps: without the millionth of a cell, the last unit of a full burst would be lost to rounding.
-    const units = Math.floor(Number(limit.burstUnits) - limit.aheadS / secondsPerUnit(limit) + 1e-6);
+    const units = Math.floor(Number(limit.burstUnits) - limit.aheadUnits + 1e-6);
     return { ...any, units: Math.max(0, units) };
   }
   const rest = limit.amount - limit.used - limit.leased;
@@ -101,8 +109,8 @@ export async function takeFromLimits(tx: Tx, limits: readonly LockedLimit[], tak
        set leased = k.leased + case when k.arrival_at is not null then 0 when k.measure = 'UNITS' then ${taking.units}::numeric
                                     when k.measure = 'SPEND' then ${taking.nanos}::numeric else ${taking.slots}::numeric end,
            arrival_at = case when k.arrival_at is not null
-                             then greatest(k.arrival_at, mercato_now()) + make_interval(secs => ${Number(taking.units)}::float8 * 60 / l.amount) end
-      from usage_limit l where l.id = k.limit_id and k.id = any(${limits.map(({ counterId }) => counterId)}::uuid[])`;
+                             then greatest(k.arrival_at, mercato_now()) + make_interval(secs => ${Number(taking.units)}::float8 * 60 / k.arrival_amount) end
+     where k.id = any(${limits.map(({ counterId }) => counterId)}::uuid[])`;
 }
 
 /** Deletes counters of windows that ended a day ago and that no lease is taken from; nothing locks those any more. Their alerts stay. */
@@ -128,9 +136,8 @@ export async function returnToLimits(tx: Tx, returned: readonly { leaseId: strin
     update limit_counter k
        set leased = k.leased - case when k.arrival_at is not null then 0 when k.measure = 'UNITS' then g.units
                                     when k.measure = 'SPEND' then g.nanos else g.slots end,
-           arrival_at = k.arrival_at - make_interval(secs => g.units::float8 * 60 / m.amount)
-      from locked join given g on g.counter_id = locked.id cross join usage_limit m
-     where k.id = locked.id and m.id = k.limit_id`;
+           arrival_at = k.arrival_at - make_interval(secs => g.units::float8 * 60 / k.arrival_amount)
+      from locked join given g on g.counter_id = locked.id where k.id = locked.id`;
 }
 
 /**
@@ -144,5 +151,3 @@ export async function holdersOf(tx: Tx, counterId: string, processId: string): P
      where l.consumer_tenant_id = k.tenant_id and k.id = any(l.counters) and (l.units > 0 or l.slots > 0)`;
   return row ?? { foreign: false, draining: false };
 }
-
-const secondsPerUnit = (limit: LockedLimit) => 60 / Number(limit.amount);

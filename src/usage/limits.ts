@@ -1,9 +1,9 @@
-import { asTenant, type Database, isUniqueViolation, type Tx } from '../base/database.ts';
+import { asSystem, asTenant, type Database, isUniqueViolation, type Tx } from '../base/database.ts';
 import { badInput, MercatoError } from '../base/errors.ts';
 import { newId } from '../base/ids.ts';
 import { LIMITS } from '../base/limits.ts';
 import { Prisma } from '../generated/prisma/client.ts';
-import type { LimitMeasure, LimitSubject, LimitWindow } from './limit-counters.ts';
+import { type LimitMeasure, type LimitSubject, type LimitWindow, openCounters } from './limit-counters.ts';
 
 /** A limit as its tenant sees it, with what is used of the window that is open. Amounts are units, nanos or calls, by `measure`. */
 export type LimitView = {
@@ -54,7 +54,7 @@ export async function readLimits(tx: Tx, tenantId: string, id: string | null): P
     select l.id, l.name, l.subject::text subject, l.subject_id "subjectId", l.measure::text measure, l.window::text "window", l.amount, l.burst_units "burstUnits",
            l.hard, l.alert_percents "alertPercents", l.created_at "createdAt", coalesce(k.leased, 0)::text "inFlight",
            case when k.arrival_at is not null
-                then greatest(0, ceil(extract(epoch from k.arrival_at - mercato_now()) * l.amount / 60 - 0.000001))
+                then greatest(0, ceil(extract(epoch from k.arrival_at - mercato_now()) * k.arrival_amount / 60 - 0.000001))
                 else coalesce(k.used, mercato_used_before(l, s.at)) end::text used,
            mercato_window_end(l.window, l.burst_units is not null, mercato_now()) "resetsAt"
       from usage_limit l
@@ -91,7 +91,7 @@ export function createLimits(db: Database, announcer: Announcer) {
     /** Checks name, amount, window, burst, thresholds, then the subject. @throws BAD_USER_INPUT, NOT_FOUND (subject), CONFLICT (name, number of limits) */
     async create(tenantId: string, given: NewLimit): Promise<LimitView> {
       checkForm(given);
-      return announced(tenantId, async (tx) => {
+      const view = await announced(tenantId, async (tx) => {
         const subjectId = await subjectOf(tx, tenantId, given);
         await checkRoom(tx, tenantId);
         const id = newId();
@@ -101,9 +101,12 @@ export function createLimits(db: Database, announcer: Announcer) {
         });
         return id;
       });
+      // Not before every process applies it: what is settled until then is in what the window had used. The first call would open it too.
+      await asSystem(db, (tx) => openCounters(tx, [view.id], view.createdAt));
+      return view;
     },
 
-    /** What a limit is about cannot change. @throws NOT_FOUND, BAD_USER_INPUT, CONFLICT */
+    /** What a limit is about cannot change. What was used counts at once against what it is now. @throws NOT_FOUND, BAD_USER_INPUT, CONFLICT */
     update(tenantId: string, id: string, change: LimitChange): Promise<LimitView> {
       return announced(tenantId, async (tx) => {
         const [row] = await tx.$queryRaw<{ id: string }[]>`

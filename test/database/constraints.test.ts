@@ -110,6 +110,7 @@ const BREACHES: Record<string, Row[]> = {
   ],
   usage_limit_hard_check: [{ hard: 'false', measure: "'CONCURRENCY'", '"window"': 'null' }],
   usage_limit_tenant_check: [{ subject_id: OTHER }],
+  limit_counter_arrival_check: [{ arrival_at: 'now()' }, { arrival_amount: '1' }, { arrival_at: 'now()', arrival_amount: '0' }],
   limit_counter_check: [{ used: '-1' }, { leased: '-1' }],
   idempotency_key_bounds_check: [{ key: "''" }, { key: "repeat('k', 256)" }, { digest: "'x'" }],
   replay_place_check: [{ answer: 'null' }, { store_key: "'k'" }],

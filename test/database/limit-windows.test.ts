@@ -1,5 +1,5 @@
 import { createHash } from 'node:crypto';
-import { afterAll, afterEach, beforeAll, beforeEach, expect, test } from 'vitest';
+import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, test } from 'vitest';
 import { asSystem, asTenant } from '../../src/base/database.ts';
 import { newId } from '../../src/base/ids.ts';
 import { lockLimits } from '../../src/usage/usage.ts';
@@ -27,6 +27,7 @@ const limit = (right: Right, given: Given) => {
   const plain = { name: 'cap', subject: 'TENANT', subjectId: null, measure: 'UNITS', window: 'DAY', burstUnits: null, hard: true } as const;
   return core.usage.createLimit(right.consumerTenantId, { ...plain, amount: 100n, alertPercents: null, ...given });
 };
+const NOTHING = { name: null, amount: null, burstUnits: null, hard: null, alertPercents: null };
 const limits = (right: Right) => asTenant(core.db, right.consumerTenantId, (tx) => core.usage.limits(tx, right.consumerTenantId));
 
 async function call(process: Process, right: Right, units: number): Promise<void> {
@@ -115,17 +116,67 @@ test('what a call did not use of a burst is there again', async () => {
 test('a limit that is changed stays in form, and with bursts or without', async () => {
   const right = await core.consumer({});
   const { id } = await limit(right, { window: 'MINUTE' });
-  const nothing = { name: null, amount: null, burstUnits: null, hard: null, alertPercents: null };
   for (const change of [{ burstUnits: 3n, alertPercents: [] }, { amount: -1n }, { name: 'no spaces' }]) {
-    expect(await codeOf(() => core.usage.updateLimit(right.consumerTenantId, id, { ...nothing, ...change }))).toBe('BAD_USER_INPUT');
+    expect(await codeOf(() => core.usage.updateLimit(right.consumerTenantId, id, { ...NOTHING, ...change }))).toBe('BAD_USER_INPUT');
   }
+});
+
+test('what was used of a burst counts at once against the new amount and burst', async () => {
+  const right = await core.consumer({});
+  const { id } = await limit(right, { window: 'MINUTE', amount: 1n, burstUnits: 10n });
+  await call(one, right, 10);
+  const update = (change: object) => core.usage.updateLimit(right.consumerTenantId, id, { ...NOTHING, ...change });
+  expect((await update({ amount: 60n })).used).toBe(10n);
+  expect(await codeOf(() => one.leases.admit(right, 1, 5_000))).toBe('RATE_LIMITED');
+  await core.setClock('2026-11-15T12:00:04Z');
+  await call(one, right, 4);
+  expect(await codeOf(() => one.leases.admit(right, 1, 5_000))).toBe('RATE_LIMITED');
+  expect((await update({ burstUnits: 12n })).used).toBe(10n);
+  await call(one, right, 2);
+  expect((await update({ amount: 1n })).used).toBe(12n);
+  await core.setClock('2026-11-15T12:01:04Z');
+  expect(await codeOf(() => one.leases.admit(right, 2, 5_000))).toBe('RATE_LIMITED');
+  await call(one, right, 1);
+});
+
+const alertsOf = (right: Right) =>
+  asTenant(core.db, right.consumerTenantId, (tx) => core.usage.alerts(tx, right.consumerTenantId, { first: 10, afterId: null }));
+
+describe('thresholds that are past already are told of at once', () => {
+  test('where a limit is set, though nobody calls', async () => {
+    const right = await core.consumer({});
+    await call(one, right, 9);
+    await limit(right, { amount: 10n });
+    expect(await alertsOf(right)).toMatchObject([{ percent: 80, used: 9n, amount: 10n }]);
+  });
+
+  test('where it is lowered, or gets a threshold, and once for each amount', async () => {
+    const right = await core.consumer({});
+    const { id } = await limit(right, { amount: 100n });
+    await call(one, right, 9);
+    const update = (change: object) => core.usage.updateLimit(right.consumerTenantId, id, { ...NOTHING, ...change });
+    await update({ amount: 10n });
+    expect(await alertsOf(right)).toMatchObject([{ percent: 80, used: 9n, amount: 10n }]);
+    await update({ alertPercents: [50, 80, 100] });
+    await update({ hard: false });
+    await call(one, right, 1);
+    expect((await alertsOf(right)).map(({ percent }) => percent).sort((a, b) => a - b)).toEqual([50, 80, 100]);
+  });
+
+  test('but not of a limit of 0 that nobody used', async () => {
+    const right = await core.consumer({});
+    const { id } = await limit(right, { amount: 0n, hard: false });
+    await core.usage.updateLimit(right.consumerTenantId, id, { ...NOTHING, name: 'other' });
+    expect(await alertsOf(right)).toEqual([]);
+    await call(one, right, 1);
+    expect(await alertsOf(right)).toHaveLength(2);
+  });
 });
 
 test('a threshold is told of by the call that reaches it, and by none before', async () => {
   const right = await core.consumer({});
   await limit(right, { amount: 10n, alertPercents: [50] });
-  const told = () =>
-    asTenant(core.db, right.consumerTenantId, (tx) => core.usage.alerts(tx, right.consumerTenantId, { first: 10, afterId: null }));
+  const told = () => alertsOf(right);
   await call(one, right, 4);
   expect(await told()).toEqual([]);
   await call(one, right, 1);

@@ -78,6 +78,7 @@ describe.skipIf(!onPostgres)('whoever changes what another is about to change wa
   it('two who make the counter of a limit', async () => {
     const right = await core.consumer({});
     await capped(right, 5n);
+    await asAdmin(core.db, (tx) => tx.$executeRaw`delete from limit_counter where tenant_id = ${right.consumerTenantId}::uuid`);
     expect(
       await race(
         core.db,

@@ -46,9 +46,9 @@ async function keyOf(tenantId: string, id = newId()): Promise<string> {
   return id;
 }
 
-async function capped(right: Right, amount: bigint): Promise<void> {
+async function capped(right: Right, amount: bigint): Promise<string> {
   const plain = { name: 'cap', subject: 'TENANT', subjectId: null, measure: 'UNITS', window: 'DAY', burstUnits: null, hard: true } as const;
-  await core.usage.createLimit(right.consumerTenantId, { ...plain, amount, alertPercents: null });
+  return (await core.usage.createLimit(right.consumerTenantId, { ...plain, amount, alertPercents: null })).id;
 }
 
 // Embedded, one transaction runs at a time.
@@ -98,6 +98,21 @@ describe.skipIf(!onPostgres)('a settlement waits, and goes by what it finds then
     expect(outcome).toMatchObject({ waited: true, result: { status: 'rejected', reason: { code: 'OVERLOADED' } } });
     await asAdmin(core.db, (tx) => tx.$executeRaw`update limit_counter set leased = 0 where tenant_id = ${right.consumerTenantId}::uuid`);
   });
+});
+
+it.skipIf(!onPostgres)('a limit that is lowered while a call is settled tells of what that used', async () => {
+  const right = await core.consumer({});
+  const limitId = await capped(right, 100n);
+  const admission = await admit(right, 9);
+  const same = { name: null, burstUnits: null, hard: null, alertPercents: null };
+  const outcome = await race(
+    core.db,
+    (tx) => settleIn(tx, [{ right, admission }]),
+    () => core.usage.updateLimit(right.consumerTenantId, limitId, { ...same, amount: 10n }),
+  );
+  expect(outcome).toMatchObject({ waited: true, result: { value: { used: 9n } } });
+  const alerts = await asAdmin(core.db, (tx) => tx.usageAlert.findMany({ where: { limitId } }));
+  expect(alerts).toMatchObject([{ percent: 80, amount: 10n }]);
 });
 
 /** What a sweep gives back of the holds, for the tests' price of ten nanos. */

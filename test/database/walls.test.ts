@@ -189,6 +189,7 @@ describe('the roles', () => {
     expect(rows).toEqual([
       { ...system, name: 'mercato_close_period', settings: '{"search_path=public, pg_temp",lock_timeout=2s}' },
       { ...system, name: 'mercato_ensure_partitions', settings: '{"search_path=public, pg_temp"}' },
+      { ...system, name: 'mercato_follow_usage_limit', system: false, settings: '{"search_path=public, pg_temp"}' },
       { ...system, name: 'mercato_invalidate', tenant: true, settings: '{"search_path=public, pg_temp"}' },
       { ...system, name: 'mercato_settle', settings: '{plan_cache_mode=force_generic_plan}' },
     ]);

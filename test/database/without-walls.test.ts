@@ -115,6 +115,7 @@ describe('limits', () => {
     const following = (afterId: string) => asTenant(open, owner, (tx) => usage().alerts(tx, owner, { ...PAGE, afterId }));
     expect(await following(newest)).toHaveLength(1);
     const hers = await core.consumer({});
+    await core.setClock('2026-11-15T12:00:01Z');
     await core.usage.createLimit(hers.consumerTenantId, { ...plain, amount: 1n, alertPercents: null });
     await server.settlement.settle(finished(hers, await server.leases.admit(hers, 1, 1_000)));
     const others = await asTenant(open, hers.consumerTenantId, (tx) => usage().alerts(tx, hers.consumerTenantId, PAGE));

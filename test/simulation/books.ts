@@ -202,7 +202,7 @@ export class Books {
           measure,
           window: measure === 'CONCURRENCY' ? null : 'MONTH',
         },
-        ...{ amount, burstUnits: null, hard: true, used, leased, aheadS: 0, resetsAt: null, windowMs: Number.POSITIVE_INFINITY },
+        ...{ amount, burstUnits: null, hard: true, used, leased, aheadUnits: 0, resetsAt: null, windowMs: Number.POSITIVE_INFINITY },
       }));
   }
 

@@ -6,7 +6,7 @@ import { createUsage, type LockedLimit, roomOf } from '../../src/usage/usage.ts'
 
 const LIMIT: LockedLimit = {
   ...{ counterId: newId(), limitId: newId(), name: 'cap', subject: 'TENANT', subjectId: newId(), measure: 'UNITS', window: 'DAY' },
-  ...{ amount: 10n, burstUnits: null, hard: true, used: 3n, leased: 4n, aheadS: 0, resetsAt: null, windowMs: 1_000 },
+  ...{ amount: 10n, burstUnits: null, hard: true, used: 3n, leased: 4n, aheadUnits: 0, resetsAt: null, windowMs: 1_000 },
 };
 const ANY = Number.POSITIVE_INFINITY;
 const BURST = { window: 'MINUTE', burstUnits: 5n, amount: 60n } as const;
@@ -20,8 +20,8 @@ describe('a limit has room', () => {
     ['for any number of free units', { measure: 'SPEND' }, 0n, { units: ANY, slots: ANY }],
     ['for calls in flight', { measure: 'CONCURRENCY', window: null }, 1n, { units: ANY, slots: 3 }],
     ['for a burst', BURST, 1n, { units: 5, slots: ANY }],
-    ['for what is left of a burst', { ...BURST, aheadS: 3 }, 1n, { units: 2, slots: ANY }],
-    ['for nothing while a burst fills', { ...BURST, aheadS: 60 }, 1n, { units: 0, slots: ANY }],
+    ['for what is left of a burst', { ...BURST, aheadUnits: 3 }, 1n, { units: 2, slots: ANY }],
+    ['for nothing while a burst fills', { ...BURST, aheadUnits: 60 }, 1n, { units: 0, slots: ANY }],
   ])('%s', (_, given, price, room) => {
     expect(roomOf({ ...LIMIT, ...given }, price)).toEqual(room);
   });

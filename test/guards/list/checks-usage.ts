@@ -121,7 +121,7 @@ export const usageChecks: Guard[] = [
     ['a soft limit admits all', 'if (!limit.hard) return any;', '', 'unit/limits'],
     [
       'a burst has an end',
-      'const units = Math.floor(Number(limit.burstUnits) - limit.aheadS / secondsPerUnit(limit) + 1e-6);',
+      'const units = Math.floor(Number(limit.burstUnits) - limit.aheadUnits + 1e-6);',
       'const units = Number(limit.burstUnits);',
       'unit/limits',
     ],
@@ -152,6 +152,12 @@ export const usageChecks: Guard[] = [
       'what comes back of a burst is there again',
       'arrival_at = k.arrival_at - make_interval',
       'arrival_at = k.arrival_at - 0 * make_interval',
+      'database/limit-windows',
+    ],
+    [
+      'a limit tells at once of thresholds that are past',
+      'if (made.length > 0) await tx.$executeRaw`select mercato_tell',
+      'if (false) await tx.$executeRaw`select mercato_tell',
       'database/limit-windows',
     ],
     ['a limit waits for another process', 'bool_or(l.process_id <> ${processId}::uuid and not l.draining)', 'bool_or(false)'],

@@ -3,6 +3,7 @@ import { type Guard, guardsOf } from '../guard.ts';
 const INIT = 'prisma/migrations/20261123000000_init/migration.sql';
 const SETTLE = 'prisma/migrations/20261123000200_settle/migration.sql';
 const LIMITS = 'prisma/migrations/20261126000100_limits/migration.sql';
+const LIMIT_CHANGES = 'prisma/migrations/20261126000700_limit_changes/migration.sql';
 const LEDGER = 'prisma/migrations/20261126000200_ledger/migration.sql';
 
 const settlement: Guard[] = [
@@ -92,29 +93,6 @@ const limits: Guard[] = guardsOf('function', LIMITS, 'database/limit-windows', [
     "sum(c.units * CASE k.measure WHEN 'UNITS' THEN 1 ELSE coalesce(v.unit_price_nanos, 0) END)",
     'sum(c.units)',
   ],
-  ['units of a swept lease are not returned again', 'sum(s.units) FILTER (WHERE s.leased)', 'sum(s.units)'],
-  [
-    'spend of a swept lease is not returned again',
-    'sum(s.units * coalesce(v.unit_price_nanos, 0)) FILTER (WHERE s.leased)',
-    'sum(s.units * coalesce(v.unit_price_nanos, 0))',
-  ],
-  ["a limit's counter counts", "SET used = k.used + CASE k.measure WHEN 'UNITS' THEN m.units ELSE m.nanos END,", 'SET used = k.used,'],
-  [
-    'what is counted is leased no more',
-    "leased = k.leased - CASE k.measure WHEN 'UNITS' THEN coalesce(m.leased_units, 0) ELSE coalesce(m.leased_nanos, 0) END",
-    'leased = k.leased',
-  ],
-  [
-    'calls in flight are not counted',
-    "AND k.measure <> 'CONCURRENCY' AND k.arrival_at IS NULL\n    RETURNING",
-    'AND k.arrival_at IS NULL\n    RETURNING',
-  ],
-  [
-    'bursts are not counted',
-    "k.measure <> 'CONCURRENCY' AND k.arrival_at IS NULL\n    RETURNING",
-    "k.measure <> 'CONCURRENCY'\n    RETURNING",
-  ],
-  ['an alert is of a threshold that is reached', 'k.used * 100 >= l.amount::numeric * p.percent', 'true'],
   ["records before a limit are its tenant's", 'WHERE r.consumer_tenant_id = "limit".tenant_id AND r.created_at', 'WHERE r.created_at'],
   ["rollups before a limit are its tenant's", 'WHERE r.consumer_tenant_id = "limit".tenant_id AND r.grain', 'WHERE r.grain'],
   ['rollups before a limit are counted once', " AND r.grain = 'HOUR' AND r.starts_at", ' AND r.starts_at'],
@@ -145,6 +123,46 @@ const limits: Guard[] = guardsOf('function', LIMITS, 'database/limit-windows', [
     'database/constraints',
   ],
   ['a limit that was removed does not change', 'OR OLD.removed_at IS NOT NULL THEN', 'THEN', 'database/constraints'],
+]);
+
+const limitChanges: Guard[] = guardsOf('function', LIMIT_CHANGES, 'database/limit-windows', [
+  ['units of a swept lease are not returned again', 'sum(s.units) FILTER (WHERE s.leased)', 'sum(s.units)'],
+  [
+    'spend of a swept lease is not returned again',
+    'sum(s.units * coalesce(v.unit_price_nanos, 0)) FILTER (WHERE s.leased)',
+    'sum(s.units * coalesce(v.unit_price_nanos, 0))',
+  ],
+  ["a limit's counter counts", "SET used = k.used + CASE k.measure WHEN 'UNITS' THEN m.units ELSE m.nanos END,", 'SET used = k.used,'],
+  [
+    'what is counted is leased no more',
+    "leased = k.leased - CASE k.measure WHEN 'UNITS' THEN coalesce(m.leased_units, 0) ELSE coalesce(m.leased_nanos, 0) END",
+    'leased = k.leased',
+  ],
+  [
+    'calls in flight are not counted',
+    "AND k.measure <> 'CONCURRENCY' AND k.arrival_at IS NULL\n    RETURNING",
+    'AND k.arrival_at IS NULL\n    RETURNING',
+  ],
+  [
+    'bursts are not counted',
+    "k.measure <> 'CONCURRENCY' AND k.arrival_at IS NULL\n    RETURNING",
+    "k.measure <> 'CONCURRENCY'\n    RETURNING",
+  ],
+  ['an alert is of a threshold that is reached', 'k.used * 100 >= l.amount::numeric * p.percent', 'true'],
+  ['an alert is of something used', 'AND k.used > 0 AND', 'AND'],
+  ['a settlement tells of thresholds', 'PERFORM mercato_tell_thresholds(changed);', ''],
+  ['a change tells of thresholds', 'PERFORM mercato_tell_thresholds(ARRAY[open_counter]);', ''],
+  [
+    'a burst goes on at the new rate',
+    "greatest('0', k.arrival_at - mercato_now()) * (k.arrival_amount::float8 / NEW.amount)",
+    '(k.arrival_at - mercato_now())',
+  ],
+  [
+    'a change waits for what is counted',
+    'k.starts_at = mercato_window_start(NEW.window, NEW.burst_units IS NOT NULL, mercato_now()) FOR UPDATE;',
+    'k.starts_at = mercato_window_start(NEW.window, NEW.burst_units IS NOT NULL, mercato_now());',
+    'database/settlement-races',
+  ],
 ]);
 
 const closed = "RAISE EXCEPTION 'the period % is closed', NEW.period USING ERRCODE = 'MC003';";
@@ -227,4 +245,4 @@ const notOver: Guard = {
   postgres: true,
 };
 
-export const functions: Guard[] = [notOver, ...settlement, ...limits, ...ledger];
+export const functions: Guard[] = [notOver, ...settlement, ...limits, ...limitChanges, ...ledger];

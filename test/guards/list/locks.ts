@@ -37,7 +37,7 @@ const usage: Guard[] = [
     ['leases are dropped by key', 'slots = 0 order by id for update)', 'slots = 0)', ORDER],
   ]),
   ...guardsOf('lock', 'src/usage/limit-counters.ts', LOCKS, [
-    ["a limit's counter is made once", 'order by l.id\n        on conflict do nothing`', 'order by l.id`'],
+    ["a limit's counter is made once", 'order by l.id\n        on conflict do nothing returning', 'order by l.id returning'],
     ["limits' counters are locked", 'order by k.id for update of k`', 'order by k.id`'],
     ['what comes back to limits locks their counters by key', ' order by k.id for update)', ')', ORDER],
   ]),
@@ -154,8 +154,11 @@ const alerts: Guard = {
   name: 'an alert is told once',
   kind: 'lock',
   edits: [
-    { file: LIMITS, find: 'ON CONFLICT (counter_id, percent, amount) DO NOTHING\n', put: '' },
-    { file: LIMITS, find: 'k.used_before * 100 < l.amount::numeric * p.percent AND ', put: '' },
+    {
+      file: 'prisma/migrations/20261126000700_limit_changes/migration.sql',
+      find: 'ON CONFLICT (counter_id, percent, amount) DO NOTHING\n',
+      put: '',
+    },
   ],
   tests: ['test/database/limits.test.ts'],
   postgres: true,
