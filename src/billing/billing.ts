@@ -56,7 +56,7 @@ export type Billing = {
   expireTransfers(): Promise<number>;
   /** Closes a month's books. @throws as periods.ts says */
   closePeriod(period: string): Promise<ClosedPeriod>;
-  /** Closes the months that are over and not in use. For a timer. */
+  /** Closes the months that have been over for a day and are not in use. For a timer. */
   closeDuePeriods(): Promise<void>;
   /** The closed months, newest first. */
   periods(): Promise<ClosedPeriod[]>;

@@ -37,15 +37,21 @@ export async function closePeriod(db: Database, period: string): Promise<ClosedP
   }
 }
 
-/** Closes what is over and can be closed; what is still in use, or another process closes, is left for the next time. */
-export async function closeDuePeriods(db: Database): Promise<void> {
+/** After its end a month stays open so long: a closing cannot be undone, and a clock that is ahead must not make it. */
+const GRACE_HOURS = 24;
+
+/**
+ * Closes the months that have been over for a day by the database's clock and by `now`, and can be closed; what is still in use, or another process closes, is
+ * left for the next time.
+ */
+export async function closeDuePeriods(db: Database, now = new Date()): Promise<void> {
   // Each month in which a server ran has a partition.
   const due = await asSystem(
     db,
     (tx) => tx.$queryRaw<{ period: string }[]>`
       select p.period from pg_inherits i join pg_class c on c.oid = i.inhrelid,
              lateral (select replace(substr(c.relname::text, length('usage_record_') + 1), '_', '-') period) p
-       where i.inhparent = 'usage_record'::regclass and p.period < mercato_period(mercato_now())
+       where i.inhparent = 'usage_record'::regclass and p.period < mercato_period(least(mercato_now(), ${now}) - make_interval(hours => ${GRACE_HOURS}::int))
          and not exists (select from closed_period d where d.period = p.period)
        order by 1`,
   );

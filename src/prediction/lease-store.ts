@@ -1,4 +1,5 @@
-import { asSystem, type Database } from '../base/database.ts';
+import { asSystem, type Database, sqlState } from '../base/database.ts';
+import { MercatoError } from '../base/errors.ts';
 import type { Billing } from '../billing/billing.ts';
 import {
   type CounterChange,
@@ -27,6 +28,7 @@ export type LeaseStore = {
   /**
    * Grants, under an id of the caller's, at least `need` and at most `want` units with at most `requests` requests. With `recall`, a shortage asks other processes for
    * what they do not use. The nearer the end of a quota or limit, the smaller the grant: a quarter of the rest.
+   * @throws OVERLOADED where the month is closed already, by a clock that was ahead
    */
   grant(leaseId: string, key: GrantKey, wish: Wish, recall?: boolean): Promise<Granted | Short>;
   /** Returns units, and what was held for them; of a lease that was swept nothing. `drain`: what is left of the leases is in flight. */
@@ -44,6 +46,9 @@ export type LeaseStore = {
   onRecall(heard: (scope: LeaseScope) => void): Promise<void>;
 };
 
+const CLOSED =
+  'The books of this month are closed, though it is not over by the clock of the database. The operator must set that clock right; nothing is billed until then.';
+
 /** Leases in the database. */
 export function createLeaseStore(options: { db: Database; billing: Billing; processId: string }): LeaseStore {
   const { db, billing } = options;
@@ -55,7 +60,13 @@ export function createLeaseStore(options: { db: Database; billing: Billing; proc
   }
 
   return {
-    grant: grants.attempt,
+    async grant(...given) {
+      try {
+        return await grants.attempt(...given);
+      } catch (error) {
+        throw sqlState(error) === 'MC003' ? new MercatoError('OVERLOADED', CLOSED, { retryAfterMs: 60_000 }) : error;
+      }
+    },
     putBack: (returned, drain) => releasing((tx) => returnUnits(tx, returned, drain)),
     putBackRequests: (key, rate, requests) => asSystem(db, (tx) => returnRequests(tx, key, rate, requests)),
     renew: (leaseIds) => asSystem(db, (tx) => renewLeases(tx, leaseIds)),

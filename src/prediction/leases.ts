@@ -124,7 +124,8 @@ export async function createLeases(options: LeaseOptions): Promise<Leases> {
       while (entry.waiters.length > 0);
     } catch (error) {
       log.error({ err: error }, 'a lease could not be granted');
-      const refusal = new MercatoError('OVERLOADED', 'The quota could not be read; try again shortly.', { retryAfterMs: 1000 });
+      const unread = new MercatoError('OVERLOADED', 'The quota could not be read; try again shortly.', { retryAfterMs: 1000 });
+      const refusal = error instanceof MercatoError ? error : unread;
       for (const waiter of entry.waiters.splice(0)) waiter.reject(refusal);
     } finally {
       entry.refilling = false;

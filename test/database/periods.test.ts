@@ -1,6 +1,7 @@
 import { afterAll, afterEach, beforeAll, describe, expect, it } from 'vitest';
 import { asSystem } from '../../src/base/database.ts';
 import { newId } from '../../src/base/ids.ts';
+import { closeDuePeriods } from '../../src/billing/periods.ts';
 import type { Finished } from '../../src/prediction/settlement.ts';
 import { asAdmin } from '../support/admin.ts';
 import { booksOf, broken, type Core, finished, openCore, type Process, type Right } from '../support/core.ts';
@@ -92,6 +93,9 @@ describe('closing', () => {
     await server.leases.admit(right, 1, 1_000);
     await second.end();
     await core.billing.closeDuePeriods();
+    expect(await calendar.closedMonths()).not.toContain(second.period);
+    await core.setClock(second.aDayAfter);
+    await core.billing.closeDuePeriods();
     expect(await calendar.closedMonths()).toContain(second.period);
     expect(await calendar.closedMonths()).not.toContain(first.period);
     await other.leases.maintain();
@@ -100,6 +104,32 @@ describe('closing', () => {
     expect(closed).toContain(first.period);
     expect(closed).toEqual(closed.toSorted().reverse());
     expect(closed.every((period) => period <= second.period)).toBe(true);
+  });
+
+  it('does not come by itself where the clock of the process says that the month is not over', async () => {
+    const { period, middle, aDayAfter } = await calendar.newMonth();
+    await core.setClock(aDayAfter);
+    await closeDuePeriods(core.db, new Date(middle));
+    expect(await calendar.closedMonths()).not.toContain(period);
+    await closeDuePeriods(core.db);
+    expect(await calendar.closedMonths()).toContain(period);
+  });
+
+  it('lets nobody call in a month that is closed, though the clock was set back into it', async () => {
+    const { period, middle, end } = await calendar.newMonth();
+    await end();
+    expect(await calendar.close(period)).toBe('OK');
+    await core.setClock(middle);
+    const right = await core.consumer({});
+    const refusal = {
+      code: 'OVERLOADED',
+      message: expect.stringContaining('books of this month are closed'),
+      data: { retryAfterMs: 60_000 },
+    };
+    await expect(server.leases.admit(right, 1, 1_000)).rejects.toMatchObject(refusal);
+    expect(await asAdmin(core.db, (tx) => tx.lease.count({ where: { period } }))).toBe(0);
+    await end();
+    expect((await server.leases.admit(right, 1, 1_000)).units).toBe(1);
   });
 
   it('leaves pending transfers, which are resolved in the month that it is then', async () => {

@@ -98,7 +98,7 @@ function tableOf(constraint = ''): string | undefined {
 
 function triggerTest(trigger: string): string {
   if (/append_only|no_truncate/.test(trigger)) return 'append-only';
-  if (trigger === 'transfer_period') return 'periods';
+  if (trigger === 'transfer_period' || trigger === 'lease_period') return 'periods';
   if (trigger === 'usage_limit_followed') return 'limit-windows';
   return trigger === 'transfer_reference' ? 'ledger-checks' : 'constraints';
 }

@@ -68,13 +68,14 @@ export function calendarOf(core: Core, processes: readonly Process[]) {
   let months = 0;
   return {
     /** It is the middle of a new month, whose predecessors' leases are swept; `end` goes to the start of the one after it. */
-    async newMonth(): Promise<{ period: string; middle: string; end(): Promise<void> }> {
+    async newMonth(): Promise<{ period: string; middle: string; aDayAfter: string; end(): Promise<void> }> {
       const period = new Date(Date.UTC(2020, 2 * ++months)).toISOString().slice(0, 7);
       const after = new Date(Date.UTC(2020, 2 * months + 1)).toISOString();
       const middle = `${period}-15T12:00:00Z`;
       await core.setClock(middle);
       for (const process of processes) await process.leases.maintain();
-      return { period, middle, end: () => core.setClock(after) };
+      const aDayAfter = new Date(Date.UTC(2020, 2 * months + 1, 2)).toISOString();
+      return { period, middle, aDayAfter, end: () => core.setClock(after) };
     },
     close: (period: string) => refusalOf(() => core.billing.closePeriod(period)),
     closedMonths: async () => (await core.billing.periods()).map(({ period }) => period),

@@ -239,10 +239,19 @@ const notOver: Guard = {
   kind: 'function',
   edits: [
     { file: LEDGER, find: ' OR month >= mercato_period(mercato_now()) THEN', put: ' THEN' },
-    { file: 'src/billing/periods.ts', find: ' and p.period < mercato_period(mercato_now())', put: '' },
+    {
+      file: 'src/billing/periods.ts',
+      find: ' and p.period < mercato_period(least(mercato_now(), ${now}) - make_interval(hours => ${GRACE_HOURS}::int))',
+      put: '',
+    },
   ],
   tests: ['test/database/periods.test.ts'],
   postgres: true,
 };
 
-export const functions: Guard[] = [notOver, ...settlement, ...limits, ...limitChanges, ...ledger];
+const byItself = guardsOf('code', 'src/billing/periods.ts', 'database/periods', [
+  ['a month stays open for a day', ' - make_interval(hours => ${GRACE_HOURS}::int)', ''],
+  ["a month is over by the process's clock too", 'least(mercato_now(), ${now})', 'mercato_now()'],
+]);
+
+export const functions: Guard[] = [notOver, ...byItself, ...settlement, ...limits, ...limitChanges, ...ledger];
