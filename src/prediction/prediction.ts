@@ -4,7 +4,7 @@
  */
 import type { Access, Principal } from '../access/access.ts';
 import { assertNoTransaction, type Database } from '../base/database.ts';
-import { badInput, MercatoError } from '../base/errors.ts';
+import { badInput, ERRORS, MercatoError } from '../base/errors.ts';
 import { newId } from '../base/ids.ts';
 import { LIMITS } from '../base/limits.ts';
 import type { Log } from '../base/log.ts';
@@ -198,7 +198,7 @@ export async function createPredictions(options: PredictionOptions): Promise<Pre
       return { ...prediction, modelVersion: null, replayed: true };
     }
     const done = bill(call).catch(async (refusal: unknown) => {
-      const answer = await storedAnswer(call, keyed);
+      const answer = await storedAnswer(call, keyed, refusal);
       if (answer === null) throw refusal;
       return answer;
     });
@@ -210,12 +210,24 @@ export async function createPredictions(options: PredictionOptions): Promise<Pre
     }
   }
 
-  /** What the key's first call was answered; null where it was not billed. */
-  async function storedAnswer(call: Call, { key, digest }: { key: string; digest: Buffer }): Promise<Prediction | null> {
+  /**
+   * What the key's first call was answered; null where it was not billed. Where that cannot be looked up, a refusal that would have the caller give up may
+   * not be the answer: the key may have been billed.
+   */
+  async function storedAnswer(call: Call, { key, digest }: { key: string; digest: Buffer }, refusal: unknown): Promise<Prediction | null> {
     const { principal } = call.caller;
     call.caller.onAnswered(access.holdAnswer(principal));
-    const stored = await replays.lookUp(principal.tenantId, key).catch(() => null);
-    return stored && replayed(stored, digest);
+    try {
+      const stored = await replays.lookUp(principal.tenantId, key);
+      return stored && replayed(stored, digest);
+    } catch (error) {
+      if (error instanceof MercatoError) throw error;
+      if (!(refusal instanceof MercatoError) || ERRORS[refusal.code].retryable) return null;
+      log.warn({ err: error }, 'a key could not be looked up');
+      throw new MercatoError('OVERLOADED', 'Whether the key was answered before could not be looked up; try again with it.', {
+        retryAfterMs: 1000,
+      });
+    }
   }
 
   /** Step 4. The wait for a lease ends with the caller's patience; units that come later go back. */

@@ -1,6 +1,8 @@
 import { afterAll, beforeAll, expect, test } from 'vitest';
-import { Client, type GraphQLAnswer, predictDigit } from '../support/client.ts';
+import { Client, type GraphQLAnswer, type Predicted, predictDigit } from '../support/client.ts';
+import { administer, createTestDatabase } from '../support/database.ts';
 import { billOf, consumer, createKey, offerDigits, signIn } from '../support/people.ts';
+import { onPostgres } from '../support/races.ts';
 import { type Demo, type Market, openMarket } from '../support/server.ts';
 
 let market: Market;
@@ -127,4 +129,19 @@ test('retries at once of calls that used up a quota get each the answer of its o
   const again = await sendAll([...names, ...names.map((name) => `new ${name}`)]);
   expect(again.slice(0, 50)).toEqual(first.map((answer) => (typeof answer === 'string' ? answer : { ...answer, replayed: true })));
   expect(again.slice(50)).toEqual(names.map(() => 'QUOTA_EXCEEDED'));
+});
+
+test.skipIf(!onPostgres)('a retry whose key cannot be looked up is not refused for good', { timeout: 60_000 }, async () => {
+  const database = await createTestDatabase();
+  const url = database.url ?? '';
+  await using other = await openMarket({ database });
+  using caller = new Client((await other.start()).url);
+  const plans = await offerDigits(caller, await other.demo(), [{ name: 'one', unitPriceNanos: '1', quotaUnitsPerMonth: '1' }]);
+  const { key } = await consumer(caller, await other.demo(), 'one', plans.get('one') ?? '', '1000');
+  const call = () => predictDigit(caller, key.secret, { idempotencyKey: 'the only one' });
+  const first = await call();
+  await administer(url, 'revoke select on idempotency_key from mercato_system');
+  expect(await call()).toBe('OVERLOADED');
+  await administer(url, 'grant select on idempotency_key to mercato_system');
+  expect(await call()).toEqual({ ...(first as Predicted), replayed: true });
 });
