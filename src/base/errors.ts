@@ -47,6 +47,9 @@ export type ErrorData = {
   predictionId?: string;
   units?: number;
   amountNanos?: string;
+  /** Of the wallet: what the call holds at most, and what is there for it. */
+  neededNanos?: string;
+  availableNanos?: string;
   currency?: string;
 };
 

@@ -19,7 +19,7 @@ import {
   takeFromLimits,
   takeRequests,
 } from '../usage/usage.ts';
-import { type Allowance, allowancesOf, type LimitShort, shortOfLimit } from './lease-refusals.ts';
+import { type Allowance, allowancesOf, type LimitShort, rateAllowance, shortOfLimit } from './lease-refusals.ts';
 
 /**
  * Whose units, of which listing, under which terms; null terms: the publisher's own calls, free and without quota. Member and key are null
@@ -103,15 +103,18 @@ export function createGrants({ db, billing, processId }: { db: Database; billing
     const wish = { ...given, want: Math.min(given.want, ...rooms.map((room) => quarter(room.units, given.need))) };
     const rate = rateOf(terms);
     const taken = rate ? await takeRequests(tx, key, rate, Math.max(wish.requests, Math.ceil(rate.requestsPerMinute / 120))) : null;
+    const left = [...allowancesOf(key, counter, limits), ...rateAllowance(key, rate, taken)];
     if (taken?.granted === 0) {
-      return { short: 'RATE', foreign: false, data: { limit: String(rate?.requestsPerMinute), retryAfterMs: taken.retryAfterMs } };
+      return { short: 'RATE', foreign: false, data: { limit: String(rate?.requestsPerMinute), retryAfterMs: taken.retryAfterMs }, left };
     }
     const accounts = terms === null ? null : await billing.accounts(tx, key.consumerTenantId, key.publisherTenantId);
     const units = accounts === null ? wish.want : await affordable(tx, terms, accounts.walletId, counter, wish);
     if (units < wish.need) {
       if (rate && taken) await returnRequests(tx, key, rate, taken.granted);
       const foreign = await hasForeignLeases(tx, { ...counter, listingId: null }, processId);
-      return { short: 'CREDIT', foreign, data: { currency: billing.currency } };
+      const availableNanos = accounts === null ? '0' : String(await billing.lockAvailable(tx, accounts.walletId));
+      const neededNanos = String(moreHeld(terms, counter, wish.need));
+      return { short: 'CREDIT', foreign, data: { neededNanos, availableNanos, currency: billing.currency } };
     }
     const slots = Math.min(...rooms.map((room) => room.slots), Number.POSITIVE_INFINITY);
     const calls = Number.isFinite(slots) ? Math.min(slots, quarter(slots, Math.max(1, given.requests))) : slots;
@@ -122,7 +125,6 @@ export function createGrants({ db, billing, processId }: { db: Database; billing
     await grantLease(tx, counter, { leaseId, processId, planVersionId: terms?.planVersionId ?? null, quotaUnits, counterIds, ...taking });
     if (accounts) await billing.holdIn(tx, accounts.walletId, moreHeld(terms, counter, units));
     const { period } = counter;
-    const left = allowancesOf(key, counter, limits);
     return { leaseId, period, units, requests: taken?.granted ?? Number.POSITIVE_INFINITY, slots: calls, counterIds, left, accounts };
   }
 
@@ -190,8 +192,6 @@ function shortOfUnits(
   if (quota === null || counter.usedUnits + counter.leasedUnits + BigInt(need) <= quota) return null;
   const left = quota - counter.usedUnits - counter.leasedUnits;
   const data = {
-    limitName: 'plan',
-    subject: 'SUBSCRIPTION',
     limit: quota.toString(),
     used: counter.usedUnits.toString(),
     resetsAt: counter.windowEndsAt.toISOString(),

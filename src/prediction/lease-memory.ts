@@ -131,11 +131,20 @@ export function createLeaseMemory(time: Time, onOwed: () => void) {
     if (left.length === 0) return [];
     const age = time.nowMs() - at;
     const block = blocks.at(-1);
-    const [units, calls] = block === undefined ? [0, 0] : [block.units - block.free, block.inFlight];
+    const [units, calls, requests] = block ? [block.units - block.free, block.inFlight, block.requests - block.requestsLeft] : [0, 0, 0];
+    const goneOf = {
+      units,
+      nanos: units * Number(key.terms?.unitPriceNanos ?? 0n),
+      'concurrent-requests': calls,
+      requests: Number.isNaN(requests) ? 0 : requests,
+    };
     return left.map((allowance) => {
       const { unit, resetMs } = allowance;
-      const gone = unit === 'concurrent-requests' ? calls : unit === 'nanos' ? units * Number(key.terms?.unitPriceNanos ?? 0n) : units;
-      return { ...allowance, left: Math.max(0, allowance.left - gone), resetMs: resetMs === null ? null : Math.max(0, resetMs - age) };
+      return {
+        ...allowance,
+        left: Math.max(0, allowance.left - goneOf[unit]),
+        resetMs: resetMs === null ? null : Math.max(0, resetMs - age),
+      };
     });
   }
 

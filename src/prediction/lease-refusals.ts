@@ -1,12 +1,12 @@
 import { type ErrorCode, type ErrorData, MercatoError } from '../base/errors.ts';
 import { globalId, type NodeType } from '../base/ids.ts';
-import { type CounterState, type LimitedCaller, type LockedLimit, roomOf } from '../usage/usage.ts';
+import { type CounterState, type LimitedCaller, type LockedLimit, type Rate, roomOf, type TakenRequests } from '../usage/usage.ts';
 import type { GrantKey, Short } from './grants.ts';
 
-/** What is left of one limit: the facts of the IETF draft's `RateLimit` fields. Of concurrency calls, else units or nanos, by `unit`. */
+/** What is left of one limit: the facts of the IETF draft's `RateLimit` fields. Calls in flight, requests, units or nanos, by `unit`. */
 export type Allowance = {
   name: string;
-  unit: 'units' | 'nanos' | 'concurrent-requests';
+  unit: 'units' | 'nanos' | 'concurrent-requests' | 'requests';
   limit: number;
   left: number;
   /** Seconds; null: at any moment. */
@@ -15,13 +15,18 @@ export type Allowance = {
   resetMs: number | null;
 };
 
-const WINDOW_S = { MINUTE: 60, HOUR: 3_600, DAY: 86_400, MONTH: 2_592_000 };
+const WINDOW_S = { MINUTE: 60, HOUR: 3_600, DAY: 86_400 };
+/** Of the month that ends then. */
+const monthS = (end: Date) => (end.getTime() - Date.UTC(end.getUTCFullYear(), end.getUTCMonth() - 1)) / 1000;
 const SUBJECT: Record<LockedLimit['subject'], { type: NodeType; text: string }> = {
   TENANT: { type: 'Tenant', text: 'the tenant' },
   SUBSCRIPTION: { type: 'Subscription', text: 'the subscription' },
   MEMBER: { type: 'User', text: 'the member' },
   API_KEY: { type: 'ApiKey', text: 'the API key' },
 };
+/** Names of what the plan limits, and of what a publisher's own calls are limited by. */
+const PLAN = 'plan';
+const OWN = 'own-calls';
 /** For a place among the calls in flight: about a short call. */
 const CONCURRENCY_RETRY_MS = 50;
 
@@ -29,15 +34,23 @@ const CONCURRENCY_RETRY_MS = 50;
 export function refusalOf(key: GrantKey, short: Short): MercatoError {
   const { data } = short;
   if (short.short === 'LIMIT') return new MercatoError(short.code, short.message, data);
+  const whose: ErrorData = {
+    ...(key.subscriptionId === null
+      ? { limitName: OWN, subject: 'TENANT', subjectId: globalId('Tenant', key.consumerTenantId) }
+      : { limitName: PLAN, subject: 'SUBSCRIPTION', subjectId: globalId('Subscription', key.subscriptionId) }),
+    ...data,
+  };
   if (short.short === 'QUOTA') {
     const message = `The call needs ${data.given}; of the plan's ${data.limit} units of this month for ${key.handle}, ${data.expected} are left. A larger plan would lift it.`;
-    return new MercatoError('QUOTA_EXCEEDED', message, data);
+    return new MercatoError('QUOTA_EXCEEDED', message, whose);
   }
   if (short.short === 'RATE') {
-    return new MercatoError('RATE_LIMITED', `The plan allows ${data.limit} requests per minute for ${key.handle}.`, data);
+    const text = key.terms === null ? 'A publisher may call' : 'A larger plan would lift it: this one allows';
+    return new MercatoError('RATE_LIMITED', `${text} ${key.handle} ${data.limit} times per minute.`, whose);
   }
   if (short.short === 'CREDIT') {
-    return new MercatoError('INSUFFICIENT_CREDIT', `The wallet does not cover a call of ${key.handle}; ask the operator for credit.`, data);
+    const message = `A call of ${key.handle} may cost ${data.neededNanos} nanos of ${data.currency}; the wallet, less what is held for calls in flight, has ${data.availableNanos}. Ask the operator for credit.`;
+    return new MercatoError('INSUFFICIENT_CREDIT', message, data);
   }
   return new MercatoError('OVERLOADED', 'Another server has not yet returned the units it holds; try again.', data);
 }
@@ -90,7 +103,7 @@ function retryMsOf({ measure, window, burstUnits, amount, aheadUnits, windowMs }
 /** What is left of the plan's quota and of each limit, with what is leased counted as used. */
 export function allowancesOf(
   key: Pick<GrantKey, 'terms'> & LimitedCaller,
-  counter: CounterState & { windowMs: number },
+  counter: CounterState & { windowEndsAt: Date; windowMs: number },
   limits: readonly LockedLimit[],
 ): Allowance[] {
   const quota = key.terms?.quotaUnits ?? null;
@@ -100,18 +113,18 @@ export function allowancesOf(
       ? []
       : [
           {
-            name: 'plan',
+            name: PLAN,
             unit: 'units',
             limit: Number(quota),
             left: left(quota, counter.usedUnits + counter.leasedUnits),
-            windowS: WINDOW_S.MONTH,
+            windowS: monthS(counter.windowEndsAt),
             resetMs: counter.windowMs,
           },
         ];
   const ofLimits = limits.map((limit): Allowance => {
     const { name, measure, window, amount, burstUnits } = limit;
     const unit = measure === 'CONCURRENCY' ? 'concurrent-requests' : measure === 'SPEND' ? 'nanos' : 'units';
-    const windowS = window === null ? null : WINDOW_S[window];
+    const windowS = window === 'MONTH' ? limit.resetsAt && monthS(limit.resetsAt) : window && WINDOW_S[window];
     if (burstUnits !== null) {
       return {
         name,
@@ -126,4 +139,11 @@ export function allowancesOf(
     return { name, unit, limit: Number(amount), left: left(amount, limit.used + limit.leased), windowS, resetMs };
   });
   return [...ofPlan, ...ofLimits];
+}
+
+/** The plan's rate as what is left of it; none where it sets none. */
+export function rateAllowance({ terms }: Pick<GrantKey, 'terms'>, rate: Rate | null, taken: TakenRequests | null): Allowance[] {
+  if (rate === null || taken === null) return [];
+  const name = terms === null ? OWN : `${PLAN}-requests`;
+  return [{ name, unit: 'requests', limit: rate.requestsPerMinute, left: taken.left, windowS: 60, resetMs: taken.resetMs }];
 }

@@ -2,14 +2,15 @@ import type { Tx } from '../base/database.ts';
 
 /** The rate of a plan: `requestsPerMinute` on average, at most `burst` at once. */
 export type Rate = { requestsPerMinute: number; burst: number };
+export type TakenRequests = { granted: number; left: number; resetMs: number; retryAfterMs: number };
 type Key = { consumerTenantId: string; listingId: string };
 
 /**
  * Takes up to `wanted` requests from the generic cell rate algorithm (ITU-T I.371, virtual scheduling): with T = 60 s / rate, a request at t
- * conforms while max(arrival, t) + T ≤ t + burst × T, and moves the theoretical arrival time by T. Returns how many conform now, and, where
- * none does, after how many milliseconds one will.
+ * conforms while max(arrival, t) + T ≤ t + burst × T, and moves the theoretical arrival time by T. Returns how many of those wanted conform now, and, where
+ * none does, after how many milliseconds one will; `left`: how many conformed before; `resetMs`: until all of the burst do again.
  */
-export async function takeRequests(tx: Tx, key: Key, rate: Rate, wanted: number): Promise<{ granted: number; retryAfterMs: number }> {
+export async function takeRequests(tx: Tx, key: Key, rate: Rate, wanted: number): Promise<TakenRequests> {
   const secs = 60 / rate.requestsPerMinute;
   await tx.$executeRaw`
     insert into rate_limit (consumer_tenant_id, listing_id, arrival_at)
@@ -19,10 +20,12 @@ export async function takeRequests(tx: Tx, key: Key, rate: Rate, wanted: number)
      where consumer_tenant_id = ${key.consumerTenantId}::uuid and listing_id = ${key.listingId}::uuid for update`;
   const ahead = row?.ahead ?? 0;
   // Microsecond timestamps: without the millionth of a cell, the last request of a full burst would be lost to rounding.
-  const granted = Math.min(wanted, Math.max(0, Math.floor(rate.burst - ahead / secs + 1e-6)));
-  if (granted === 0) return { granted, retryAfterMs: Math.max(1, Math.ceil((ahead - (rate.burst - 1) * secs) * 1000)) };
+  const left = Math.max(0, Math.floor(rate.burst - ahead / secs + 1e-6));
+  const granted = Math.min(wanted, left);
+  const resetMs = (ahead + granted * secs) * 1000;
+  if (granted === 0) return { granted, left, resetMs, retryAfterMs: Math.max(1, Math.ceil((ahead - (rate.burst - 1) * secs) * 1000)) };
   await moveArrival(tx, key, granted * secs);
-  return { granted, retryAfterMs: 0 };
+  return { granted, left, resetMs, retryAfterMs: 0 };
 }
 
 /** Puts requests back that were taken and not made. */

@@ -1,6 +1,6 @@
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
 import { Client, inParallel, predictDigit } from '../support/client.ts';
-import { billOf, consumer, createKey, offerDigits, signUp } from '../support/people.ts';
+import { addCredit, billOf, consumer, createKey, offerDigits, signUp } from '../support/people.ts';
 import { type Demo, type Market, openMarket, type Server } from '../support/server.ts';
 
 let market: Market;
@@ -8,13 +8,19 @@ let server: Server;
 let client: Client;
 let demo: Demo;
 let planId: string;
+let slowId: string;
+let rareId: string;
 beforeAll(async () => {
   market = await openMarket();
   server = await market.start();
   client = new Client(server.url, 32);
   demo = await market.demo();
-  const plans = await offerDigits(client, demo, [{ name: 'limited', unitPriceNanos: '5', quotaUnitsPerMonth: '1000' }]);
-  planId = plans.get('limited') ?? '';
+  const plans = await offerDigits(client, demo, [
+    { name: 'limited', unitPriceNanos: '5', quotaUnitsPerMonth: '1000' },
+    { name: 'slow', unitPriceNanos: '5', quotaUnitsPerMonth: '2', requestsPerMinute: 1, burst: 3 },
+    { name: 'rare', unitPriceNanos: '5', requestsPerMinute: 1, burst: 1 },
+  ]);
+  [planId, slowId, rareId] = [plans.get('limited') ?? '', plans.get('slow') ?? '', plans.get('rare') ?? ''];
 }, 60_000);
 afterAll(async () => {
   client[Symbol.dispose]();
@@ -79,7 +85,7 @@ test('the fields RateLimit-Policy and RateLimit say what is left, and Retry-Afte
   await create(token, { name: 'bursts', window: 'MINUTE', amount: '1', burstUnits: '2' });
   const first = await post(key.secret);
   expect(first.status).toBe(200);
-  expect(first.headers.get('ratelimit-policy')).toBe('"plan";q=1000;qu="units";w=2592000, "bursts";q=2;qu="units";w=60');
+  expect(first.headers.get('ratelimit-policy')).toMatch(/^"plan";q=1000;qu="units";w=2\d{6}, "bursts";q=2;qu="units";w=60$/);
   expect(first.headers.get('ratelimit')).toMatch(/^"plan";r=999;t=\d+, "bursts";r=1;t=\d+$/);
   await post(key.secret);
   const refused = await post(key.secret);
@@ -87,6 +93,32 @@ test('the fields RateLimit-Policy and RateLimit say what is left, and Retry-Afte
   expect(Number(refused.headers.get('retry-after'))).toBeGreaterThan(0);
   expect(refused.headers.get('ratelimit')).toMatch(/"bursts";r=0;t=\d+$/);
   expect(JSON.parse(refused.body).errors[0].extensions).toMatchObject({ code: 'RATE_LIMITED', limitName: 'bursts', subject: 'TENANT' });
+});
+
+test("what a plan's rate and quota, and a wallet, refuse says what is lacking and whose it is", async () => {
+  const { token, key } = await consumer(client, demo, 'slow', slowId, '9');
+  const { subscriptions } = await client.ask<{ subscriptions: { nodes: { id: string }[] } }>(
+    '{ subscriptions { nodes { id } } }',
+    {},
+    token,
+  );
+  const subscription = { limitName: 'plan', subject: 'SUBSCRIPTION', subjectId: subscriptions.nodes[0]?.id };
+  const refusal = ({ body }: { body: string }) => JSON.parse(body).errors[0];
+  const first = await post(key.secret);
+  expect(first.headers.get('ratelimit-policy')).toMatch(/^"plan";q=2;qu="units";w=\d+, "plan-requests";q=1;qu="requests";w=60$/);
+  expect(first.headers.get('ratelimit')).toMatch(/^"plan";r=1;t=\d+, "plan-requests";r=2;t=(60|5\d)$/);
+  const poor = refusal(await post(key.secret));
+  expect(poor.extensions).toMatchObject({ code: 'INSUFFICIENT_CREDIT', neededNanos: '5', availableNanos: '4', currency: 'EUR' });
+  expect(poor.message).toContain('may cost 5 nanos of EUR');
+  await addCredit(client, demo, 'slow', '1000');
+  await post(key.secret);
+  const used = refusal(await post(key.secret));
+  expect(used.extensions).toMatchObject({ code: 'QUOTA_EXCEEDED', ...subscription, limit: '2', used: '2' });
+  const { key: hasty } = await consumer(client, demo, 'hasty', rareId, '1000');
+  await post(hasty.secret);
+  const limited = refusal(await post(hasty.secret));
+  expect(limited.extensions).toMatchObject({ code: 'RATE_LIMITED', limitName: 'plan', subject: 'SUBSCRIPTION', limit: '1' });
+  expect(limited.message).toContain('A larger plan would lift it');
 });
 
 test('a subscription shows what is left of its plan', async () => {

@@ -148,13 +148,13 @@ describe('takeRequests', () => {
     [100_000, 5_000],
   ])('gives at %i per minute a burst of %i at once, and the next at the very millisecond that it promises', async (perMinute, burst) => {
     const { take } = await bucket(perMinute, burst);
-    expect(await take(burst + 5)).toEqual({ granted: burst, retryAfterMs: 0 });
+    expect(await take(burst + 5)).toMatchObject({ granted: burst, retryAfterMs: 0 });
     const { granted, retryAfterMs } = await take(1);
     expect(granted).toBe(0);
     expect(retryAfterMs).toBe(Math.ceil(60_000 / perMinute));
     if (retryAfterMs > 1) {
       await core.setClock(later(retryAfterMs - 1));
-      expect(await take(1)).toEqual({ granted: 0, retryAfterMs: 1 });
+      expect(await take(1)).toMatchObject({ granted: 0, retryAfterMs: 1 });
     }
     await core.setClock(later(retryAfterMs));
     expect((await take(1)).granted).toBe(1);
