@@ -3,7 +3,7 @@ import type { Database, Tx } from '../base/database.ts';
 import type { Connection, PageRequest } from '../base/ids.ts';
 import type { Log } from '../base/log.ts';
 import type { Tenant, User } from '../tenancy/tenancy.ts';
-import { type Credentials, createAccounts, type NewAccount, type SignedIn } from './accounts.ts';
+import { createAccounts, type MaybeRetried, type NewAccount, type SignedIn, type SignIn } from './accounts.ts';
 import { type ApiKeyView, createApiKeys, type NewApiKey } from './api-keys.ts';
 import { type CredentialHeaders, readCredential } from './credentials.ts';
 import { type Invalidations, openInvalidations } from './invalidation.ts';
@@ -16,7 +16,7 @@ import { createSessions, type SessionTokens } from './sessions.ts';
 import { createTokens } from './tokens.ts';
 import { createViewing, type Viewing } from './viewer.ts';
 
-export type { Credentials, SignedIn } from './accounts.ts';
+export type { SignedIn } from './accounts.ts';
 export type { ApiKeyView, NewApiKey } from './api-keys.ts';
 export type { CredentialHeaders } from './credentials.ts';
 export type { Invalidations } from './invalidation.ts';
@@ -56,19 +56,28 @@ export type Access = AsyncDisposable & {
   /** Makes a user and a tenant that it owns. @throws BAD_USER_INPUT, OVERLOADED, CONFLICT naming `email` or `tenantName` */
   signUp(input: NewAccount): Promise<SignedIn>;
   /** The same, once for a key: `tokens` null in a retry, which needs the password. @throws what `signUp` throws, BAD_USER_INPUT (the key), IDEMPOTENCY_CONFLICT */
-  signUpOnce(input: NewAccount, idempotencyKey: string): Promise<Omit<SignedIn, 'tokens'> & { tokens: SessionTokens | null }>;
+  signUpOnce(input: NewAccount, idempotencyKey: string): Promise<MaybeRetried>;
   /** In the named tenant, or the first that the user joined. @throws OVERLOADED, UNAUTHENTICATED: the same whatever was wrong */
-  signIn(input: Credentials & { tenantName: string | null }): Promise<SignedIn>;
+  signIn(input: SignIn): Promise<SignedIn>;
+  /** The same, once for a key. @throws what `signIn` throws, BAD_USER_INPUT (the key), IDEMPOTENCY_CONFLICT */
+  signInOnce(input: SignIn, idempotencyKey: string): Promise<MaybeRetried>;
   /** Makes the operator with a tenant of its own; one that is there already stays as it is. @throws BAD_USER_INPUT, CONFLICT */
   createOperator(input: NewAccount): Promise<{ user: User; created: boolean }>;
-  /** Exchanges a refresh token once; a second use ends its session for good. @throws UNAUTHENTICATED */
-  refreshSession(refreshToken: string): Promise<SessionTokens>;
+  /** Exchanges a refresh token once; a second use, but for a retry under its key, ends its session for good. @throws UNAUTHENTICATED, BAD_USER_INPUT (the key) */
+  refreshSession(refreshToken: string, idempotencyKey?: string | null): Promise<SessionTokens | null>;
   /** Ends the session of a refresh token, if there is one. */
   signOut(refreshToken: string): Promise<void>;
   /** Makes a tenant that the signed-in user owns. @throws FORBIDDEN (an API key), BAD_USER_INPUT, CONFLICT naming `name` */
   createTenant(principal: Principal, input: { name: string; displayName: string | null }): Promise<Tenant>;
-  /** The same session, acting in another tenant of the user. @throws FORBIDDEN (an API key), UNAUTHENTICATED, NOT_FOUND */
-  switchTenant(principal: Principal, tenantId: string): Promise<{ tenant: Tenant; tokens: SessionTokens }>;
+  /**
+   * The same session, acting in another tenant of the user; with a key once.
+   * @throws FORBIDDEN (an API key), UNAUTHENTICATED, NOT_FOUND, BAD_USER_INPUT (the key), IDEMPOTENCY_CONFLICT
+   */
+  switchTenant(
+    principal: Principal,
+    tenantId: string,
+    idempotencyKey?: string | null,
+  ): Promise<{ tenant: Tenant; tokens: SessionTokens | null }>;
 
   /** @throws BAD_USER_INPUT, FORBIDDEN (a scope that the caller lacks), CONFLICT (too many keys) */
   createApiKey(principal: Principal, input: NewApiKey): Promise<{ apiKey: ApiKeyView; secret: string }>;
@@ -105,9 +114,9 @@ export async function createAccess(options: AccessOptions): Promise<Access> {
     holdAnswer: memory.holdAnswer,
     ...createApiKeys(db, invalidations),
     ...createAccounts({ db, passwords: createPasswords(), sessions }),
-    refreshSession: sessions.refresh,
+    refreshSession: (refreshToken, key = null) => sessions.refresh(refreshToken, key),
     signOut: sessions.signOut,
-    switchTenant: sessions.switchTenant,
+    switchTenant: (principal, tenantId, key = null) => sessions.switchTenant(principal, tenantId, key),
     async [Symbol.asyncDispose]() {
       await uses[Symbol.asyncDispose]();
       await invalidations[Symbol.asyncDispose]();

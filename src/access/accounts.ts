@@ -14,9 +14,14 @@ import {
 import { checkPassword, type Passwords } from './passwords.ts';
 import type { Principal } from './principal.ts';
 import type { Sessions, SessionTokens } from './sessions.ts';
+import type { Seat } from './tokens.ts';
 
 export type Credentials = { email: string; password: string };
 export type SignedIn = { user: User; tenant: Tenant; tokens: SessionTokens };
+/** Without tokens in a retry. */
+export type MaybeRetried = Omit<SignedIn, 'tokens'> & { tokens: SessionTokens | null };
+/** `tenantName` null: in the first tenant that the user joined. */
+export type SignIn = Credentials & { tenantName: string | null };
 export type NewAccount = Credentials & { tenantName: string };
 
 /** The form that HTML's e-mail field accepts, with a dot in the domain. Whether mail arrives there, only mail can tell. */
@@ -31,7 +36,7 @@ export function createAccounts({ db, passwords, sessions }: { db: Database; pass
       return made;
     },
 
-    async signUpOnce(input: NewAccount, idempotencyKey: string): Promise<{ user: User; tenant: Tenant; tokens: SessionTokens | null }> {
+    async signUpOnce(input: NewAccount, idempotencyKey: string): Promise<MaybeRetried> {
       const account = await prepare(input);
       const once = (tx: Tx, { tenant }: { tenant: Tenant }, whereNew: () => Promise<void>) =>
         onceFor(tx, { tenantId: tenant.id, mutation: 'SIGN_UP', key: idempotencyKey, input: [account.email, input.tenantName] }, whereNew);
@@ -51,20 +56,9 @@ export function createAccounts({ db, passwords, sessions }: { db: Database; pass
       });
     },
 
-    async signIn(input: Credentials & { tenantName: string | null }): Promise<SignedIn> {
-      const email = normalEmail(input.email);
-      const known = email === null ? null : await asSystem(db, (tx) => userForSignIn(tx, email));
-      const matches = await passwords.matches(known?.passwordHash ?? null, input.password);
-      if (!known || !matches) throw new MercatoError('UNAUTHENTICATED', 'The e-mail or the password is wrong.');
-      return asSystem(db, async (tx) => {
-        const all = await memberships(tx, known.user.id);
-        const seat = input.tenantName === null ? all[0] : all.find(({ tenant }) => tenant.name === input.tenantName);
-        if (!seat) throw new MercatoError('UNAUTHENTICATED', 'The e-mail or the password is wrong.');
-        const { id: userId, isOperator } = known.user;
-        const tokens = await sessions.start(tx, { userId, isOperator, tenantId: seat.tenant.id, role: seat.role });
-        return { user: known.user, tenant: seat.tenant, tokens };
-      });
-    },
+    signIn: (input: SignIn): Promise<SignedIn> => enter(input, sessions.start),
+    signInOnce: (input: SignIn, idempotencyKey: string): Promise<MaybeRetried> =>
+      enter(input, (tx, seat) => sessions.startOnce(tx, seat, idempotencyKey)),
 
     async createOperator(input: NewAccount): Promise<{ user: User; created: boolean }> {
       const account = await prepare(input);
@@ -85,6 +79,24 @@ export function createAccounts({ db, passwords, sessions }: { db: Database; pass
       return asSystem(db, (tx) => createTenant(tx, { name, displayName, ownerUserId: userId, field: 'name' }));
     },
   };
+
+  async function enter<T>(
+    { email: text, password, tenantName }: SignIn,
+    start: (tx: Tx, seat: Omit<Seat, 'sessionId'>) => Promise<T>,
+  ): Promise<{ user: User; tenant: Tenant; tokens: T }> {
+    const email = normalEmail(text);
+    const known = email === null ? null : await asSystem(db, (tx) => userForSignIn(tx, email));
+    const matches = await passwords.matches(known?.passwordHash ?? null, password);
+    if (!known || !matches) throw new MercatoError('UNAUTHENTICATED', 'The e-mail or the password is wrong.');
+    return asSystem(db, async (tx) => {
+      const all = await memberships(tx, known.user.id);
+      const seat = tenantName === null ? all[0] : all.find(({ tenant }) => tenant.name === tenantName);
+      if (!seat) throw new MercatoError('UNAUTHENTICATED', 'The e-mail or the password is wrong.');
+      const { id: userId, isOperator } = known.user;
+      const tokens = await start(tx, { userId, isOperator, tenantId: seat.tenant.id, role: seat.role });
+      return { user: known.user, tenant: seat.tenant, tokens };
+    });
+  }
 
   /** Null where the e-mail is taken. */
   async function make(tx: Tx, account: { email: string; passwordHash: string }, tenantName: string): Promise<SignedIn | null> {

@@ -16,9 +16,12 @@ export const resolvers = {
   Mutation: {
     signUp: (_, { input: { idempotencyKey, ...account } }, { access }) =>
       idempotencyKey == null ? access.signUp(account) : access.signUpOnce(account, idempotencyKey),
-    signIn: (_, { input }, { access }) => access.signIn({ ...input, tenantName: input.tenantName ?? null }),
+    signIn(_, { input: { idempotencyKey, tenantName, ...credentials } }, { access }) {
+      const input = { ...credentials, tenantName: tenantName ?? null };
+      return idempotencyKey == null ? access.signIn(input) : access.signInOnce(input, idempotencyKey);
+    },
     async refreshSession(_, { input }, { access }) {
-      return { tokens: await access.refreshSession(input.refreshToken) };
+      return { tokens: await access.refreshSession(input.refreshToken, input.idempotencyKey ?? null) };
     },
     async signOut(_, { input }, { access }) {
       await access.signOut(input.refreshToken);
@@ -30,7 +33,7 @@ export const resolvers = {
     },
     switchTenant(_, { input }, { principal, access }) {
       const caller = authorize(principal, null);
-      return access.switchTenant(caller, idOf('Tenant', input.tenantId));
+      return access.switchTenant(caller, idOf('Tenant', input.tenantId), input.idempotencyKey ?? null);
     },
     createApiKey(_, { input }, { principal, access }) {
       const caller = authorize(principal, 'key:write');

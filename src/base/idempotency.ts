@@ -4,7 +4,7 @@ import { badInput, MercatoError } from './errors.ts';
 import { newId } from './ids.ts';
 import { LIMITS } from './limits.ts';
 
-/** A mutation as a retry of it would come again: `input` is JSON that a retry repeats. */
+/** A mutation as a retry of it would come again: `input` is JSON that a retry repeats. `tenantId`: whose key it is, of sessions the user's id. */
 export type KeyedMutation = { tenantId: string; mutation: string; key: string; input: unknown };
 
 /**
@@ -23,17 +23,14 @@ export async function onceFor(
     });
   }
   const id = newId();
-  const digest = createHash('sha256').update(JSON.stringify(input)).digest();
   const claimed = await tx.$executeRaw`
     insert into mutation_key (tenant_id, mutation, key, digest, object_id)
-    values (${tenantId}::uuid, ${mutation}, ${key}, ${digest}::bytea, ${id}::uuid) on conflict do nothing`;
+    values (${tenantId}::uuid, ${mutation}, ${key}, ${digestOf(input)}::bytea, ${id}::uuid) on conflict do nothing`;
   if (claimed === 1) {
     await make(id);
     return { id, replayed: false };
   }
-  const [known] = await tx.$queryRaw<{ objectId: string; same: boolean }[]>`
-    select object_id "objectId", digest = ${digest}::bytea same from mutation_key
-     where tenant_id = ${tenantId}::uuid and mutation = ${mutation} and key = ${key}`;
+  const known = await find(tx, { tenantId, mutation, key, input });
   if (!known?.same) {
     throw new MercatoError('IDEMPOTENCY_CONFLICT', undefined, {
       field: 'idempotencyKey',
@@ -42,3 +39,18 @@ export async function onceFor(
   }
   return { id: known.objectId, replayed: true };
 }
+
+/** Whether the mutation was made under this key, with this input. */
+export async function isKnown(tx: Tx, keyed: KeyedMutation): Promise<boolean> {
+  return (await find(tx, keyed))?.same ?? false;
+}
+
+/** What was made under the key, and whether with the same input. */
+async function find(tx: Tx, { tenantId, mutation, key, input }: KeyedMutation): Promise<{ objectId: string; same: boolean } | undefined> {
+  const [known] = await tx.$queryRaw<{ objectId: string; same: boolean }[]>`
+    select object_id "objectId", digest = ${digestOf(input)}::bytea same from mutation_key
+     where tenant_id = ${tenantId}::uuid and mutation = ${mutation} and key = ${key}`;
+  return known;
+}
+
+const digestOf = (input: unknown) => createHash('sha256').update(JSON.stringify(input)).digest();

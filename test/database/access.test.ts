@@ -16,6 +16,10 @@ beforeAll(async () => {
 afterAll(() => servers[Symbol.asyncDispose]());
 
 const refused = { code: 'UNAUTHENTICATED' };
+function there<T>(tokens: T | null): T {
+  if (tokens === null) throw new Error('no tokens');
+  return tokens;
+}
 
 describe('accounts', () => {
   it('signUp makes a user, a tenant and its OWNER, signed in', async () => {
@@ -127,7 +131,7 @@ describe('accounts', () => {
 describe('sessions', () => {
   it('a refresh token works once, and its successor in the same tenant', async () => {
     const { tokens, principal } = await signUp(access);
-    const second = await access.refreshSession(tokens.refreshToken);
+    const second = there(await access.refreshSession(tokens.refreshToken));
     expect(await bearer(access, second.accessToken)).toMatchObject({ tenantId: principal.tenantId, sessionId: principal.sessionId });
     expect(second.refreshTokenExpiresAt).toEqual(tokens.refreshTokenExpiresAt);
     await access.refreshSession(second.refreshToken);
@@ -135,7 +139,7 @@ describe('sessions', () => {
 
   it('a used refresh token ends its whole session, for good', async () => {
     const { tokens } = await signUp(access);
-    const second = await access.refreshSession(tokens.refreshToken);
+    const second = there(await access.refreshSession(tokens.refreshToken));
     await expect(access.refreshSession(tokens.refreshToken)).rejects.toMatchObject(refused);
     await expect(access.refreshSession(second.refreshToken)).rejects.toMatchObject(refused);
   });
@@ -145,12 +149,48 @@ describe('sessions', () => {
     const both = await Promise.allSettled([access.refreshSession(tokens.refreshToken), access.refreshSession(tokens.refreshToken)]);
     const [won, ...more] = both.filter((result) => result.status === 'fulfilled');
     expect(more).toEqual([]);
-    await expect(access.refreshSession(won?.value.refreshToken ?? '')).rejects.toMatchObject(refused);
+    await expect(access.refreshSession(won?.value?.refreshToken ?? '')).rejects.toMatchObject(refused);
+  });
+
+  it('a retry with the key of the first exchange answers no tokens and ends nothing; another key is a second use', async () => {
+    const { tokens } = await signUp(access);
+    const second = there(await access.refreshSession(tokens.refreshToken, 'first'));
+    expect(await access.refreshSession(tokens.refreshToken, 'first')).toBeNull();
+    const third = there(await access.refreshSession(second.refreshToken, 'second'));
+    await expect(access.refreshSession(tokens.refreshToken, 'second')).rejects.toMatchObject(refused);
+    await expect(access.refreshSession(third.refreshToken)).rejects.toMatchObject(refused);
+    await expect(access.refreshSession(tokens.refreshToken, 'first')).rejects.toMatchObject(refused);
+  });
+
+  it('a retry of a sign-in with its key starts no other session', async () => {
+    const { user, tenant, principal } = await signUp(access);
+    const signIn = (key: string, tenantName: string | null = null) =>
+      access.signInOnce({ email: user.email, password: PASSWORD, tenantName }, key);
+    const sessions = () => asSystem(servers.db, (tx) => tx.session.count({ where: { userId: user.id } }));
+    const before = await sessions();
+    const answers = await Promise.all(Array.from({ length: 4 }, () => signIn('signed in')));
+    expect(answers.filter(({ tokens }) => tokens !== null)).toHaveLength(1);
+    expect(new Set(answers.map((answer) => answer.tenant.id))).toEqual(new Set([tenant.id]));
+    expect(await sessions()).toBe(before + 1);
+    await access.createTenant(principal, { name: `${tenant.name}-other`, displayName: null });
+    await expect(signIn('signed in', `${tenant.name}-other`)).rejects.toMatchObject({ code: 'IDEMPOTENCY_CONFLICT' });
+    await expect(signIn('')).rejects.toMatchObject({ code: 'BAD_USER_INPUT', data: { field: 'idempotencyKey' } });
+  });
+
+  it('a retry of a switch with its key makes no other tokens, and moves nothing back', async () => {
+    const { tenant, principal } = await signUp(access);
+    const second = await access.createTenant(principal, { name: `${tenant.name}-b`, displayName: 'Second' });
+    const moved = await access.switchTenant(principal, second.id, 'there');
+    await access.switchTenant(principal, tenant.id, 'back');
+    expect(await access.switchTenant(principal, second.id, 'there')).toMatchObject({ tenant: { id: second.id }, tokens: null });
+    const refreshed = there(await access.refreshSession(there(moved.tokens).refreshToken));
+    expect((await bearer(access, refreshed.accessToken)).tenantId).toBe(tenant.id);
+    await expect(access.switchTenant(principal, tenant.id, 'there')).rejects.toMatchObject({ code: 'IDEMPOTENCY_CONFLICT' });
   });
 
   it('signing out ends the session, and is the same twice and for an unknown token', async () => {
     const { tokens } = await signUp(access);
-    const second = await access.refreshSession(tokens.refreshToken);
+    const second = there(await access.refreshSession(tokens.refreshToken));
     for (const token of [second.refreshToken, second.refreshToken, `mr_${'x'.repeat(43)}`, 'nonsense']) await access.signOut(token);
     await expect(access.refreshSession(second.refreshToken)).rejects.toMatchObject(refused);
   });
@@ -169,8 +209,8 @@ describe('sessions', () => {
     const stranger = await signUp(access);
     const second = await access.createTenant(principal, { name: `${tenant.name}-b`, displayName: 'Second' });
     const moved = await access.switchTenant(principal, second.id);
-    expect(await bearer(access, moved.tokens.accessToken)).toMatchObject({ tenantId: second.id, sessionId: principal.sessionId });
-    const refreshed = await access.refreshSession(moved.tokens.refreshToken);
+    expect(await bearer(access, there(moved.tokens).accessToken)).toMatchObject({ tenantId: second.id, sessionId: principal.sessionId });
+    const refreshed = there(await access.refreshSession(there(moved.tokens).refreshToken));
     expect((await bearer(access, refreshed.accessToken)).tenantId).toBe(second.id);
     const switching = [stranger.tenant.id, newId()].map((id) => access.switchTenant(principal, id).catch((e: unknown) => e));
     const [foreign, absent] = await Promise.all(switching);

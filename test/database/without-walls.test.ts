@@ -119,6 +119,7 @@ describe('limits', () => {
     await core.usage.createLimit(hers.consumerTenantId, { ...plain, amount: 1n, alertPercents: null });
     await server.settlement.settle(finished(hers, await server.leases.admit(hers, 1, 1_000)));
     const others = await asTenant(open, hers.consumerTenantId, (tx) => usage().alerts(tx, hers.consumerTenantId, PAGE));
+    await core.setClock('2026-11-15T12:00:00Z');
     for (const other of others) expect(await following(other.id)).toEqual([]);
     const change = { name: 'mine', amount: null, burstUnits: null, hard: null, alertPercents: null };
     expect(await codeOf(() => usage().updateLimit(stranger, id, change))).toBe('NOT_FOUND');
@@ -254,7 +255,7 @@ describe('a session is switched', () => {
       await tx.session.create({ data: { id, userId: own, tenantId: right.consumerTenantId, expiresAt: new Date(expiresAt) } });
     });
     const caller = { ...principal(right.consumerTenantId), userId: userId ?? own, sessionId: id };
-    expect(await codeOf(() => sessions().switchTenant(caller, right.consumerTenantId))).toBe(outcome);
+    expect(await codeOf(() => sessions().switchTenant(caller, right.consumerTenantId, null))).toBe(outcome);
   });
 });
 

@@ -109,8 +109,8 @@ it('an API key switches no tenant, and what cannot be a refresh token is not loo
     sign: () => ({ accessToken: '', accessTokenExpiresAt: new Date(0) }),
     verify: () => KEY,
   });
-  await expect(sessions.refresh('nonsense')).rejects.toMatchObject({ code: 'UNAUTHENTICATED' });
-  await expect(sessions.switchTenant(KEY, uuid)).rejects.toMatchObject({ code: 'FORBIDDEN' });
+  await expect(sessions.refresh('nonsense', null)).rejects.toMatchObject({ code: 'UNAUTHENTICATED' });
+  await expect(sessions.switchTenant(KEY, uuid, null)).rejects.toMatchObject({ code: 'FORBIDDEN' });
 });
 
 it('what cannot be a key is refused without a look-up', async () => {

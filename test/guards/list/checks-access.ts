@@ -205,8 +205,14 @@ export const accessChecks: Guard[] = [
     ['a refresh token is in form', "if (!REFRESH_TOKEN.test(refreshToken)) throw new MercatoError('UNAUTHENTICATED');", '', 'unit/forms'],
     [
       'a used refresh token ends its session',
-      'if (!(await useToken(tx, hash))) return endSession(tx, hash);',
-      'if (!(await useToken(tx, hash))) return null;',
+      '(await isRetry(tx, hash, key)) ? { tokens: null } : endSession(tx, hash);',
+      '(await isRetry(tx, hash, key)) ? { tokens: null } : null;',
+    ],
+    ['only a retry under its key ends no session', '(await isRetry(tx, hash, key)) ?', 'key !== null ?'],
+    [
+      'a retry of an ended session is refused',
+      'where t.hash = ${hash}::bytea and s.revoked_at is null and',
+      'where t.hash = ${hash}::bytea and',
     ],
     ['a refresh token is used once', ' and used_at is null`', '`'],
     ['an ended session is not refreshed', "if (answer === null) throw new MercatoError('UNAUTHENTICATED');", ''],
