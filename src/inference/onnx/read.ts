@@ -65,12 +65,13 @@ class Decoder {
   #message(message: Message, end: number): Record<string, unknown> {
     if (this.#depth > MODEL_LIMITS.depth) throw new WireError(`messages are nested deeper than ${MODEL_LIMITS.depth}`);
     if (message.counted !== null) this.#countMessage(message.counted);
+    const reader = this.#reader;
     const result = message.blank();
     let seen = 0;
     let latest: Field | null = null;
     let list: readonly unknown[] = NONE;
-    while (this.#reader.offset < end) {
-      const tag = this.#reader.uint32(end);
+    while (reader.offset < end) {
+      const tag = reader.uint32(end);
       const field = message.byId[tag >>> 3];
       if (field === undefined) throw new WireError(`field ${tag >>> 3} is not one of ONNX`);
       const again = (seen & field.bit) !== 0;
