@@ -1,10 +1,11 @@
+import { NameSet } from './name-set.ts';
 import { rejected } from './read.ts';
 import type { OnnxFunction, OnnxGraph, OnnxNode } from './schema.ts';
 
 /** The names that a body may read: its own, and those of the graphs around it. */
 export class Scope {
   readonly #outer: Scope | null;
-  readonly #names = new Set<string>();
+  readonly #names = new NameSet();
   /** Most nodes read what the one before them made. */
   #latest: string | null = null;
 
@@ -20,8 +21,7 @@ export class Scope {
   /** False where the body has made the name already. */
   add(name: string): boolean {
     this.#latest = name;
-    const before = this.#names.size;
-    return this.#names.add(name).size > before;
+    return this.#names.add(name);
   }
 
   has(name: string): boolean {
