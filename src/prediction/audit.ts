@@ -89,9 +89,8 @@ const invariantsOf = (named: { account: string; transfer: string }): Record<stri
     select id::text, process_id::text, expires_at::text from lease where units > 0 and expires_at < mercato_now() - interval '5 seconds'`,
   'a limit has leased what its leases hold': `
     with due as (
-      select n.counter_id id, sum(case k.measure when 'UNITS' then l.units when 'SPEND' then l.units * coalesce(v.unit_price_nanos, 0) else l.slots end) amount
-        from lease l join usage_counter c using (consumer_tenant_id, listing_id, period) left join plan_version v on v.id = c.plan_version_id
-       cross join unnest(l.counters) n (counter_id) join limit_counter k on k.id = n.counter_id and k.arrival_at is null group by 1)
+      select n.counter_id id, sum(case k.measure when 'UNITS' then l.units when 'SPEND' then l.nanos else l.slots end) amount
+        from lease l cross join unnest(l.counters) n (counter_id) join limit_counter k on k.id = n.counter_id and k.arrival_at is null group by 1)
     select k.id::text, k.measure::text, k.leased::text, coalesce(d.amount, 0)::text leases
       from limit_counter k full join due d using (id) where coalesce(k.leased, 0) <> coalesce(d.amount, 0)`,
   'a rollup is the sum of its usage records': `

@@ -13,6 +13,7 @@ import {
   type LockedLimit,
   lockCounter,
   lockLimits,
+  type NextPrice,
   recallLeases,
   returnRequests,
   roomOf,
@@ -94,10 +95,10 @@ export function createGrants({ db, billing, processId }: { db: Database; billing
     given: Wish,
   ): Promise<Omit<Granted, 'usableUntil'> | Short> {
     const { terms } = key;
-    const priceNanos = terms?.unitPriceNanos ?? 0n;
-    const short = shortOfLimit(limits, given.need, priceNanos);
+    const price = nextPriceOf(terms, counter);
+    const short = shortOfLimit(limits, given.need, price);
     if (short) return { ...short, ...(await holdersOf(tx, short.limit.counterId, processId)), left: allowancesOf(key, counter, limits) };
-    const rooms = limits.map((limit) => roomOf(limit, priceNanos));
+    const rooms = limits.map((limit) => roomOf(limit, price));
     const quarter = (room: number, need: number) => Math.max(need, Math.ceil(room / 4));
     // The nearer the end of a limit, the smaller the grant, as with a quota.
     const wish = { ...given, want: Math.min(given.want, ...rooms.map((room) => quarter(room.units, given.need))) };
@@ -120,7 +121,7 @@ export function createGrants({ db, billing, processId }: { db: Database; billing
     const calls = Number.isFinite(slots) ? Math.min(slots, quarter(slots, Math.max(1, given.requests))) : slots;
     const quotaUnits = terms?.quotaUnits ?? null;
     const counterIds = limits.map(({ counterId }) => counterId);
-    const taking = { units: BigInt(units), nanos: BigInt(units) * priceNanos, slots: Number.isFinite(calls) ? BigInt(calls) : 0n };
+    const taking = { units: BigInt(units), nanos: moreHeld(terms, counter, units), slots: Number.isFinite(calls) ? BigInt(calls) : 0n };
     await takeFromLimits(tx, limits, taking);
     await grantLease(tx, counter, { leaseId, processId, planVersionId: terms?.planVersionId ?? null, quotaUnits, counterIds, ...taking });
     if (accounts) await billing.holdIn(tx, accounts.walletId, moreHeld(terms, counter, units));
@@ -176,6 +177,12 @@ export function rateOf(terms: PlanTerms | null): { requestsPerMinute: number; bu
 
 function moreHeld(terms: PlanTerms | null, counter: CounterState, units: number): bigint {
   return holdOf(terms, { ...counter, leasedUnits: counter.leasedUnits + BigInt(units) }) - holdOf(terms, counter);
+}
+
+/** Of the units after those used and leased. */
+function nextPriceOf(terms: PlanTerms | null, { usedUnits, leasedUnits }: CounterState): NextPrice {
+  const free = (terms?.freeUnits ?? 0n) - usedUnits - leasedUnits;
+  return { unitNanos: terms?.unitPriceNanos ?? 0n, free: free > 0n ? free : 0n };
 }
 
 /** The quota's shortage, if any; also where leases of another plan version are still out, since a counter's leases share their terms. */

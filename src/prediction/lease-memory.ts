@@ -17,6 +17,8 @@ export type Admission = {
   giveBack(spent?: boolean): void;
   /** The units were settled in the database. */
   settled(): void;
+  /** They could not be settled, since what their lease held is with others: as `giveBack`, and the lease admits nothing more. */
+  forfeit(): void;
   /** What is left of the plan's quota and of the limits that concern the call, as far as this process knows. */
   allowances(): Allowance[];
 };
@@ -104,7 +106,7 @@ export function createLeaseMemory(time: Time, onOwed: () => void) {
         onOwed();
       }
     };
-    return {
+    const admission: Admission = {
       leaseId: block.leaseId,
       period: block.period,
       units,
@@ -122,8 +124,13 @@ export function createLeaseMemory(time: Time, onOwed: () => void) {
         block.inFlight -= units;
         giveSlotBack(0);
       },
+      forfeit() {
+        owed.push(...close(entry, (candidate) => candidate === block));
+        admission.giveBack();
+      },
       allowances: () => allowancesOf(entry),
     };
+    return admission;
   }
 
   /** What was left at the last grant or refusal, less what was taken of that grant since. */

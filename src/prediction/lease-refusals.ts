@@ -1,6 +1,14 @@
 import { type ErrorCode, type ErrorData, MercatoError } from '../base/errors.ts';
 import { globalId, type NodeType } from '../base/ids.ts';
-import { type CounterState, type LimitedCaller, type LockedLimit, type Rate, roomOf, type TakenRequests } from '../usage/usage.ts';
+import {
+  type CounterState,
+  type LimitedCaller,
+  type LockedLimit,
+  type NextPrice,
+  type Rate,
+  roomOf,
+  type TakenRequests,
+} from '../usage/usage.ts';
 import type { GrantKey, Short } from './grants.ts';
 
 /** What is left of one limit: the facts of the IETF draft's `RateLimit` fields. Calls in flight, requests, units or nanos, by `unit`. */
@@ -59,20 +67,20 @@ export function refusalOf(key: GrantKey, short: Short): MercatoError {
 export type LimitShort = { short: 'LIMIT'; limit: LockedLimit; code: ErrorCode; message: string; data: ErrorData; exhaustedMs?: number };
 
 /** The first limit, in their order, that has no room for one call of `need` units; null where all have. */
-export function shortOfLimit(limits: readonly LockedLimit[], need: number, unitPriceNanos: bigint): LimitShort | null {
+export function shortOfLimit(limits: readonly LockedLimit[], need: number, price: NextPrice): LimitShort | null {
   for (const limit of limits) {
-    const room = roomOf(limit, unitPriceNanos);
-    if (room.units < need || room.slots < 1) return { short: 'LIMIT', limit, ...refusedBy(limit, need, unitPriceNanos) };
+    const room = roomOf(limit, price);
+    if (room.units < need || room.slots < 1) return { short: 'LIMIT', limit, ...refusedBy(limit, need, price) };
   }
   return null;
 }
 
-function refusedBy(limit: LockedLimit, need: number, unitPriceNanos: bigint): Omit<LimitShort, 'short' | 'limit'> {
+function refusedBy(limit: LockedLimit, need: number, price: NextPrice): Omit<LimitShort, 'short' | 'limit'> {
   const { name, subject, subjectId, measure, window, amount, used, leased, burstUnits } = limit;
   const { type, text } = SUBJECT[subject];
-  const room = roomOf(limit, unitPriceNanos);
+  const room = roomOf(limit, price);
   const most = measure === 'CONCURRENCY' ? 0 : room.units;
-  const fits = burstUnits ?? (measure === 'SPEND' && unitPriceNanos > 0n ? amount / unitPriceNanos : amount);
+  const fits = burstUnits ?? (measure === 'SPEND' && price.unitNanos > 0n ? price.free + amount / price.unitNanos : amount);
   const can = measure === 'CONCURRENCY' ? amount > 0n : BigInt(need) <= fits;
   const data: ErrorData = {
     limitName: name,
@@ -89,7 +97,7 @@ function refusedBy(limit: LockedLimit, need: number, unitPriceNanos: bigint): Om
   const message = `The limit "${name}" of ${text} is ${amount} ${what}${per}; of these, ${used} are used and ${leased} in flight. Who may write billing can raise it with updateUsageLimit.`;
   const retryAfterMs = can ? retryMsOf(limit, need) : null;
   if (retryAfterMs !== null) return { code: 'RATE_LIMITED', message, data: { ...data, retryAfterMs } };
-  const settled = burstUnits === null && measure !== 'CONCURRENCY' && window !== 'MINUTE' && used >= amount;
+  const settled = most === 0 && measure !== 'CONCURRENCY' && window !== 'MINUTE' && used >= amount;
   return { code: 'QUOTA_EXCEEDED', message, data, ...(settled ? { exhaustedMs: limit.windowMs } : {}) };
 }
 
@@ -130,7 +138,7 @@ export function allowancesOf(
         name,
         unit,
         limit: Number(burstUnits),
-        left: roomOf(limit, 0n).units,
+        left: roomOf(limit, { unitNanos: 0n, free: 0n }).units,
         windowS,
         resetMs: (limit.aheadUnits * 60_000) / Number(amount),
       };

@@ -120,7 +120,7 @@ export function createSettlement(options: {
       else if (!wasRefused(error)) await findOut(group, error);
       else if (again && wasVictim(error)) await writeGroup(group, false);
       else if (group.length > 1) for (const item of group) await writeGroup([item]);
-      else for (const item of group) refuse(item, refusalOf(error));
+      else for (const item of group) refuse(item, refusalOf(error), tookOthers(error));
     }
   }
 
@@ -149,18 +149,16 @@ export function createSettlement(options: {
     }
   }
 
-  function refuse(item: Item, error: MercatoError): void {
-    item.admission.giveBack();
+  function refuse(item: Item, error: MercatoError, isForfeit = false): void {
+    if (isForfeit) item.admission.forfeit();
+    else item.admission.giveBack();
     item.reject(error);
   }
 
   function refusalOf(error: unknown): MercatoError {
-    const state = sqlState(error);
-    // Others hold what its swept lease held, used or not: the next try is told what is true of quota, limits and wallet.
-    const isSwept = state === 'MC001' || state === 'MC002' || isCheckViolation(error);
-    if (isSwept)
-      return unbilled('The call took longer than its lease, and what that held is with others now; it is not billed. Try again.');
-    if (state === 'MC003') return unbilled('The call took longer than its month could wait; it is not billed. Try again.');
+    if (tookOthers(error))
+      return unbilled('What the call held of its quota, limits or wallet is with others now; it is not billed. Try again.');
+    if (sqlState(error) === 'MC003') return unbilled('The call took longer than its month could wait; it is not billed. Try again.');
     log.error({ err: error }, 'a prediction could not be settled');
     return new MercatoError('INTERNAL');
   }
@@ -185,6 +183,9 @@ export function createSettlement(options: {
     },
   };
 }
+
+/** Others hold what its swept lease held, or had the free units before it: the next try is told what is true of quota, limits and wallet. */
+const tookOthers = (error: unknown) => ['MC001', 'MC002'].includes(sqlState(error) ?? '') || isCheckViolation(error);
 
 const unbilled = (message: string) => new MercatoError('OVERLOADED', message, { retryAfterMs: 1_000 });
 

@@ -11,6 +11,8 @@ export type GrantRequest = {
   units: bigint;
   /** Calls in flight that it may have, of the concurrency limits among `counterIds`; 0 where there is none. */
   slots: bigint;
+  /** What its units cost, of the spend limits among `counterIds`. */
+  nanos: bigint;
   /** The counters of limits that the caller takes it from as well. */
   counterIds: readonly string[];
 };
@@ -23,9 +25,9 @@ export async function grantLease(tx: Tx, counter: CounterKey, grant: GrantReques
          set leased_units = leased_units + ${grant.units}, plan_version_id = ${grant.planVersionId}::uuid, quota_units = ${grant.quotaUnits}
        where consumer_tenant_id = ${counter.consumerTenantId}::uuid and listing_id = ${counter.listingId}::uuid and period = ${counter.period}
     )
-    insert into lease (id, process_id, consumer_tenant_id, listing_id, period, units, slots, counters, expires_at)
+    insert into lease (id, process_id, consumer_tenant_id, listing_id, period, units, slots, nanos, counters, expires_at)
     values (${grant.leaseId}::uuid, ${grant.processId}::uuid, ${counter.consumerTenantId}::uuid, ${counter.listingId}::uuid,
-            ${counter.period}, ${grant.units}, ${grant.slots}, ${[...grant.counterIds]}::uuid[],
+            ${counter.period}, ${grant.units}, ${grant.slots}, ${grant.counterIds.length === 0 ? 0n : grant.nanos}, ${[...grant.counterIds]}::uuid[],
             mercato_now() + make_interval(secs => ${LIMITS.leaseMs / 1000}))`;
 }
 
@@ -64,15 +66,17 @@ export async function sweepLeases(tx: Tx): Promise<CounterChange[]> {
     select id "leaseId", consumer_tenant_id "consumerTenantId", listing_id "listingId", period, units, slots, cardinality(counters) > 0 limited
       from lease where expires_at < mercato_now() order by id limit 500 for update skip locked`;
   if (dead.length === 0) return [];
+  const ids = dead.map(({ leaseId }) => leaseId);
+  await tx.$executeRaw`update lease set units = 0, slots = 0 where id = any(${ids}::uuid[])`;
   const changes = await less(tx, dead);
-  await tx.$executeRaw`delete from lease where id = any(${dead.map(({ leaseId }) => leaseId)}::uuid[])`;
+  await tx.$executeRaw`delete from lease where id = any(${ids}::uuid[])`;
   return changes;
 }
 
 type Held = CounterKey & { leaseId: string; limited: boolean };
 type Freed = Held & { units: bigint; slots: bigint };
 
-/** What is returned leaves the counters, first the leases' own, then those of limits. */
+/** What is returned, and has left the leases, leaves the counters: first the leases' own, then those of limits. */
 async function less(tx: Tx, returned: readonly Freed[]): Promise<CounterChange[]> {
   const changes = await lessLeased(tx, returned);
   await returnToLimits(

@@ -31,7 +31,10 @@ export type LockedLimit = {
   windowMs: number;
 };
 
-/** What one grant takes of each of its limits: units, the highest price of the units, calls in flight. */
+/** What the next units of a month cost: `free` of them nothing, the others `unitNanos` each. */
+export type NextPrice = { unitNanos: bigint; free: bigint };
+
+/** What one grant takes of each of its limits: units, what they cost, calls in flight. */
 export type Taking = { units: bigint; nanos: bigint; slots: bigint };
 
 /**
@@ -85,8 +88,8 @@ export async function openCounters(tx: Tx, limitIds: readonly string[], at: Date
 type Shown = { used: string; leased: string; windowMs: number | null };
 const ORDER: readonly LimitSubject[] = ['TENANT', 'SUBSCRIPTION', 'MEMBER', 'API_KEY'];
 
-/** How many units and calls a hard limit still admits, of units that cost `unitPriceNanos` at most; Infinity: any number. A soft one admits all. */
-export function roomOf(limit: LockedLimit, unitPriceNanos: bigint): { units: number; slots: number } {
+/** How many units and calls a hard limit still admits; Infinity: any number. A soft one admits all. */
+export function roomOf(limit: LockedLimit, { unitNanos, free }: NextPrice): { units: number; slots: number } {
   const any = { units: Number.POSITIVE_INFINITY, slots: Number.POSITIVE_INFINITY };
   if (!limit.hard) return any;
   if (limit.burstUnits !== null) {
@@ -98,7 +101,7 @@ export function roomOf(limit: LockedLimit, unitPriceNanos: bigint): { units: num
   const left = rest > 0n ? rest : 0n;
   if (limit.measure === 'CONCURRENCY') return { ...any, slots: Number(left) };
   if (limit.measure === 'UNITS') return { ...any, units: Number(left) };
-  return unitPriceNanos === 0n ? any : { ...any, units: Number(left / unitPriceNanos) };
+  return unitNanos === 0n ? any : { ...any, units: Number(free + left / unitNanos) };
 }
 
 /** Takes from counters that the caller has locked and found to have room. */
@@ -121,17 +124,21 @@ export async function dropEndedCounters(tx: Tx): Promise<void> {
        and mercato_window_end(l.window, l.burst_units is not null, k.starts_at) < mercato_now() - interval '1 day'`;
 }
 
-/** Puts back what leases, whose rows are still there, no longer have. */
+/** Puts back what leases, whose rows are still there, no longer have. Of spend a lease keeps at most what its rest can cost. */
 export async function returnToLimits(tx: Tx, returned: readonly { leaseId: string; units: bigint; slots: bigint }[]): Promise<void> {
   if (returned.length === 0) return;
   await tx.$executeRaw`
-    with given as (
-      select n.counter_id, sum(r.units) units, sum(r.units * coalesce(v.unit_price_nanos, 0)) nanos, sum(r.slots) slots
-        from unnest(${returned.map((r) => r.leaseId)}::uuid[], ${returned.map((r) => r.units)}::bigint[], ${returned.map((r) => r.slots)}::bigint[])
-             r (id, units, slots)
+    with back as (
+      select l.id, l.counters, r.units, r.slots, l.nanos - least(l.nanos, l.units * coalesce(v.unit_price_nanos, 0)) nanos
+        from (select id, sum(units) units, sum(slots) slots
+                from unnest(${returned.map((r) => r.leaseId)}::uuid[], ${returned.map((r) => r.units)}::bigint[], ${returned.map((r) => r.slots)}::bigint[])
+                     x (id, units, slots) group by 1) r
         join lease l using (id) join usage_counter c using (consumer_tenant_id, listing_id, period)
-        left join plan_version v on v.id = c.plan_version_id
-       cross join unnest(l.counters) n (counter_id) group by 1),
+        left join plan_version v on v.id = c.plan_version_id),
+    kept as (update lease l set nanos = l.nanos - b.nanos from back b where l.id = b.id and b.nanos > 0),
+    given as (
+      select n.counter_id, sum(b.units) units, sum(b.nanos) nanos, sum(b.slots) slots
+        from back b cross join unnest(b.counters) n (counter_id) group by 1),
     locked as (select k.id from limit_counter k where k.id in (select counter_id from given) order by k.id for update)
     update limit_counter k
        set leased = k.leased - case when k.arrival_at is not null then 0 when k.measure = 'UNITS' then g.units

@@ -30,6 +30,7 @@ export {
   type LimitedCaller,
   type LockedLimit,
   lockLimits,
+  type NextPrice,
   roomOf,
   takeFromLimits,
 } from './limit-counters.ts';

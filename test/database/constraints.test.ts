@@ -83,6 +83,7 @@ const BREACHES: Record<string, Row[]> = {
   usage_counter_period_check: [{ period: "'2026-13'" }],
   lease_bounds_check: [{ units: '-1' }],
   lease_slots_check: [{ slots: '-1' }],
+  lease_nanos_check: [{ nanos: '-1' }],
   usage_record_bounds_check: [
     ...[
       { units: '0' },

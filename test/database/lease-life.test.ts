@@ -75,7 +75,17 @@ async function open() {
 /** A lease of one's own making. */
 async function leaseOf(right: Right, more: Partial<{ processId: string; units: bigint; slots: bigint }> = {}): Promise<string> {
   const leaseId = newId();
-  const grant = { leaseId, processId: newId(), planVersionId: null, quotaUnits: null, units: 3n, slots: 0n, counterIds: [], ...more };
+  const grant = {
+    leaseId,
+    processId: newId(),
+    planVersionId: null,
+    quotaUnits: null,
+    units: 3n,
+    slots: 0n,
+    nanos: 0n,
+    counterIds: [],
+    ...more,
+  };
   await asSystem(core.db, async (tx) => grantLease(tx, await lockCounter(tx, right), grant));
   return leaseId;
 }

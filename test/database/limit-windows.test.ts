@@ -81,20 +81,51 @@ test.each(['MINUTE', 'DAY'] as const)('what a limit per %s finds used is of its 
   expect(await of({ subject: 'MEMBER', subjectId: member })).toBe(5n);
 });
 
-test('a call whose lease was swept is let in again by each kind of limit as the kind counts', async () => {
+test.each([
+  ['SPEND', 35n, 30n],
+  ['UNITS', 8n, 6n],
+] as const)('a call whose lease was swept is let in again by each kind of limit as the kind counts: %s', async (measure, amount, all) => {
   const right = await core.consumer({ unitPriceNanos: 5n }, 1_000n);
-  await limit(right, { measure: 'SPEND', amount: 22n });
+  await limit(right, { measure, amount });
   await limit(right, { name: 'soft', hard: false, amount: 1n });
   await limit(right, { name: 'together', measure: 'CONCURRENCY', window: null, amount: 2n });
   await limit(right, { name: 'burst', window: 'MINUTE', amount: 1n, burstUnits: 12n });
-  const [kept, lost] = [await one.leases.admit(right, 2, 5_000), await one.leases.admit(right, 2, 5_000)];
+  const [kept, lost] = [await one.leases.admit(right, 3, 5_000), await one.leases.admit(right, 3, 5_000)];
   await core.setClock('2026-11-15T12:00:10Z');
   await two.leases.maintain();
-  expect(await one.settlement.settle(finished(right, kept))).toMatchObject({ amountNanos: 10n });
-  await call(two, right, 2);
+  expect(await one.settlement.settle(finished(right, kept))).toMatchObject({ amountNanos: 15n });
+  await call(two, right, 3);
   expect(await codeOf(() => one.settlement.settle(finished(right, lost)))).toBe('OVERLOADED');
   const used = Object.fromEntries((await limits(right)).map((shown) => [shown.name, shown.used]));
-  expect(used).toMatchObject({ cap: 20n, soft: 4n, together: 0n });
+  expect(used).toMatchObject({ cap: all, soft: 6n, together: 0n });
+});
+
+test('a call whose free units others had is refused unbilled where its spend limit lacks what it costs then, else billed', async () => {
+  const right = await core.consumer({ unitPriceNanos: 7n, freeUnits: 5n }, 1_000n);
+  const frugal = await withKey(right, newId());
+  const capped = { name: 'key', subject: 'API_KEY', subjectId: frugal.apiKeyId, measure: 'SPEND' } as const;
+  const { id } = await limit(right, { ...capped, amount: 0n });
+  const first = await one.leases.admit(frugal, 3, 5_000);
+  await call(two, right, 5);
+  expect(await codeOf(() => one.settlement.settle(finished(frugal, first, { apiKeyId: frugal.apiKeyId })))).toBe('OVERLOADED');
+  expect(await codeOf(() => one.leases.admit(frugal, 1, 5_000))).toBe('QUOTA_EXCEEDED');
+  await core.usage.updateLimit(right.consumerTenantId, id, { ...NOTHING, amount: 14n });
+  await call(one, frugal, 2);
+  expect((await limits(right)).map(({ used, inFlight }) => [used, inFlight])).toEqual([[14n, 0n]]);
+});
+
+test('what a lease holds of spend is what its units cost, and less as they are settled or returned', async () => {
+  const right = await core.consumer({ unitPriceNanos: 7n, freeUnits: 5n }, 1_000n);
+  const { id } = await limit(right, { measure: 'SPEND', amount: 100n, hard: false });
+  const held = async () => (await limits(right)).map(({ used, inFlight }) => [used, inFlight])[0];
+  const [first, second] = [await one.leases.admit(right, 4, 5_000), await two.leases.admit(right, 4, 5_000)];
+  await one.leases.maintain();
+  await two.leases.maintain();
+  expect((await held())?.[1]).toBeGreaterThanOrEqual(21n);
+  await two.settlement.settle(finished(right, second));
+  await one.settlement.settle(finished(right, first));
+  await core.usage.updateLimit(right.consumerTenantId, id, NOTHING);
+  await expect.poll(held).toEqual([21n, 0n]);
 });
 
 test('a burst fills to itself only, however long nobody calls', async () => {

@@ -96,6 +96,14 @@ describe('two processes admit exactly what a limit allows', () => {
     expect(await stateOf(right)).toEqual({ used: 70n, inFlight: 0n });
   });
 
+  test('spend of nothing, with free units', async () => {
+    const right = await core.consumer({ unitPriceNanos: 7n, freeUnits: 5n }, 1_000_000n);
+    await limit(right, { measure: 'SPEND', amount: 0n });
+    expect(await codeOf(() => call(one, right, 6))).toBe('QUOTA_EXCEEDED');
+    expect(await letIn(right, 30)).toMatchObject({ answered: 5, refusals: new Set(['QUOTA_EXCEEDED']) });
+    expect(await stateOf(right)).toEqual({ used: 0n, inFlight: 0n });
+  });
+
   test('a burst at once, then the rate', async () => {
     const right = await core.consumer({});
     await limit(right, { window: 'MINUTE', amount: 60n, burstUnits: 12n });

@@ -28,7 +28,13 @@ const DONE = { waited: true, result: { status: 'fulfilled' } };
 /** A lease of the consumer's on its counter, of an id of one's own. */
 async function leaseOf(tx: Tx, right: Right, units: bigint, leaseId = newId(), counterIds: string[] = []): Promise<string> {
   const counter = await lockCounter(tx, right);
-  const taking = { planVersionId: right.terms?.planVersionId ?? null, quotaUnits: right.terms?.quotaUnits ?? null, counterIds, slots: 0n };
+  const taking = {
+    planVersionId: right.terms?.planVersionId ?? null,
+    quotaUnits: right.terms?.quotaUnits ?? null,
+    counterIds,
+    slots: 0n,
+    nanos: 0n,
+  };
   await grantLease(tx, counter, { leaseId, processId: one.id, units, ...taking });
   return leaseId;
 }

@@ -44,6 +44,7 @@ async function settled(count: number, settle: SettlementStore['settle'], more: P
       counterIds: [],
       giveBack: end('free'),
       settled: end('spent'),
+      forfeit: end('free'),
       allowances: () => [],
     };
     return finished(right, admission, { keyed: keyed(String(i)) });

@@ -92,7 +92,7 @@ export class Books {
     }
     const limits = this.locked(key.consumerTenantId);
     const priceNanos = key.terms?.unitPriceNanos ?? 0n;
-    const short = shortOfLimit(limits, wish.need, priceNanos);
+    const short = shortOfLimit(limits, wish.need, { unitNanos: priceNanos, free: 0n });
     if (short) {
       const holders = [...this.leases.values()].filter(
         (lease) => lease.limitIds.includes(short.limit.limitId) && (lease.units > 0n || lease.slots > 0n),

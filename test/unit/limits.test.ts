@@ -12,18 +12,20 @@ const ANY = Number.POSITIVE_INFINITY;
 const BURST = { window: 'MINUTE', burstUnits: 5n, amount: 60n } as const;
 
 describe('a limit has room', () => {
-  it.each<[string, Partial<LockedLimit>, bigint, { units: number; slots: number }]>([
+  it.each<[string, Partial<LockedLimit>, bigint, { units: number; slots: number }, bigint?]>([
     ['for what is neither used nor leased', {}, 1n, { units: 3, slots: ANY }],
     ['for nothing where it was lowered', { amount: 5n }, 1n, { units: 0, slots: ANY }],
     ['for any number where it is soft', { hard: false }, 1n, { units: ANY, slots: ANY }],
     ['for as many units as the rest pays', { measure: 'SPEND', amount: 12n }, 2n, { units: 2, slots: ANY }],
-    ['for any number of free units', { measure: 'SPEND' }, 0n, { units: ANY, slots: ANY }],
+    ['for the free units and as many as the rest pays', { measure: 'SPEND', amount: 12n }, 2n, { units: 5, slots: ANY }, 3n],
+    ['for the free units where all is spent', { measure: 'SPEND', amount: 0n }, 2n, { units: 3, slots: ANY }, 3n],
+    ['for any number of units without a price', { measure: 'SPEND' }, 0n, { units: ANY, slots: ANY }],
     ['for calls in flight', { measure: 'CONCURRENCY', window: null }, 1n, { units: ANY, slots: 3 }],
     ['for a burst', BURST, 1n, { units: 5, slots: ANY }],
     ['for what is left of a burst', { ...BURST, aheadUnits: 3 }, 1n, { units: 2, slots: ANY }],
     ['for nothing while a burst fills', { ...BURST, aheadUnits: 60 }, 1n, { units: 0, slots: ANY }],
-  ])('%s', (_, given, price, room) => {
-    expect(roomOf({ ...LIMIT, ...given }, price)).toEqual(room);
+  ])('%s', (_, given, unitNanos, room, free = 0n) => {
+    expect(roomOf({ ...LIMIT, ...given }, { unitNanos, free })).toEqual(room);
   });
 });
 
@@ -41,7 +43,7 @@ describe('a limit refuses', () => {
       false,
     ],
   ])('%s', (_, given, need, code, exhausted) => {
-    const short = shortOfLimit([{ ...LIMIT, ...given }], need, 1n);
+    const short = shortOfLimit([{ ...LIMIT, ...given }], need, { unitNanos: 1n, free: 0n });
     expect([short?.code ?? null, short?.exhaustedMs !== undefined]).toEqual([code, exhausted]);
   });
 });

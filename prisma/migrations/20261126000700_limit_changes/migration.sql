@@ -4,7 +4,9 @@ SET LOCAL ROLE mercato_owner;
 
 -- AlterTable
 ALTER TABLE "limit_counter" ADD COLUMN "arrival_amount" BIGINT;
+SET LOCAL ROLE mercato_system;
 UPDATE limit_counter k SET arrival_amount = l.amount FROM usage_limit l WHERE l.id = k.limit_id AND k.arrival_at IS NOT NULL;
+SET LOCAL ROLE mercato_owner;
 ALTER TABLE "limit_counter" ADD CONSTRAINT "limit_counter_arrival_check" CHECK (("arrival_at" IS NULL) = ("arrival_amount" IS NULL) AND "arrival_amount" > 0);
 
 -- Tells of each threshold that counters are at or past, once for each amount of the limit; of 0 used, none.
@@ -22,32 +24,6 @@ CREATE FUNCTION mercato_tell_thresholds(counters uuid[]) RETURNS void LANGUAGE s
   SELECT a.tenant_id, 'usage.alert', jsonb_build_object('alertId', a.id, 'limitId', a.limit_id, 'percent', a.percent,
                                                           'used', a.used::text, 'amount', a.amount::text)
     FROM crossed a
-$$;
-
--- Moves what was billed from leased to used in the counters of its limits, and tells of thresholds.
-CREATE OR REPLACE FUNCTION mercato_count_limits(given mercato_call[], present uuid[]) RETURNS void
-  LANGUAGE plpgsql SET plan_cache_mode = 'force_generic_plan' AS $$
-DECLARE
-  changed uuid[];
-BEGIN
-  WITH moving AS (
-    SELECT n.counter_id, sum(s.units) units, sum(s.nanos) nanos, sum(s.units) FILTER (WHERE s.leased) leased_units,
-           sum(s.units * coalesce(v.unit_price_nanos, 0)) FILTER (WHERE s.leased) leased_nanos
-      FROM (SELECT c.counters, c.plan_version_id, c.lease_id = ANY (present) leased, sum(r.units) units, sum(r.amount_nanos) nanos
-              FROM unnest(given) c JOIN usage_record r ON r.period = c.period AND r.id = c.id
-             WHERE c.counters IS NOT NULL GROUP BY 1, 2, 3) s
-      LEFT JOIN plan_version v ON v.id = s.plan_version_id
-     CROSS JOIN unnest(s.counters) n (counter_id) GROUP BY 1
-  ), counted AS (
-    UPDATE limit_counter k
-       SET used = k.used + CASE k.measure WHEN 'UNITS' THEN m.units ELSE m.nanos END,
-           leased = k.leased - CASE k.measure WHEN 'UNITS' THEN coalesce(m.leased_units, 0) ELSE coalesce(m.leased_nanos, 0) END
-      FROM moving m WHERE k.id = m.counter_id AND k.measure <> 'CONCURRENCY' AND k.arrival_at IS NULL
-    RETURNING k.id
-  )
-  SELECT array_agg(id) INTO changed FROM counted;
-  PERFORM mercato_tell_thresholds(changed);
-END
 $$;
 
 -- After a change of a limit, with its open counter locked, so that no settlement counts in between. Seconds ahead of now become the seconds that the

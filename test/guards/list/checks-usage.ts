@@ -139,7 +139,7 @@ export const usageChecks: Guard[] = [
       "if (limit.measure === 'UNITS') return any;",
       'unit/limits',
     ],
-    ['spend is bounded', 'unitPriceNanos === 0n ? any : { ...any, units: Number(left / unitPriceNanos) }', 'any', 'unit/limits'],
+    ['spend is bounded', 'unitNanos === 0n ? any : { ...any, units: Number(free + left / unitNanos) }', 'any', 'unit/limits'],
     ['a grant takes of the limits', 'set leased = k.leased + case when k.arrival_at', 'set leased = k.leased + 0 * case when k.arrival_at'],
     ['a burst is taken', 'greatest(k.arrival_at, mercato_now()) + make_interval', 'k.arrival_at + 0 * make_interval'],
     [

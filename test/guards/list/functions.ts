@@ -3,6 +3,7 @@ import { type Guard, guardsOf } from '../guard.ts';
 const INIT = 'prisma/migrations/20261123000000_init/migration.sql';
 const SETTLE = 'prisma/migrations/20261123000200_settle/migration.sql';
 const LIMITS = 'prisma/migrations/20261126000100_limits/migration.sql';
+const SPEND = 'prisma/migrations/20261126001000_spend_leases/migration.sql';
 const LIMIT_CHANGES = 'prisma/migrations/20261126000700_limit_changes/migration.sql';
 const LEDGER = 'prisma/migrations/20261126000200_ledger/migration.sql';
 
@@ -73,26 +74,6 @@ const settlement: Guard[] = [
 const limits: Guard[] = guardsOf('function', LIMITS, 'database/limit-windows', [
   ['a settlement asks the limits', 'IF limited THEN\n    PERFORM mercato_lock_limits(given, present);', 'IF false THEN'],
   ['a settlement counts for the limits', 'IF limited THEN\n    PERFORM mercato_count_limits(given, present);', 'IF false THEN'],
-  [
-    'a call whose lease was swept needs room in its limits',
-    `IF full_limit IS NOT NULL THEN
-    RAISE EXCEPTION 'a swept lease left no room in limit %', full_limit USING ERRCODE = 'MC002';`,
-    'IF false THEN NULL;',
-  ],
-  ['a soft limit refuses no call whose lease was swept', 'l.id = k.limit_id AND l.hard', 'l.id = k.limit_id'],
-  ['what is leased needs no second room', 'WHERE NOT c.lease_id = ANY (present) AND k.measure', 'WHERE k.measure'],
-  [
-    'calls in flight are not added up',
-    "AND k.measure <> 'CONCURRENCY' AND k.arrival_at IS NULL\n   GROUP",
-    'AND k.arrival_at IS NULL\n   GROUP',
-  ],
-  ['bursts are not added up', "k.measure <> 'CONCURRENCY' AND k.arrival_at IS NULL\n   GROUP", "k.measure <> 'CONCURRENCY'\n   GROUP"],
-  ['what others lease of a limit is taken', 'HAVING k.used + k.leased + sum(', 'HAVING k.used + sum(', 'database/settlement-races'],
-  [
-    'spend is counted at the price',
-    "sum(c.units * CASE k.measure WHEN 'UNITS' THEN 1 ELSE coalesce(v.unit_price_nanos, 0) END)",
-    'sum(c.units)',
-  ],
   ["records before a limit are its tenant's", 'WHERE r.consumer_tenant_id = "limit".tenant_id AND r.created_at', 'WHERE r.created_at'],
   ["rollups before a limit are its tenant's", 'WHERE r.consumer_tenant_id = "limit".tenant_id AND r.grain', 'WHERE r.grain'],
   ['rollups before a limit are counted once', " AND r.grain = 'HOUR' AND r.starts_at", ' AND r.starts_at'],
@@ -125,17 +106,28 @@ const limits: Guard[] = guardsOf('function', LIMITS, 'database/limit-windows', [
   ['a limit that was removed does not change', 'OR OLD.removed_at IS NOT NULL THEN', 'THEN', 'database/constraints'],
 ]);
 
-const limitChanges: Guard[] = guardsOf('function', LIMIT_CHANGES, 'database/limit-windows', [
-  ['units of a swept lease are not returned again', 'sum(s.units) FILTER (WHERE s.leased)', 'sum(s.units)'],
+const spend: Guard[] = guardsOf('function', SPEND, 'database/limit-windows', [
   [
-    'spend of a swept lease is not returned again',
-    'sum(s.units * coalesce(v.unit_price_nanos, 0)) FILTER (WHERE s.leased)',
-    'sum(s.units * coalesce(v.unit_price_nanos, 0))',
+    'a call whose lease was swept needs room in its limits',
+    `IF full_limit IS NOT NULL THEN
+    RAISE EXCEPTION 'a swept lease left no room in limit %', full_limit USING ERRCODE = 'MC002';`,
+    'IF false THEN NULL;',
   ],
+  ['a soft limit refuses no call whose lease was swept', 'l.id = k.limit_id AND l.hard\n', 'l.id = k.limit_id\n'],
+  ['what is leased needs no second room', 'WHERE NOT c.lease_id = ANY (present) AND k.measure', 'WHERE k.measure'],
+  [
+    'calls in flight and spend are not added up as units',
+    "AND k.measure = 'UNITS' AND k.arrival_at IS NULL\n",
+    'AND k.arrival_at IS NULL\n',
+  ],
+  ['bursts are not added up', "AND k.measure = 'UNITS' AND k.arrival_at IS NULL\n", "AND k.measure = 'UNITS'\n"],
+  ['what others lease of a limit is taken', 'HAVING k.used + k.leased + sum(', 'HAVING k.used + sum(', 'database/settlement-races'],
+  ['units of a swept lease are not returned again', 'coalesce(sum(b.units) FILTER (WHERE b.leased), 0)', 'sum(b.units)'],
+  ['spend of a swept lease is not returned again', '     WHERE b.leased\n', ''],
   ["a limit's counter counts", "SET used = k.used + CASE k.measure WHEN 'UNITS' THEN m.units ELSE m.nanos END,", 'SET used = k.used,'],
   [
     'what is counted is leased no more',
-    "leased = k.leased - CASE k.measure WHEN 'UNITS' THEN coalesce(m.leased_units, 0) ELSE coalesce(m.leased_nanos, 0) END",
+    "leased = k.leased - CASE k.measure WHEN 'UNITS' THEN m.leased_units ELSE m.leased_nanos END",
     'leased = k.leased',
   ],
   [
@@ -148,9 +140,25 @@ const limitChanges: Guard[] = guardsOf('function', LIMIT_CHANGES, 'database/limi
     "k.measure <> 'CONCURRENCY' AND k.arrival_at IS NULL\n    RETURNING",
     "k.measure <> 'CONCURRENCY'\n    RETURNING",
   ],
+  ['what is billed is held of a limit no more', 'greatest(0, l.nanos - b.nanos)', 'l.nanos'],
+  [
+    'a lease holds what its rest can cost',
+    'least(greatest(0, l.nanos - b.nanos), l.units * coalesce(v.unit_price_nanos, 0))',
+    'greatest(0, l.nanos - b.nanos)',
+  ],
+  [
+    'a hard limit of spend has room for what a call costs',
+    "RAISE EXCEPTION 'no room in limit % for what the call costs', full_limit USING ERRCODE = 'MC002';",
+    'NULL;',
+  ],
+  ['a soft limit of spend refuses nothing that was settled', 'WHERE l.hard AND c.more', 'WHERE c.more'],
+  ['what a lease held needs no second room', 'AND c.more AND c.taken', 'AND c.taken'],
+  ['a settlement tells of thresholds', 'PERFORM mercato_tell_thresholds(changed);', ''],
+]);
+
+const limitChanges: Guard[] = guardsOf('function', LIMIT_CHANGES, 'database/limit-windows', [
   ['an alert is of a threshold that is reached', 'k.used * 100 >= l.amount::numeric * p.percent', 'true'],
   ['an alert is of something used', 'AND k.used > 0 AND', 'AND'],
-  ['a settlement tells of thresholds', 'PERFORM mercato_tell_thresholds(changed);', ''],
   ['a change tells of thresholds', 'PERFORM mercato_tell_thresholds(ARRAY[open_counter]);', ''],
   [
     'a burst goes on at the new rate',
@@ -254,4 +262,4 @@ const byItself = guardsOf('code', 'src/billing/periods.ts', 'database/periods', 
   ["a month is over by the process's clock too", 'least(mercato_now(), ${now})', 'mercato_now()'],
 ]);
 
-export const functions: Guard[] = [notOver, ...byItself, ...settlement, ...limits, ...limitChanges, ...ledger];
+export const functions: Guard[] = [notOver, ...byItself, ...settlement, ...limits, ...spend, ...limitChanges, ...ledger];

@@ -1,0 +1,74 @@
+-- A lease holds of spend limits what its units cost, free ones nothing, no longer each at the full price.
+BEGIN;
+SET LOCAL ROLE mercato_owner;
+
+-- AlterTable
+ALTER TABLE "lease" ADD COLUMN "nanos" DECIMAL(38,0) NOT NULL DEFAULT 0;
+SET LOCAL ROLE mercato_system;
+UPDATE lease l SET nanos = l.units * v.unit_price_nanos
+  FROM usage_counter c JOIN plan_version v ON v.id = c.plan_version_id
+ WHERE (c.consumer_tenant_id, c.listing_id, c.period) = (l.consumer_tenant_id, l.listing_id, l.period) AND cardinality(l.counters) > 0;
+SET LOCAL ROLE mercato_owner;
+ALTER TABLE "lease" ADD CONSTRAINT "lease_nanos_check" CHECK ("nanos" >= 0);
+
+-- Locks the counters of calls under limits, and admits again those whose lease was swept: MC002 where a hard limit of units has no room for them.
+CREATE OR REPLACE FUNCTION mercato_lock_limits(given mercato_call[], present uuid[]) RETURNS void LANGUAGE plpgsql AS $$
+DECLARE
+  full_limit uuid;
+BEGIN
+  PERFORM FROM limit_counter k WHERE k.id IN (SELECT unnest(c.counters) FROM unnest(given) c) ORDER BY k.id FOR UPDATE;
+  SELECT l.id INTO full_limit
+    FROM unnest(given) c CROSS JOIN unnest(c.counters) n (counter_id)
+    JOIN limit_counter k ON k.id = n.counter_id
+    JOIN usage_limit l ON l.id = k.limit_id AND l.hard
+   WHERE NOT c.lease_id = ANY (present) AND k.measure = 'UNITS' AND k.arrival_at IS NULL
+   GROUP BY l.id, l.amount, k.id, k.used, k.leased
+  HAVING k.used + k.leased + sum(c.units) > l.amount
+   ORDER BY l.id LIMIT 1;
+  IF full_limit IS NOT NULL THEN
+    RAISE EXCEPTION 'a swept lease left no room in limit %', full_limit USING ERRCODE = 'MC002';
+  END IF;
+END
+$$;
+
+-- Moves what was billed from leased to used in the counters of its limits, and tells of thresholds. A lease held f(used + leased) - f(used) of spend when it was
+-- granted; what is billed of it is held no more, nor what the rest cannot cost. Where others settled first, or returned theirs, a call costs more or less
+-- than its lease held: MC002 where that is more and a hard limit has no room for it.
+CREATE OR REPLACE FUNCTION mercato_count_limits(given mercato_call[], present uuid[]) RETURNS void
+  LANGUAGE plpgsql SET plan_cache_mode = 'force_generic_plan' AS $$
+DECLARE
+  changed uuid[];
+  full_limit uuid;
+BEGIN
+  WITH billed AS (
+    SELECT c.lease_id, c.counters, c.lease_id = ANY (present) leased, sum(r.units) units, sum(r.amount_nanos) nanos
+      FROM unnest(given) c JOIN usage_record r ON r.period = c.period AND r.id = c.id
+     WHERE c.counters IS NOT NULL GROUP BY 1, 2, 3
+  ), kept AS (
+    SELECT l.id, l.nanos before, least(greatest(0, l.nanos - b.nanos), l.units * coalesce(v.unit_price_nanos, 0)) nanos
+      FROM billed b JOIN lease l ON l.id = b.lease_id
+      JOIN usage_counter u USING (consumer_tenant_id, listing_id, period) LEFT JOIN plan_version v ON v.id = u.plan_version_id
+     WHERE b.leased
+  ), held AS (
+    UPDATE lease l SET nanos = k.nanos FROM kept k WHERE l.id = k.id AND k.nanos <> k.before
+  ), moving AS (
+    SELECT n.counter_id, sum(b.units) units, sum(b.nanos) nanos, coalesce(sum(b.units) FILTER (WHERE b.leased), 0) leased_units,
+           coalesce(sum(k.before - k.nanos), 0) leased_nanos
+      FROM billed b LEFT JOIN kept k ON k.id = b.lease_id CROSS JOIN unnest(b.counters) n (counter_id) GROUP BY 1
+  ), counted AS (
+    UPDATE limit_counter k
+       SET used = k.used + CASE k.measure WHEN 'UNITS' THEN m.units ELSE m.nanos END,
+           leased = k.leased - CASE k.measure WHEN 'UNITS' THEN m.leased_units ELSE m.leased_nanos END
+      FROM moving m WHERE k.id = m.counter_id AND k.measure <> 'CONCURRENCY' AND k.arrival_at IS NULL
+    RETURNING k.id, k.limit_id, k.used + k.leased taken, k.measure = 'SPEND' AND m.nanos > m.leased_nanos more
+  )
+  SELECT array_agg(c.id), (array_agg(l.id ORDER BY l.id) FILTER (WHERE l.hard AND c.more AND c.taken > l.amount))[1] INTO changed, full_limit
+    FROM counted c JOIN usage_limit l ON l.id = c.limit_id;
+  IF full_limit IS NOT NULL THEN
+    RAISE EXCEPTION 'no room in limit % for what the call costs', full_limit USING ERRCODE = 'MC002';
+  END IF;
+  PERFORM mercato_tell_thresholds(changed);
+END
+$$;
+
+COMMIT;
