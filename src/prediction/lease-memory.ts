@@ -27,7 +27,14 @@ export type Admission = {
 export type Block = Granted & { free: number; slotsFree: number; inFlight: number; requestsLeft: number; open: boolean };
 
 /** `key`: of the caller as it came, whatever limits it has. */
-type Waiter = { key: GrantKey; units: number; deadlineAt: number; resolve(admission: Admission): void; reject(error: MercatoError): void };
+type Waiter = {
+  key: GrantKey;
+  units: number;
+  since: number;
+  deadlineAt: number;
+  resolve(admission: Admission): void;
+  reject(error: MercatoError): void;
+};
 
 /** What this process knows of one consumer, listing, subscription and plan version, and where they have limits of their own, of one member or key. */
 export type Entry = {
@@ -40,6 +47,8 @@ export type Entry = {
   owedRequests: number;
   /** Requests on their way back to the database. */
   returning: Promise<void> | null;
+  /** How often requests have gone back. */
+  requestReturns: number;
   /** The units of a window are all settled: nothing but a change of the limit changes that before it ends. */
   exhausted: { until: number; error: MercatoError } | null;
   /** Counts up when limits change: what was granted under another count is returned unused. */
@@ -77,6 +86,7 @@ export function createLeaseMemory(time: Time, onOwed: () => void) {
         lastGrantAt: 0,
         owedRequests: 0,
         returning: null,
+        requestReturns: 0,
         exhausted: null,
         epoch: 0,
         allowances: { at: 0, left: [] },
@@ -177,14 +187,18 @@ export function createLeaseMemory(time: Time, onOwed: () => void) {
     }
   }
 
-  /** Refuses everyone whom this shortage concerns: all for a rate, otherwise those who need as much as was refused. */
-  function refuse(entry: Entry, need: number, short: Short): void {
+  /**
+   * Refuses everyone whom a shortage concerns that was found after `askedAt`: of those who waited then, all for a rate, otherwise who needs as much as was
+   * refused. Whoever came later is asked for anew.
+   */
+  function refuse(entry: Entry, need: number, short: Short, askedAt: number): void {
     const error = refusalOf(entry.key, short);
     if (short.left) entry.allowances = { at: time.nowMs(), left: short.left };
     if (short.exhaustedMs !== undefined) {
-      entry.exhausted = { until: time.nowMs() + short.exhaustedMs, error };
+      // The answer may have come late.
+      entry.exhausted = { until: askedAt + short.exhaustedMs, error };
     }
-    const concerned = entry.waiters.filter((waiter) => short.short === 'RATE' || waiter.units >= need);
+    const concerned = entry.waiters.filter((waiter) => waiter.since <= askedAt && (short.short === 'RATE' || waiter.units >= need));
     entry.waiters = entry.waiters.filter((waiter) => !concerned.includes(waiter));
     for (const waiter of concerned) waiter.reject(error);
   }

@@ -52,10 +52,18 @@ export function createLeaseReturns(options: { store: LeaseStore; time: Time; mem
     }
   }
 
-  /** Watches units on the move: `settled` waits for those that are; `moved`: some have since, or do now. */
-  function watch(): { settled(): Promise<unknown>; moved(): boolean } {
+  /**
+   * Watches what is on the move: `settled` waits for the units that are; `moved`: some have since, or do now; `requestsMoved`: requests of this entry have, do
+   * now or are about to.
+   */
+  function watch(entry: Entry): { settled(): Promise<unknown>; moved(): boolean; requestsMoved(): boolean } {
     const before = ended;
-    return { settled: () => Promise.all(underWay), moved: () => ended > before || underWay.size > 0 };
+    const { requestReturns } = entry;
+    return {
+      settled: () => Promise.all(underWay),
+      moved: () => ended > before || underWay.size > 0,
+      requestsMoved: () => entry.requestReturns > requestReturns || entry.returning !== null || entry.owedRequests > 0,
+    };
   }
 
   /** One after the other, so that no two maintain the same lease. */
@@ -76,6 +84,7 @@ export function createLeaseReturns(options: { store: LeaseStore; time: Time; mem
     entry.owedRequests = 0;
     entry.returning = store.putBackRequests(entry.key, rate, requests).finally(() => {
       entry.returning = null;
+      entry.requestReturns++;
     });
     await entry.returning;
   }

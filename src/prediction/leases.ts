@@ -2,7 +2,7 @@ import type { Access } from '../access/access.ts';
 import { MercatoError } from '../base/errors.ts';
 import { LIMITS } from '../base/limits.ts';
 import type { Log } from '../base/log.ts';
-import type { Granted, GrantKey, Short } from './grants.ts';
+import type { Granted, GrantKey, Short, Wish } from './grants.ts';
 import { type Admission, type Block, createLeaseMemory, type Entry, runsLow, wanted } from './lease-memory.ts';
 import type { Allowance } from './lease-refusals.ts';
 import { createLeaseReturns } from './lease-returns.ts';
@@ -110,7 +110,7 @@ export async function createLeases(options: LeaseOptions): Promise<Leases> {
       return admission;
     }
     return new Promise<Admission>((resolve, reject) => {
-      entry.waiters.push({ key, units, deadlineAt: now + deadlineMs, resolve, reject });
+      entry.waiters.push({ key, units, since: now, deadlineAt: now + deadlineMs, resolve, reject });
       void refill(entry);
     });
   }
@@ -137,13 +137,9 @@ export async function createLeases(options: LeaseOptions): Promise<Leases> {
     const need = entry.waiters[0]?.units ?? 1;
     const requests = Math.max(1, entry.waiters.length);
     const { epoch } = entry;
-    const watched = returns.watch();
-    let outcome = await returns.grant(entry.key, { need, want: Math.max(need, wanted(entry, time.nowMs())), requests });
+    const first = await ask(entry, { need, want: Math.max(need, wanted(entry, time.nowMs())), requests });
     // A refill ahead of need takes nothing from anyone.
-    if ('short' in outcome && entry.waiters.length > 0) {
-      outcome =
-        outcome.short === 'RATE' ? await grantAfterReturn(entry, need, outcome) : await grantAfterRecall(entry, need, outcome, watched);
-    }
+    const { outcome, askedAt } = entry.waiters.length > 0 ? await askAfterAll(entry, need, first) : first;
     if (epoch !== entry.epoch) {
       // A limit was set meanwhile: these units are under none.
       if (!('short' in outcome)) {
@@ -153,16 +149,33 @@ export async function createLeases(options: LeaseOptions): Promise<Leases> {
           false,
         );
       }
-    } else if ('short' in outcome) memory.refuse(entry, need, outcome);
+    } else if ('short' in outcome) memory.refuse(entry, need, outcome, askedAt);
     else memory.add(entry, outcome);
   }
 
+  async function ask(entry: Entry, wish: Wish, recall = false): Promise<Asked> {
+    const [askedAt, watched] = [time.nowMs(), returns.watch(entry)];
+    return { askedAt, watched, outcome: await returns.grant(entry.key, wish, recall) };
+  }
+
+  /** Asks again until nothing is left that would end the shortage if it were put back. */
+  async function askAfterAll(entry: Entry, need: number, first: Asked): Promise<Asked> {
+    for (let asked = first; ; ) {
+      if ('short' in asked.outcome && asked.outcome.short !== 'RATE') asked = await askAfterRecall(entry, need, asked);
+      if (!('short' in asked.outcome) || asked.outcome.short !== 'RATE') return asked;
+      const again = await askAfterReturn(entry, need, asked);
+      if (again === asked) return asked;
+      asked = again;
+    }
+  }
+
   /** Puts back what lies unused, here and, asked to, in other processes, and tries again until that is all in. */
-  async function grantAfterRecall(entry: Entry, need: number, first: Short, beforeFirst: Watched): Promise<Granted | Short> {
+  async function askAfterRecall(entry: Entry, need: number, first: Asked): Promise<Asked> {
     const giveUpAt = Math.min(time.nowMs() + LIMITS.leaseMs, entry.waiters[0]?.deadlineAt ?? Number.POSITIVE_INFINITY);
-    let outcome: Granted | Short = first;
-    let watched = beforeFirst;
-    for (let round = 0; 'short' in outcome && outcome.short !== 'RATE'; round++) {
+    let asked = first;
+    for (let round = 0; ; round++) {
+      const { outcome, watched } = asked;
+      if (!('short' in outcome) || outcome.short === 'RATE') return asked;
       const { consumerTenantId, listingId } = entry.key;
       const scope = memory.entriesOf(consumerTenantId, outcome.short === 'CREDIT' || outcome.short === 'LIMIT' ? null : listingId);
       // Where calls in flight are limited, blocks whose own are all in flight have nothing to give.
@@ -173,29 +186,29 @@ export async function createLeases(options: LeaseOptions): Promise<Leases> {
       await watched.settled();
       if (time.nowMs() > giveUpAt) {
         returns.putBackOwed();
-        return { short: 'BUSY', foreign: true, data: { retryAfterMs: LIMITS.leaseMs } };
+        return { ...asked, outcome: { short: 'BUSY', foreign: true, data: { retryAfterMs: LIMITS.leaseMs } } };
       }
       const unused = memory.takeOwed();
-      if (unused.length === 0 && !outcome.foreign && outcome.short !== 'BUSY' && !mayEnd && !watched.moved()) return outcome;
+      if (unused.length === 0 && !outcome.foreign && outcome.short !== 'BUSY' && !mayEnd && !watched.moved()) return asked;
       // In a transaction of its own: the grant's would lock its counter after these wallets, out of the system's order.
       await returns.putBack(unused, false);
       if (round > 1 || mayEnd) await time.sleep(RECALL_POLL_MS);
       const wish = { need, want: need, requests: Math.max(1, entry.waiters.length) };
-      watched = returns.watch();
-      outcome = await returns.grant(entry.key, wish, outcome.foreign && round > 0);
+      asked = await ask(entry, wish, outcome.foreign && round > 0);
     }
-    return outcome;
   }
 
-  /** Puts back the requests of blocks that have too few units for the next call, and tries again. */
-  async function grantAfterReturn(entry: Entry, need: number, short: Short): Promise<Granted | Short> {
-    const unused = memory.close(entry);
-    const { returning } = entry;
-    if (entry.owedRequests === 0 && returning === null) return short;
-    await returns.putBack(unused, false);
-    await Promise.all([returning, returns.putBackRequests(entry)]);
+  /** Puts back the requests of blocks that have too few units for the next call, and asks again; where there are none, what was asked. */
+  async function askAfterReturn(entry: Entry, need: number, asked: Asked): Promise<Asked> {
+    memory.owe(memory.close(entry));
+    if (!asked.watched.requestsMoved()) {
+      returns.putBackOwed();
+      return asked;
+    }
+    await returns.putBack(memory.takeOwed(), false);
+    await Promise.all([entry.returning, returns.putBackRequests(entry)]);
     const want = Math.max(need, wanted(entry, time.nowMs()));
-    return returns.grant(entry.key, { need, want, requests: Math.max(1, entry.waiters.length) });
+    return ask(entry, { need, want, requests: Math.max(1, entry.waiters.length) });
   }
 
   await store.onRecall((scope) => {
@@ -218,6 +231,7 @@ export async function createLeases(options: LeaseOptions): Promise<Leases> {
   };
 }
 
-type Watched = ReturnType<ReturnType<typeof createLeaseReturns>['watch']>;
+/** What a grant came to, when it was asked for, and what was on the move meanwhile. */
+type Asked = { outcome: Granted | Short; askedAt: number; watched: ReturnType<ReturnType<typeof createLeaseReturns>['watch']> };
 
 const holdsPlaces = (block: Block) => Number.isFinite(block.slotsFree) && block.slotsFree > 0;
