@@ -1,62 +1,70 @@
 import { priceOf } from '../../src/billing/billing.ts';
-import type { Granted, GrantKey, Short, Wish } from '../../src/prediction/grants.ts';
+import { type Granted, type GrantKey, rateOf, type Short, type Wish } from '../../src/prediction/grants.ts';
 import { shortOfLimit } from '../../src/prediction/lease-refusals.ts';
-import type { Finished } from '../../src/prediction/settlement.ts';
-import type { Outcome } from '../../src/prediction/settlement-store.ts';
-import type { LeaseScope, LockedLimit, ReturnedUnits } from '../../src/usage/usage.ts';
+import type { LeaseScope, LockedLimit, NextPrice, ReturnedUnits } from '../../src/usage/usage.ts';
+import { type Account, Ledger, walletId } from './ledger.ts';
+import { Limits, most } from './limits.ts';
+import { concerns, LEASE_MS, type Market, PERIOD_MS } from './market.ts';
+import { Requests } from './requests.ts';
 import type { World } from './world.ts';
 
-/** Simulated months and leases are short, so that schedules cross their ends. */
-export const PERIOD_MS = 20_000;
-export const LEASE_MS = 2_000;
 const MARGIN_MS = 700;
-export const COMMISSION_BPS = 1_500n;
 
-type Counter = { used: bigint; leased: bigint; planVersionId: string | null; quota: bigint | null };
-type Lease = {
+export type Counter = { used: bigint; leased: bigint; planVersionId: string | null; quota: bigint | null };
+export type Lease = {
   processId: string;
   key: GrantKey;
   period: string;
   units: bigint;
+  /** Of spend limits. */
+  nanos: bigint;
   slots: bigint;
-  limitIds: string[];
+  /** Without a limit of calls in flight. */
+  isUnbound: boolean;
+  counterIds: readonly string[];
   draining: boolean;
   expiresAt: number;
   returns: Set<bigint>;
 };
-export type SimLimit = {
+/** A usage record. */
+export type SimRecord = {
   id: string;
-  tenantId: string;
-  measure: 'UNITS' | 'SPEND' | 'CONCURRENCY';
-  amount: bigint;
-  used: bigint;
-  leased: bigint;
+  key: GrantKey;
+  period: string;
+  units: bigint;
+  amountNanos: bigint;
+  keyed: string | null;
+  createdAt: number;
 };
-export type SimRecord = { id: string; tenantId: string; period: string; units: bigint; amountNanos: bigint; key: string | null };
-type Account = { balance: bigint; held: bigint };
-
-/** A refusal of the database, as its driver says it. */
-const refused = (code: string) => Object.assign(new Error(`refused ${code}`), { severity: 'ERROR', code });
 
 /**
- * The database's side of metering and money as a plain model in memory: what the SQL of usage/, billing/ and `mercato_settle` must come to. Each function is one
- * transaction. How much a grant is beyond what was asked for is left to chance: the protocol must hold for any.
+ * The database's side of metering as a plain model in memory: what the SQL of usage/ must come to. Each function is one transaction. How much a grant is
+ * beyond what was asked for is left to chance: the protocol must hold for any.
  */
 export class Books {
   readonly counters = new Map<string, Counter>();
   readonly leases = new Map<string, Lease>();
-  readonly limits = new Map<string, SimLimit>();
+  /** Who each lease was granted to, whatever became of it. */
+  readonly lessees = new Map<string, GrantKey>();
   readonly records = new Map<string, SimRecord>();
   readonly keys = new Map<string, string>();
-  readonly wallets = new Map<string, Account>();
-  readonly charged = new Map<string, { amount: bigint; commission: bigint }>();
-  payable = 0n;
-  revenue = 0n;
+  readonly wrong: string[] = [];
+  readonly limits: Limits;
+  readonly requests: Requests;
+  readonly ledger: Ledger;
+  readonly market: Market;
+  readonly world: World;
   recall: (scope: LeaseScope) => void = () => {};
-  private readonly world: World;
 
-  constructor(world: World) {
-    this.world = world;
+  constructor(world: World, market: Market) {
+    [this.world, this.market] = [world, market];
+    const now = () => world.now;
+    this.ledger = new Ledger(now, () => this.period());
+    this.requests = new Requests(now);
+    this.limits = new Limits(now, (limit, from) => {
+      const own = [...this.records.values()].filter(({ key, createdAt }) => createdAt >= from && concerns(limit, key));
+      return own.reduce((sum, { units, amountNanos }) => sum + (limit.measure === 'UNITS' ? units : amountNanos), 0n);
+    });
   }
 
   period(): string {
@@ -71,58 +79,76 @@ export class Books {
   }
 
   walletOf(tenantId: string): Account {
-    const wallet = this.wallets.get(tenantId) ?? { balance: 0n, held: 0n };
-    this.wallets.set(tenantId, wallet);
-    return wallet;
+    return this.ledger.account(walletId(tenantId));
   }
 
   grant(processId: string, leaseId: string, key: GrantKey, wish: Wish, recall: boolean): Granted | Short {
     const period = this.period();
     const counter = this.counterOf(key, period);
-    const planVersionId = key.terms?.planVersionId ?? null;
-    if (counter.leased > 0n && counter.planVersionId !== planVersionId)
-      return { short: 'BUSY', foreign: this.foreign(processId, key, true), data: {} };
-    const quota = key.terms?.quotaUnits ?? null;
-    const rest = quota === null ? null : quota - counter.used - counter.leased;
-    if (rest !== null && rest < BigInt(wish.need)) {
-      const foreign = this.foreign(processId, key, true);
-      if (recall && foreign) this.recall(key);
-      const windowMs = (Number(period) + 1) * PERIOD_MS - this.world.now;
-      return { short: 'QUOTA', foreign, data: {}, ...(quota !== null && counter.used >= quota ? { exhaustedMs: windowMs } : {}) };
-    }
-    const limits = this.locked(key.consumerTenantId);
-    const priceNanos = key.terms?.unitPriceNanos ?? 0n;
-    const short = shortOfLimit(limits, wish.need, { unitNanos: priceNanos, free: 0n });
+    const short = this.shortOfUnits(processId, key, counter, wish);
     if (short) {
-      const holders = [...this.leases.values()].filter(
-        (lease) => lease.limitIds.includes(short.limit.limitId) && (lease.units > 0n || lease.slots > 0n),
-      );
-      const foreign = holders.some((lease) => lease.processId !== processId && !lease.draining);
-      if (foreign && recall) this.recall({ ...key, listingId: null });
-      return { ...short, foreign, draining: holders.some((lease) => lease.draining) };
+      if (recall && short.foreign && short.short === 'QUOTA') this.recall(key);
+      return short;
     }
-    const units = this.sizeOf(key, counter, rest, limits, wish);
-    if (units < wish.need) {
-      const foreign = this.foreign(processId, key, false);
-      if (foreign && recall) this.recall({ ...key, listingId: null });
-      return { short: 'CREDIT', foreign, data: {} };
-    }
-    const bounded = limits.filter(({ measure }) => measure === 'CONCURRENCY').map((limit) => Number(limit.amount - limit.leased));
-    const slots = bounded.length === 0 ? Number.POSITIVE_INFINITY : 1 + this.world.below(Math.min(...bounded));
-    return this.lend(processId, leaseId, key, period, units, slots, limits);
+    const limits = this.limits.lock(key);
+    const granted = this.grantWithin(processId, leaseId, key, counter, limits, wish);
+    if ('short' in granted && granted.short !== 'RATE' && granted.foreign && recall) this.recall({ ...key, listingId: null });
+    return granted;
   }
 
-  private sizeOf(key: GrantKey, counter: Counter, rest: bigint | null, limits: readonly LockedLimit[], wish: Wish): number {
-    const price = key.terms?.unitPriceNanos ?? 0n;
-    let most = Math.min(wish.want, rest === null ? wish.want : Number(rest));
-    for (const limit of limits) {
-      if (limit.measure === 'UNITS') most = Math.min(most, Number(limit.amount - limit.used - limit.leased));
-      if (limit.measure === 'SPEND' && price > 0n) most = Math.min(most, Number((limit.amount - limit.used - limit.leased) / price));
+  private shortOfUnits(processId: string, key: GrantKey, counter: Counter, { need }: Wish): Short | null {
+    const foreign = () => this.foreign(processId, key, true);
+    const planVersionId = key.terms?.planVersionId ?? null;
+    if (counter.leased > 0n && counter.planVersionId !== planVersionId) return { short: 'BUSY', foreign: foreign(), data: {} };
+    const quota = key.terms?.quotaUnits ?? null;
+    if (quota === null || counter.used + counter.leased + BigInt(need) <= quota) return null;
+    const isUsed = counter.used >= quota;
+    return { short: 'QUOTA', foreign: foreign(), data: {}, ...(isUsed ? { exhaustedMs: this.leftOfPeriod() } : {}) };
+  }
+
+  private leftOfPeriod(): number {
+    return (Number(this.period()) + 1) * PERIOD_MS - this.world.now;
+  }
+
+  private grantWithin(
+    processId: string,
+    leaseId: string,
+    key: GrantKey,
+    counter: Counter,
+    limits: readonly LockedLimit[],
+    wish: Wish,
+  ): Granted | Short {
+    const price = nextPriceOf(key.terms, counter);
+    const short = shortOfLimit(limits, wish.need, price);
+    if (short) {
+      const holders = [...this.leases.values()].filter(
+        (lease) => lease.counterIds.includes(short.limit.counterId) && (lease.units > 0n || lease.slots > 0n),
+      );
+      const foreign = holders.some((lease) => lease.processId !== processId && !lease.draining);
+      return { ...short, foreign, draining: holders.some((lease) => lease.draining) };
     }
-    const wallet = this.walletOf(key.consumerTenantId);
-    const fits = (units: number) =>
-      this.holdOf(key, { ...counter, leased: counter.leased + BigInt(units) }) - this.holdOf(key, counter) <= wallet.balance - wallet.held;
-    const units = wish.need + this.world.below(Math.max(0, most - wish.need) + 1);
+    const rate = rateOf(key.terms);
+    const conforming = this.requests.roomOf(key);
+    if (conforming === 0) return { short: 'RATE', foreign: false, data: {} };
+    const room = most(limits, price);
+    const units = this.sizeOf(key, counter, room.units, wish);
+    if (units < wish.need) return { short: 'CREDIT', foreign: this.foreign(processId, key, false), data: {} };
+    const slots = Number.isFinite(room.slots) ? 1 + this.world.below(room.slots) : room.slots;
+    const ahead = Math.min(conforming, Math.max(wish.requests, Math.ceil((rate?.requestsPerMinute ?? 0) / 120)));
+    const requests = rate ? 1 + this.world.below(ahead) : Number.POSITIVE_INFINITY;
+    if (rate) this.requests.take(processId, key, requests);
+    return { ...this.lend(processId, leaseId, key, units, slots, limits), requests };
+  }
+
+  private sizeOf(key: GrantKey, counter: Counter, room: number, wish: Wish): number {
+    const quota = key.terms?.quotaUnits ?? null;
+    const upTo = Math.min(wish.want, room, quota === null ? wish.want : Number(quota - counter.used - counter.leased));
+    const fits = (units: number) => {
+      const leased = counter.leased + BigInt(units);
+      const more = holdOf(key.terms, { ...counter, leased }) - holdOf(key.terms, counter);
+      return more === 0n || more <= (this.ledger.available(walletId(key.consumerTenantId)) ?? 0n);
+    };
+    const units = wish.need + this.world.below(Math.max(0, upTo - wish.need) + 1);
     return fits(units) ? units : fits(wish.need) ? wish.need : 0;
   }
 
@@ -130,52 +156,37 @@ export class Books {
     processId: string,
     leaseId: string,
     key: GrantKey,
-    period: string,
     units: number,
     slots: number,
     limits: readonly LockedLimit[],
-  ): Granted {
-    const counter = this.counterOf(key, period);
-    const before = this.holdOf(key, counter);
-    Object.assign(counter, {
-      leased: counter.leased + BigInt(units),
+  ): Omit<Granted, 'requests'> {
+    const period = this.period();
+    const nanos = this.moveCounter(key, period, BigInt(units), {
       planVersionId: key.terms?.planVersionId ?? null,
       quota: key.terms?.quotaUnits ?? null,
     });
-    this.walletOf(key.consumerTenantId).held += this.holdOf(key, counter) - before;
+    const isUnbound = !Number.isFinite(slots);
     const lease: Lease = {
-      ...{ processId, key, period, units: BigInt(units), slots: Number.isFinite(slots) ? BigInt(slots) : 0n },
-      ...{ limitIds: limits.map(({ limitId }) => limitId), draining: false, expiresAt: this.world.now + LEASE_MS, returns: new Set() },
+      ...{ processId, key, period, units: BigInt(units), nanos, slots: isUnbound ? 0n : BigInt(slots), isUnbound },
+      counterIds: limits.map(({ counterId }) => counterId),
+      ...{ draining: false, expiresAt: this.world.now + LEASE_MS, returns: new Set<bigint>() },
     };
     this.leases.set(leaseId, lease);
-    this.moveLimits(lease, lease.units, lease.slots);
-    const windowMs = (Number(period) + 1) * PERIOD_MS - this.world.now;
+    this.lessees.set(leaseId, key);
+    this.limits.move(lease.counterIds, { units: lease.units, nanos, slots: lease.slots });
+    const windowMs = Math.min(this.leftOfPeriod(), ...limits.map((limit) => limit.windowMs));
     const usableUntil = this.world.now + Math.min(LEASE_MS - MARGIN_MS, windowMs);
-    return {
-      leaseId,
-      period,
-      units,
-      requests: Number.POSITIVE_INFINITY,
-      slots,
-      counterIds: lease.limitIds,
-      left: [],
-      usableUntil,
-      accounts: null,
-    };
+    return { leaseId, period, units, slots, counterIds: lease.counterIds, left: [], usableUntil, accounts: null };
   }
 
-  /** Adds what a lease takes of its limits; negative: returns. */
-  private moveLimits({ limitIds, key }: Lease, units: bigint, slots: bigint): void {
-    for (const id of limitIds) {
-      const limit = this.limits.get(id);
-      if (limit?.measure === 'UNITS') limit.leased += units;
-      if (limit?.measure === 'SPEND') limit.leased += units * (key.terms?.unitPriceNanos ?? 0n);
-      if (limit?.measure === 'CONCURRENCY') limit.leased += slots;
-    }
-  }
-
-  private holdOf(key: GrantKey, { used, leased }: Counter): bigint {
-    return priceOf(key.terms, used + leased) - priceOf(key.terms, used);
+  /** Leases more of a counter, or less, with what the wallet holds for it; by how much that changes. */
+  moveCounter(key: GrantKey, period: string, units: bigint, terms: Partial<Counter> = {}): bigint {
+    const counter = this.counterOf(key, period);
+    const before = holdOf(this.market.termsOf(counter.planVersionId), counter);
+    Object.assign(counter, { leased: counter.leased + units, ...terms });
+    const more = holdOf(this.market.termsOf(counter.planVersionId), counter) - before;
+    this.walletOf(key.consumerTenantId).held += more;
+    return more;
   }
 
   private foreign(processId: string, { consumerTenantId, listingId }: GrantKey, ofListing: boolean): boolean {
@@ -189,23 +200,6 @@ export class Books {
     );
   }
 
-  private locked(tenantId: string): LockedLimit[] {
-    return [...this.limits.values()]
-      .filter((limit) => limit.tenantId === tenantId)
-      .map(({ id, measure, amount, used, leased }) => ({
-        ...{
-          counterId: id,
-          limitId: id,
-          name: id,
-          subject: 'TENANT',
-          subjectId: tenantId,
-          measure,
-          window: measure === 'CONCURRENCY' ? null : 'MONTH',
-        },
-        ...{ amount, burstUnits: null, hard: true, used, leased, aheadUnits: 0, resetsAt: null, windowMs: Number.POSITIVE_INFINITY },
-      }));
-  }
-
   putBack(returned: readonly ReturnedUnits[], drain: boolean): void {
     for (const { leaseId, number, ...part } of returned) {
       const lease = this.leases.get(leaseId);
@@ -216,16 +210,21 @@ export class Books {
       this.release(lease, units, slots);
       lease.units -= units;
       lease.slots -= slots;
-      if (lease.units < 0n || lease.slots < 0n) throw new Error('more was returned than was leased');
+      if (lease.units < 0n || lease.slots < 0n) this.wrong.push(`more of ${leaseId} was returned than was leased`);
     }
   }
 
   private release(lease: Lease, units: bigint, slots: bigint): void {
-    const counter = this.counterOf(lease.key, lease.period);
-    const before = this.holdOf(lease.key, counter);
-    counter.leased -= units;
-    this.walletOf(lease.key.consumerTenantId).held += this.holdOf(lease.key, counter) - before;
-    this.moveLimits(lease, -units, -slots);
+    const kept = this.keptNanos(lease, lease.nanos, lease.units - units);
+    this.limits.move(lease.counterIds, { units: -units, nanos: kept - lease.nanos, slots: -slots });
+    lease.nanos = kept;
+    this.moveCounter(lease.key, lease.period, -units);
+  }
+
+  /** Of `nanos`, what the units that a lease has left can cost. */
+  keptNanos({ key, period }: Lease, nanos: bigint, units: bigint): bigint {
+    const most = units * (this.market.termsOf(this.counterOf(key, period).planVersionId)?.unitPriceNanos ?? 0n);
+    return nanos < 0n ? 0n : nanos < most ? nanos : most;
   }
 
   renew(leaseIds: readonly string[]): void {
@@ -250,113 +249,44 @@ export class Books {
     }
   }
 
-  /** As `mercato_settle`: the whole group or nothing. */
-  settle(group: readonly (Finished & { key: GrantKey })[]): Outcome[] {
-    const claimed = new Set(this.keys.keys());
-    const billed: (typeof group)[number][] = [];
-    for (const call of group) {
-      const name = call.keyed && `${call.keyed.tenantId}:${call.keyed.key}`;
-      if (name !== null && claimed.has(name)) continue;
-      if (name !== null) claimed.add(name);
-      billed.push(call);
+  /** As `mercato_close_period`, of every period that is over; what is in use is left for the next time. */
+  closeDue(): void {
+    const over = new Set([...this.counters.keys()].map((name) => name.split(':')[2] ?? ''));
+    for (const period of over) {
+      if (period === this.period() || this.ledger.closed.has(period)) continue;
+      const isLeased = [...this.counters].some(([name, { leased }]) => name.endsWith(`:${period}`) && leased > 0n);
+      if (!isLeased) this.ledger.close(period);
     }
-    this.admitSwept(group);
-    const outcomes = new Map(billed.map((call) => [call.metered.id, this.bill(call)]));
-    return group.map(({ metered: { id } }) => {
-      const amountNanos = outcomes.get(id);
-      return amountNanos === undefined ? { id, outcome: 'LOST', amountNanos: 0n } : { id, outcome: 'BILLED', amountNanos };
-    });
-  }
-
-  /** Calls whose lease was swept need room of their own. */
-  private admitSwept(group: readonly (Finished & { key: GrantKey })[]): void {
-    const swept = group.filter(({ admission }) => !this.leases.has(admission.leaseId));
-    const sums = new Map<Counter, bigint>();
-    const limits = new Map<SimLimit, bigint>();
-    const wallets = new Map<string, bigint>();
-    for (const { admission, metered, key } of swept) {
-      const counter = this.counterOf(key, admission.period);
-      const after = (sums.get(counter) ?? 0n) + BigInt(metered.units);
-      sums.set(counter, after);
-      if (counter.quota !== null && counter.used + counter.leased + after > counter.quota) throw refused('MC001');
-      for (const id of admission.counterIds) {
-        const limit = this.limits.get(id);
-        if (!limit || limit.measure === 'CONCURRENCY') continue;
-        const more = BigInt(metered.units) * (limit.measure === 'UNITS' ? 1n : (key.terms?.unitPriceNanos ?? 0n));
-        limits.set(limit, (limits.get(limit) ?? 0n) + more);
-        if (limit.used + limit.leased + (limits.get(limit) ?? 0n) > limit.amount) throw refused('MC002');
-      }
-      const { consumerTenantId } = key;
-      const hold = { ...counter, leased: counter.leased + after };
-      wallets.set(`${consumerTenantId} ${key.listingId} ${admission.period}`, this.holdOf(key, hold) - this.holdOf(key, counter));
-      const wallet = this.walletOf(consumerTenantId);
-      const sum = [...wallets].filter(([name]) => name.startsWith(`${consumerTenantId} `)).reduce((total, [, nanos]) => total + nanos, 0n);
-      if (wallet.balance - wallet.held < sum) throw refused('23514');
-    }
-  }
-
-  private bill({ admission, metered, keyed, key }: Finished & { key: GrantKey }): bigint {
-    const counter = this.counterOf(key, admission.period);
-    const wallet = this.walletOf(key.consumerTenantId);
-    const units = BigInt(metered.units);
-    const lease = this.leases.get(admission.leaseId);
-    const amountNanos = priceOf(key.terms, counter.used + units) - priceOf(key.terms, counter.used);
-    const before = this.holdOf(key, counter);
-    counter.used += units;
-    if (lease) {
-      counter.leased -= units;
-      lease.units -= units;
-      if (lease.units < 0n) throw new Error('more was settled than was leased');
-    }
-    wallet.held += this.holdOf(key, counter) - before;
-    for (const id of admission.counterIds) this.count(id, units, amountNanos, lease ? (key.terms?.unitPriceNanos ?? 0n) : null);
-    this.charge(key, admission.period, amountNanos);
-    this.records.set(metered.id, {
-      id: metered.id,
-      tenantId: key.consumerTenantId,
-      period: admission.period,
-      units,
-      amountNanos,
-      key: keyed?.key ?? null,
-    });
-    if (keyed) this.keys.set(`${keyed.tenantId}:${keyed.key}`, metered.id);
-    return amountNanos;
-  }
-
-  private count(limitId: string, units: bigint, nanos: bigint, leasedAtNanos: bigint | null): void {
-    const limit = this.limits.get(limitId);
-    if (!limit || limit.measure === 'CONCURRENCY') return;
-    limit.used += limit.measure === 'UNITS' ? units : nanos;
-    if (leasedAtNanos !== null) limit.leased -= limit.measure === 'UNITS' ? units : units * leasedAtNanos;
-  }
-
-  private charge(key: GrantKey, period: string, amountNanos: bigint): void {
-    const name = `${key.subscriptionId}:${period}`;
-    const known = this.charged.get(name) ?? { amount: 0n, commission: 0n };
-    const amount = known.amount + amountNanos;
-    const commission = (amount * COMMISSION_BPS) / 10_000n;
-    this.charged.set(name, { amount, commission });
-    this.walletOf(key.consumerTenantId).balance -= amountNanos;
-    this.payable += amountNanos - (commission - known.commission);
-    this.revenue += commission - known.commission;
   }
 
   /** What is wrong at this moment; nothing while the books hold. */
   broken(): string[] {
-    const wrong: string[] = [];
+    const wrong = [...this.wrong, ...this.requests.wrong, ...this.limits.broken(), ...this.ledger.broken()];
+    const sums = new Map<string, bigint>();
+    for (const { key, period, units } of this.leases.values()) {
+      const name = `${key.consumerTenantId}:${key.listingId}:${period}`;
+      sums.set(name, (sums.get(name) ?? 0n) + units);
+      if (units > 0n && this.ledger.closed.has(period)) wrong.push(`${period} was closed while units of it were leased`);
+    }
     for (const [name, { used, leased, quota }] of this.counters) {
       if (used < 0n || leased < 0n || (quota !== null && used + leased > quota))
         wrong.push(`counter ${name}: ${used} used, ${leased} leased of ${quota}`);
-      const ofLeases = [...this.leases.values()].filter(({ key, period }) => `${key.consumerTenantId}:${key.listingId}:${period}` === name);
-      if (ofLeases.reduce((sum, { units }) => sum + units, 0n) !== leased)
-        wrong.push(`counter ${name}: leases hold another sum than ${leased}`);
+      if ((sums.get(name) ?? 0n) !== leased) wrong.push(`counter ${name}: leases hold another sum than ${leased}`);
     }
-    for (const { id, used, leased, amount } of this.limits.values()) {
-      if (used < 0n || leased < 0n || used + leased > amount) wrong.push(`limit ${id}: ${used} used, ${leased} leased of ${amount}`);
-    }
-    for (const [tenant, { balance, held }] of this.wallets) {
-      if (held < 0n || balance < held) wrong.push(`wallet of ${tenant}: ${balance}, ${held} held`);
-    }
+    for (const record of this.records.values())
+      if (record.createdAt > (this.ledger.closed.get(record.period)?.at ?? Number.POSITIVE_INFINITY))
+        wrong.push(`${record.id} was recorded in the closed ${record.period}`);
     return wrong;
   }
+}
+
+/** As grants.ts: what the units after those used and leased cost. */
+export function nextPriceOf(terms: GrantKey['terms'], { used, leased }: Pick<Counter, 'used' | 'leased'>): NextPrice {
+  const free = (terms?.freeUnits ?? 0n) - used - leased;
+  return { unitNanos: terms?.unitPriceNanos ?? 0n, free: free > 0n ? free : 0n };
+}
+
+/** What must be held for leased units while `used` are settled. */
+export function holdOf(terms: GrantKey['terms'], { used, leased }: Pick<Counter, 'used' | 'leased'>): bigint {
+  return priceOf(terms, used + leased) - priceOf(terms, used);
 }

@@ -1,5 +1,6 @@
 import { type Guard, guardsOf } from '../guard.ts';
 
+const SIMULATION = 'simulation/simulation';
 const LIFE = 'database/lease-life';
 const LEASES = 'concurrency/leases';
 const LIMITS = 'database/limits';
@@ -79,6 +80,8 @@ export const predictionChecks: Guard[] = [
       LIFE,
     ],
     ['units that come free after their block was closed go back', 'owed.push(returnOf(block, unused, slots));', ''],
+    ['what is exhausted is so from when it was asked', 'until: askedAt + short', 'until: time.nowMs() + short', SIMULATION],
+    ['who came after it was asked is not refused', 'waiter.since <= askedAt && ', '', SIMULATION],
     ['only who asks for as much is refused', "short.short === 'RATE' || waiter.units >= need", 'true', LIFE],
   ]),
   ...guardsOf('code', 'src/prediction/leases.ts', LIMITS, [
@@ -111,6 +114,18 @@ export const predictionChecks: Guard[] = [
       'if (entry.exhausted) throw',
       LIFE,
     ],
+    [
+      'units of blocks without requests go back where a rate refuses',
+      'memory.owe(memory.close(entry));\n    if (!asked',
+      'memory.close(entry);\n    if (!asked',
+      SIMULATION,
+    ],
+    [
+      'a rate that refuses after a recall has its requests back first',
+      'const again = await askAfterReturn(entry, need, asked);',
+      'const again = asked === first ? await askAfterReturn(entry, need, asked) : asked;',
+      SIMULATION,
+    ],
     ['a stopping process returns what it has', 'for (const entry of memory.all()) memory.owe(memory.close(entry));', '', LEASES],
     [
       'a grant that fails refuses who waits',
@@ -125,14 +140,10 @@ export const predictionChecks: Guard[] = [
     ['a lease that is done is dropped', 'if (done.length > 0) await store.drop(done);', ''],
     ['expired leases are swept', 'await store.sweep();', '', LEASES],
     ['a recall returns what is unused', 'memory.owe(concerned.flatMap((entry) => memory.close(entry)));', '', LEASES],
-    [
-      'a recall marks no lease of which units are on their way',
-      'while (underWay.size > 0) await Promise.all(underWay);',
-      '',
-      'simulation/simulation',
-    ],
-    ['a grant whose answer was lost is returned', 'memory.owe([memory.returnOf({ leaseId }, null, null)]);', '', 'simulation/simulation'],
-    ['what is on the move is waited for', 'ended > before || underWay.size > 0', 'false', 'simulation/simulation'],
+    ['a recall marks no lease of which units are on their way', 'while (underWay.size > 0) await Promise.all(underWay);', '', SIMULATION],
+    ['a grant whose answer was lost is returned', 'memory.owe([memory.returnOf({ leaseId }, null, null)]);', '', SIMULATION],
+    ['what is on the move is waited for', 'ended > before || underWay.size > 0', 'false', SIMULATION],
+    ['requests that went back meanwhile are waited for', 'entry.requestReturns > requestReturns || ', '', SIMULATION],
     ['requests that were not made go back', 'for (const entry of memory.all()) await putBackRequests(entry);', ''],
   ]),
   ...guardsOf('code', 'src/prediction/lease-refusals.ts', 'unit/limits', [
