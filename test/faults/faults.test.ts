@@ -3,7 +3,7 @@ import { createTestDatabase } from '../support/database.ts';
 import { CALL_FAULTS } from './call-faults.ts';
 import { DATABASE_FAULTS } from './database-faults.ts';
 import { PROCESS_FAULTS } from './process-faults.ts';
-import { runFault } from './run.ts';
+import { exitCodeOf, runFault, tableOf } from './run.ts';
 import type { Ground } from './stage.ts';
 
 /** The suite's Postgres, whose one login also serves. */
@@ -31,3 +31,14 @@ test.skipIf(process.env.MERCATO_TEST_DATABASE_URL === undefined).each(QUICK)(
     expect(result.acknowledged).toBeGreaterThan(100);
   },
 );
+
+test('a fault that could not be run is no success, unless that is allowed, and hides no other', async () => {
+  const fault = { name: 'none', processes: [1], runs: 1, fullRuns: 1, perRound: 1, round: () => Promise.reject(new Error('it was run')) };
+  const given = { ground: GROUND, processes: 1, seed: 1, runs: 1 };
+  const notRun = await runFault({ ...fault, notRun: () => 'no faketime' }, given);
+  const clean = { ...notRun, notRun: null };
+  const broken = { ...clean, lost: 1 };
+  expect([exitCodeOf([clean], false), exitCodeOf([clean, notRun], false), exitCodeOf([clean, notRun], true)]).toEqual([0, 3, 0]);
+  expect([exitCodeOf([broken, notRun], false), exitCodeOf([broken, notRun], true)]).toEqual([1, 1]);
+  expect(tableOf([notRun])).toContain('NOT RUN: no faketime');
+});

@@ -26,8 +26,20 @@ export type Result = {
   notRun: string | null;
 };
 
-export function isClean({ lost, doubled, stuck, nanosOff, audit, wrong }: Result): boolean {
+function isClean({ lost, doubled, stuck, nanosOff, audit, wrong }: Result): boolean {
   return lost === 0 && doubled === 0 && stuck === 0 && nanosOff === 0n && audit === 0 && wrong.length === 0;
+}
+
+export function verdictOf(result: Result): 'clean' | 'NOT CLEAN' | 'NOT RUN' {
+  if (result.notRun !== null) return 'NOT RUN';
+  return isClean(result) ? 'clean' : 'NOT CLEAN';
+}
+
+/** 1 where something is not clean; 3 where all is, but for what was not run and is not allowed to be; else 0. */
+export function exitCodeOf(results: readonly Result[], allowNotRun: boolean): 0 | 1 | 3 {
+  const verdicts = results.map(verdictOf);
+  if (verdicts.includes('NOT CLEAN')) return 1;
+  return verdicts.includes('NOT RUN') && !allowNotRun ? 3 : 0;
 }
 
 /** Does a fault so many times, with a recount and an audit after each round of it. */
@@ -95,7 +107,7 @@ export function tableOf(results: readonly Result[]): string {
 
 function cells(result: Result): string[] {
   const { name, processes, notRun, runs, calls, acknowledged, unknown, lost, doubled, stuck, nanosOff, audit, wrong, seconds } = result;
-  if (notRun !== null) return [name, String(processes), `not run: ${notRun}`];
+  if (notRun !== null) return [name, String(processes), `NOT RUN: ${notRun}`];
   const figures = [runs, calls, acknowledged, unknown, lost, doubled, stuck, nanosOff].map(String);
   return [name, String(processes), ...figures, audit === 0 ? 'clean' : `broken ${audit}`, String(wrong.length), seconds.toFixed(1)];
 }
