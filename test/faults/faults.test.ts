@@ -33,8 +33,15 @@ test.skipIf(process.env.MERCATO_TEST_DATABASE_URL === undefined).each(QUICK)(
 );
 
 test('a fault that could not be run is no success, unless that is allowed, and hides no other', async () => {
-  const fault = { name: 'none', processes: [1], runs: 1, fullRuns: 1, perRound: 1, round: () => Promise.reject(new Error('it was run')) };
-  const given = { ground: GROUND, processes: 1, seed: 1, runs: 1 };
+  const fault = {
+    name: 'none',
+    processes: [1] as const,
+    runs: 1,
+    fullRuns: 1,
+    perRound: 1,
+    round: () => Promise.reject(new Error('it was run')),
+  };
+  const given = { ground: GROUND, processes: 1 as const, seed: 1, runs: 1 };
   const notRun = await runFault({ ...fault, notRun: () => 'no faketime' }, given);
   const clean = { ...notRun, notRun: null };
   const broken = { ...clean, lost: 1 };

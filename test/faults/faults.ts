@@ -1,5 +1,5 @@
 /**
- * `npm run faults -- [--only NAME] [--runs N] [--seed N] [--full] [--processes 1,4] [--quota N] [--log LEVEL] [--allow-not-run]`: a real server on a
+ * `npm run faults -- [--only NAME] [--runs N] [--seed N] [--full] [--processes 1,4,2x2] [--quota N] [--log LEVEL] [--allow-not-run]`: a real server on a
  * durable Postgres of its own, with a proxy between, is killed, stopped, cut off and cheated while calls run; then every call without an answer is
  * sent again, and the books are counted beside the callers'. `--full`: as often as the goals say. Exits 1 where a figure is not zero, 2 where there is
  * no Postgres to run or nothing to do, 3 where all is clean but a fault could not be run here, unless that is allowed.
@@ -10,17 +10,18 @@ import { children } from '../support/leftovers.ts';
 import { CALL_FAULTS } from './call-faults.ts';
 import { findBinaries, openCluster } from './cluster.ts';
 import { DATABASE_FAULTS } from './database-faults.ts';
+import { LIMIT_FAULTS } from './limit-faults.ts';
 import { PROCESS_FAULTS } from './process-faults.ts';
 import { REVOCATION } from './revocation.ts';
 import { exitCodeOf, type Result, runFault, tableOf, verdictOf } from './run.ts';
 
-const FAULTS = [...PROCESS_FAULTS, ...DATABASE_FAULTS, ...CALL_FAULTS, REVOCATION];
+const FAULTS = [...PROCESS_FAULTS, ...DATABASE_FAULTS, ...CALL_FAULTS, ...LIMIT_FAULTS, REVOCATION];
 const { values } = parseArgs({
   options: {
     only: { type: 'string' },
     runs: { type: 'string' },
     seed: { type: 'string', default: String(Date.now() % 1_000_000) },
-    processes: { type: 'string', default: '1,4' },
+    processes: { type: 'string', default: '1,4,2x2' },
     quota: { type: 'string', default: '200' },
     full: { type: 'boolean', default: false },
     log: { type: 'string', default: 'silent' },
@@ -30,13 +31,13 @@ const { values } = parseArgs({
 const wanted = FAULTS.filter(({ name }) => name.toLowerCase().includes((values.only ?? '').toLowerCase()));
 const seed = Number(values.seed);
 const runs = values.runs === undefined ? null : Number(values.runs);
-const counts = values.processes.split(',');
+const layouts = values.processes.replaceAll('x', '×').split(',');
 const plan = wanted.flatMap((fault) =>
-  fault.processes.filter((count) => counts.includes(String(count))).map((processes) => ({ fault, processes })),
+  fault.processes.filter((layout) => layouts.includes(String(layout))).map((processes) => ({ fault, processes })),
 );
 if (plan.length === 0 || !Number.isInteger(seed) || (runs !== null && !(runs >= 1)) || !(Number(values.quota) >= 1)) {
   console.error(
-    'usage: npm run faults -- [--only NAME] [--runs N] [--seed N] [--full] [--processes 1,4] [--quota N] [--log LEVEL] [--allow-not-run]',
+    'usage: npm run faults -- [--only NAME] [--runs N] [--seed N] [--full] [--processes 1,4,2x2] [--quota N] [--log LEVEL] [--allow-not-run]',
   );
   console.error(`faults: ${FAULTS.map(({ name }) => name).join('; ')}`);
   process.exit(2);

@@ -1,5 +1,5 @@
-import pg from 'pg';
 import type { Dice } from '../fuzz/random.ts';
+import { ask, setClock } from './clock.ts';
 import { CALLS_AROUND, type Round, underLoad } from './round.ts';
 import type { Stage } from './stage.ts';
 
@@ -22,37 +22,20 @@ export async function monthEnd(stage: Stage, runs: number, dice: Dice): Promise<
   })(stage, runs, dice);
   const [row] = await ask<{ months: string }>(
     stage,
-    `select count(distinct period)::text months from usage_record where consumer_tenant_id = '${round.payer.tenantId}'`,
+    'select count(distinct period)::text months from usage_record where consumer_tenant_id = $1',
+    [round.payer.tenantId],
   );
   if (row?.months !== '2') round.wrong.push(`the calls are billed in ${row?.months} months, not in two`);
   return round;
 }
 
 /** From now on the database's clock is as far before the end of its month. */
-async function setMonthEnd(stage: Stage, seconds: number): Promise<void> {
-  const [row] = await ask<{ shift: string }>(
-    stage,
-    `select extract(epoch from date_trunc('month', mercato_now() at time zone 'UTC') at time zone 'UTC' + interval '1 month'
-                               - interval '${seconds} s' - clock_timestamp())::text shift`,
-  );
-  await ask(
-    stage,
-    `create or replace function mercato_now() returns timestamptz language sql volatile
-       as $$ select clock_timestamp() + interval '${row?.shift} s' $$`,
-  );
+function setMonthEnd(stage: Stage, seconds: number): Promise<void> {
+  const month = "date_trunc('month', mercato_now() at time zone 'UTC') at time zone 'UTC'";
+  return setClock(stage, `(${month} + interval '1 month' - interval '${seconds} s')`);
 }
 
 async function periodOf(stage: Stage): Promise<string | undefined> {
   const [row] = await ask<{ period: string }>(stage, 'select mercato_period(mercato_now()) period');
   return row?.period;
-}
-
-async function ask<Row extends pg.QueryResultRow>(stage: Stage, sql: string): Promise<Row[]> {
-  const client = new pg.Client({ connectionString: stage.databaseUrl });
-  await client.connect();
-  try {
-    return (await client.query<Row>(sql)).rows;
-  } finally {
-    await client.end();
-  }
 }

@@ -8,7 +8,7 @@ export type Differences = {
   lost: number;
   /** Records beyond one per key, and calls with two answers. */
   doubled: number;
-  /** Leases with units, and wallets with holds, that stay when no call is left. */
+  /** Leases with units, limits with something leased, and wallets with holds, that stay when no call is left. */
   stuck: number;
   /** |charges − calls × price|. */
   nanosOff: bigint;
@@ -63,6 +63,7 @@ async function leftOvers(db: pg.Client): Promise<number> {
     const [row] = (
       await db.query<{ left: string }>(
         `select ((select count(*) from lease where units > 0 or expires_at < mercato_now() - interval '5 seconds')
+               + (select count(*) from limit_counter where leased <> 0)
                + (select count(*) from account where held_nanos <> 0))::text "left"`,
       )
     ).rows;

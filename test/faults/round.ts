@@ -1,7 +1,7 @@
 import type { Dice } from '../fuzz/random.ts';
 import { Journal } from './journal.ts';
 import { type Callers, falseRefusals, resolveAll, startCallers } from './load.ts';
-import type { Payer, Stage } from './stage.ts';
+import type { Layout, Payer, Stage } from './stage.ts';
 
 /** What a round of runs leaves behind: the journal of all calls of one payer, and what was wrong beside the books. */
 export type Round = { payer: Payer; journal: Journal; wrong: string[]; notes: string[] };
@@ -9,8 +9,7 @@ export type Round = { payer: Payer; journal: Journal; wrong: string[]; notes: st
 /** A named fault; each of its runs does it once. */
 export type Fault = {
   name: string;
-  /** Numbers of server processes. */
-  processes: readonly number[];
+  processes: readonly Layout[];
   runs: number;
   /** As the goals have it. */
   fullRuns: number;

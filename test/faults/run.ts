@@ -1,12 +1,12 @@
 import { Dice } from '../fuzz/random.ts';
 import { recount } from './recount.ts';
 import type { Fault } from './round.ts';
-import { type Ground, openStage, PRICE_NANOS } from './stage.ts';
+import { type Ground, type Layout, openStage, PRICE_NANOS } from './stage.ts';
 
 /** One line of the table: what a fault did to a number of server processes. */
 export type Result = {
   name: string;
-  processes: number;
+  processes: Layout;
   runs: number;
   calls: number;
   acknowledged: number;
@@ -45,7 +45,7 @@ export function exitCodeOf(results: readonly Result[], allowNotRun: boolean): 0 
 /** Does a fault so many times, with a recount and an audit after each round of it. */
 export async function runFault(
   fault: Fault,
-  { ground, processes, seed, runs }: { ground: Ground; processes: number; seed: number; runs: number },
+  { ground, processes, seed, runs }: { ground: Ground; processes: Layout; seed: number; runs: number },
 ): Promise<Result> {
   const startedMs = performance.now();
   const notRun = fault.notRun?.(ground) ?? null;

@@ -1,11 +1,12 @@
-import { setTimeout as sleep } from 'node:timers/promises';
+import { readFile } from 'node:fs/promises';
+import { join } from 'node:path';
 import type { Dice } from '../fuzz/random.ts';
 import { Client } from '../support/client.ts';
-import { consumer, createKey, offerDigits } from '../support/people.ts';
+import { consumer, createKey, offerDigits, signIn } from '../support/people.ts';
 import { type Market, openMarket, type Server } from '../support/server.ts';
 import { type Cluster, freePort } from './cluster.ts';
+import { type Host, openHost } from './host.ts';
 import { uuidOf } from './journal.ts';
-import { serversOf } from './processes.ts';
 import { type FaultProxy, openProxy } from './proxy.ts';
 
 /** Where a database comes from. `cluster` null: somebody else's Postgres, which stays up. */
@@ -18,20 +19,28 @@ export type Ground = {
 };
 
 export const PRICE_NANOS = 7n;
-const CREDIT_NANOS = '1000000000';
+export const CREDIT_NANOS = 1_000_000_000n;
 
-export type Payer = { secret: string; keyId: string; token: string; tenantId: string };
+/** Server processes of one host, or of two hosts with two each. */
+export type Layout = 1 | 4 | '2×2';
+const PROCESSES: Record<Layout, readonly number[]> = { 1: [1], 4: [4], '2×2': [2, 2] };
 
-/** A marketplace on a database behind the fault proxy, whose server processes may be killed, and are started again on the same port. */
+export type Payer = { name: string; secret: string; keyId: string; token: string; tenantId: string };
+
+/** A marketplace on a database behind the fault proxy, and the servers on its hosts. */
 export type Stage = AsyncDisposable & {
   readonly ground: Ground;
   readonly market: Market;
   readonly proxy: FaultProxy;
+  /** Of the first host. */
   readonly url: string;
+  /** Of each host. */
+  readonly urls: readonly string[];
+  /** Server processes of all hosts. */
   readonly processes: number;
   /** The database without the proxy between. */
   readonly databaseUrl: string;
-  /** The process that was started: the one server, or the parent of several. */
+  /** The process that was started on the first host: the one server, or the parent of several. */
   readonly server: Server;
   /** The processes that answer calls. */
   servers(): number[];
@@ -39,43 +48,46 @@ export type Stage = AsyncDisposable & {
   deaths(): string[];
   /** SIGKILL, now. */
   kill(pid: number): void;
-  /** Resolves when there are as many server processes as at first: starts the first one again where it was killed. */
+  /** Resolves when there are as many server processes as at first: starts a host's first one again where it was killed. */
   recovered(): Promise<void>;
-  /** Ends the server with this signal: its exit code. `start` makes another. */
+  /** Ends the servers with this signal: 0, or an exit code that is not. `start` makes others. */
   end(signal: NodeJS.Signals): Promise<number | null>;
   start(): Promise<void>;
   /** A new consumer with credit; `capped`: with a quota of `ground.quotaUnits`. Each unit costs `PRICE_NANOS`. */
   payer(plan: 'metered' | 'capped'): Promise<Payer>;
   /** A further key of the payer's tenant. */
-  anotherKey(payer: Payer): Promise<{ secret: string }>;
+  anotherKey(payer: Payer): Promise<{ id: string; secret: string }>;
+  /** The operator's access token. */
+  operator(): Promise<string>;
 };
 
-const RECOVER_MS_MAX = 60_000;
-
-export async function openStage(ground: Ground, processes: number, dice: Dice, env: Record<string, string> = {}): Promise<Stage> {
+export async function openStage(ground: Ground, layout: Layout, dice: Dice, env: Record<string, string> = {}): Promise<Stage> {
   await using stack = new AsyncDisposableStack();
   const database = await ground.createDatabase();
   const direct = new URL(database.serverUrl);
   const proxy = stack.use(await openProxy(Number(direct.port || 5432), dice));
   const throughProxy = new URL(direct);
   throughProxy.port = String(proxy.port);
-  const port = await freePort();
   const market = stack.use(
     await openMarket({
       database,
       env: {
         DATABASE_SERVER_URL: database.serverUrl,
         MERCATO_LOG_LEVEL: ground.logLevel,
-        MERCATO_PROCESSES: String(processes),
         // As `npm start` has it.
         NODE_OPTIONS: '--disable-warning=DeprecationWarning',
       },
     }),
   );
-  const serving = { ...env, MERCATO_PORT: String(port), DATABASE_SERVER_URL: throughProxy.href };
-  let server = await market.start(serving);
-  let ending: Promise<number | null> | null = null;
-  const url = server.url;
+  const hosts: Host[] = [];
+  for (const processes of PROCESSES[layout]) {
+    const own = hosts.length === 0 ? {} : await anotherHost(market, hosts.length);
+    const serving = { ...env, ...own, MERCATO_PORT: String(await freePort()), DATABASE_SERVER_URL: throughProxy.href };
+    hosts.push(await openHost(market, processes, serving));
+  }
+  const [first] = hosts;
+  if (first === undefined) throw new Error('a layout without a host');
+  const { url } = first;
   const demo = await market.demo();
   const plans = await withClient((client) =>
     offerDigits(client, demo, [
@@ -84,38 +96,10 @@ export async function openStage(ground: Ground, processes: number, dice: Dice, e
     ]),
   );
   let payers = 0;
-  const killed = new Set<number>();
-  const known = new Set(serversOf(server.pid));
 
   async function withClient<T>(work: (client: Client) => Promise<T>): Promise<T> {
     using client = new Client(url, 1);
     return await work(client);
-  }
-
-  async function start(): Promise<void> {
-    await ending;
-    ending = null;
-    known.clear();
-    server = await market.start(serving);
-    for (const pid of serversOf(server.pid)) known.add(pid);
-  }
-
-  async function recovered(): Promise<void> {
-    if (ending) await start();
-    const giveUpMs = performance.now() + RECOVER_MS_MAX;
-    const alive = () => serversOf(server.pid).filter((pid) => !killed.has(pid));
-    while (alive().length < processes) {
-      if (performance.now() > giveUpMs) throw new Error('a server process that was killed was not replaced within a minute');
-      await sleep(50);
-    }
-    for (const pid of alive()) known.add(pid);
-  }
-
-  function deaths(): string[] {
-    const alive = new Set(serversOf(server.pid));
-    const dead = [...known].filter((pid) => !alive.has(pid) && !killed.has(pid));
-    for (const pid of dead) known.delete(pid);
-    return ending ? [] : dead.map((pid) => `the server process ${pid} ended by itself`);
   }
 
   const parts = stack.move();
@@ -124,32 +108,43 @@ export async function openStage(ground: Ground, processes: number, dice: Dice, e
     market,
     proxy,
     url,
-    processes,
+    urls: hosts.map((host) => host.url),
+    processes: PROCESSES[layout].reduce((sum, count) => sum + count, 0),
     databaseUrl: database.url,
     get server() {
-      return server;
+      return first.server;
     },
-    servers: () => serversOf(server.pid),
-    deaths,
-    kill(pid) {
-      if (pid === server.pid) ending ??= server.kill('SIGKILL');
-      else {
-        killed.add(pid);
-        process.kill(pid, 'SIGKILL');
-      }
+    servers: () => hosts.flatMap((host) => host.servers()),
+    deaths: () => hosts.flatMap((host) => host.deaths()),
+    kill: (pid) => hosts.find((host) => host.server.pid === pid || host.servers().includes(pid))?.kill(pid),
+    async recovered() {
+      for (const host of hosts) await host.recovered();
     },
-    recovered,
-    end(signal) {
-      ending ??= server.kill(signal);
-      return ending;
+    async end(signal) {
+      const codes = await Promise.all(hosts.map((host) => host.end(signal)));
+      const [failed = 0] = codes.filter((code) => code !== 0);
+      return failed;
     },
-    start,
+    async start() {
+      for (const host of hosts) await host.start();
+    },
     async payer(plan) {
       const name = `${plan}-${payers++}`;
-      const made = await withClient((client) => consumer(client, demo, name, plans.get(plan) ?? '', CREDIT_NANOS));
-      return { secret: made.key.secret, keyId: made.key.id, token: made.token, tenantId: uuidOf(made.tenantId) };
+      const made = await withClient((client) => consumer(client, demo, name, plans.get(plan) ?? '', String(CREDIT_NANOS)));
+      return { name, secret: made.key.secret, keyId: made.key.id, token: made.token, tenantId: uuidOf(made.tenantId) };
     },
     anotherKey: ({ token }) => withClient((client) => createKey(client, token)),
+    operator: () => withClient((client) => signIn(client, demo.operator)),
     [Symbol.asyncDispose]: () => parts.disposeAsync(),
+  };
+}
+
+/** What makes a further host: a data directory of its own, beside the store and the keys that hosts share. */
+async function anotherHost({ dataDir }: Market, index: number): Promise<Record<string, string>> {
+  return {
+    MERCATO_DATA: join(dataDir, `host-${index}`),
+    MERCATO_SEED: '0',
+    MERCATO_MODEL_STORE: join(dataDir, 'models'),
+    MERCATO_JWT_KEYS: await readFile(join(dataDir, 'jwt-keys.json'), 'utf8'),
   };
 }
