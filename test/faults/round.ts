@@ -22,7 +22,7 @@ export type Fault = {
 };
 
 /** What a fault under load has at hand. `note` tells the reader something. */
-export type Running = { stage: Stage; dice: Dice; journal: Journal; callers: Callers; note(text: string): void };
+export type Running = { stage: Stage; dice: Dice; payer: Payer; journal: Journal; callers: Callers; note(text: string): void };
 
 export const WIDTH = 24;
 /** Answers before and after each fault. */
@@ -41,7 +41,7 @@ export function underLoad(inject: (running: Running, runs: number) => Promise<st
     const callers = startCallers({ url, secret: payer.secret, journal, width: WIDTH, dice, hangUp });
     const wrong: string[] = [];
     try {
-      wrong.push(...(await inject({ stage, dice, journal, callers, note: (text) => notes.push(text) }, runs)));
+      wrong.push(...(await inject({ stage, dice, payer, journal, callers, note: (text) => notes.push(text) }, runs)));
       stage.proxy.setWeather({});
       wrong.push(...stage.deaths());
       await stage.recovered();
