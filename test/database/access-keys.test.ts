@@ -114,6 +114,18 @@ describe('authenticate', () => {
     await expect(call(secret)).rejects.toMatchObject(refused);
   });
 
+  it('a key that takes the place of another is valid beside it, until that is revoked or ends', async () => {
+    const [ending, revoked] = [await predictKey(new Date(Date.now() + 3_600_000)), await predictKey()];
+    const next = await predictKey();
+    for (const { secret } of [ending, revoked, next]) expect(await call(secret)).toMatchObject({ tenantId: owner.tenantId });
+    await expire(ending.apiKey.id);
+    servers.clock.pass(3_600_000);
+    await beat(access);
+    await access.revokeApiKey(owner, revoked.apiKey.id);
+    for (const { secret } of [ending, revoked]) await expect(call(secret)).rejects.toMatchObject(refused);
+    expect(await call(next.secret)).toMatchObject({ tenantId: owner.tenantId, apiKeyId: next.apiKey.id });
+  });
+
   it('a cut-off process says OVERLOADED, and what it remembers it does not trust', async () => {
     const db = { ...servers.db };
     await using cut = await servers.openAccess({ db, heartbeat: 'manual' });
