@@ -3,7 +3,7 @@ import { Client, inParallel } from '../support/client.ts';
 import { useUp } from './caps.ts';
 import { Journal } from './journal.ts';
 import { attempt, falseRefusals, resolveAll } from './load.ts';
-import { monthEnd } from './months.ts';
+import { monthClosed, monthEnd } from './months.ts';
 import { each, type Fault, type Round, underLoad } from './round.ts';
 import type { Stage } from './stage.ts';
 
@@ -29,6 +29,7 @@ export const CALL_FAULTS: readonly Fault[] = [
   { name: 'duplicates', processes: [1, 4], runs: 1, fullRuns: 5_000, perRound: 50, round: duplicates },
   { name: 'quota, and random kills', processes: [4, '2×2'], runs: 2, fullRuns: 1_000, perRound: 1, round: quota },
   { name: 'month end', processes: [1, 4], runs: 1, fullRuns: 12, perRound: 1, round: monthEnd },
+  { name: 'month closed by many at once', processes: [1, 4], runs: 1, fullRuns: 24, perRound: 1, round: monthClosed },
 ];
 
 /** Each run sends 200 calls, each 1 to 20 times at once. */
