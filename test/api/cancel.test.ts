@@ -32,6 +32,7 @@ async function cancel(client: Client, key: string, token: string): Promise<strin
 test('a call in flight is stopped by its key, in whichever process it is, and costs nothing', { timeout: 60_000 }, async () => {
   const { token, planId } = await offerLoop(first(), 30_000);
   const { key, token: own } = await consumer(first(), await market.demo(), 'caller', planId);
+  const neighbour = await consumer(first(), await market.demo(), 'neighbour', planId);
   for (const client of clients) {
     const input = {
       model: 'maker/loop',
@@ -43,10 +44,18 @@ test('a call in flight is stopped by its key, in whichever process it is, and co
     const running = async () => (await first().ask<{ deployments: { running: number }[] }>(RUNNING, {}, token)).deployments[0]?.running;
     await expect.poll(running, { timeout: 20_000 }).toBe(1);
     expect(await cancel(client, 'another', key.secret)).toBe('TOLD');
+    expect(await cancel(client, 'long', neighbour.key.secret)).toBe('TOLD');
+    expect(await running()).toBe(1);
     expect(await cancel(client, 'long', key.secret)).toBe(client === first() ? 'STOPPED' : 'TOLD');
     expect((await called).errors?.[0]).toMatchObject({ message: 'The caller cancelled.', extensions: { code: 'DEADLINE_EXCEEDED' } });
   }
   expect(await billOf(first(), own)).toMatchObject({ predictions: 0n });
+  const quota = '{ subscriptions { nodes { quota { used inFlight } } } }';
+  await expect
+    .poll(() => first().ask(quota, {}, own), { timeout: 20_000 })
+    .toEqual({
+      subscriptions: { nodes: [{ quota: { used: '0', inFlight: '0' } }] },
+    });
 });
 
 test("a call that was answered is not undone, and another tenant's key names nothing", async () => {

@@ -103,6 +103,25 @@ test('a deadline that passes is DEADLINE_EXCEEDED, and nothing is billed', async
   expect(await billOf(client, demo.apiKey)).toMatchObject({ predictions: before.predictions, balanceNanos: before.balanceNanos });
 });
 
+test.each([
+  ['deadlineMs', 0],
+  ['deadlineMs', 60_001],
+  ['idempotencyKey', ''],
+  ['idempotencyKey', 'k'.repeat(256)],
+])('%s out of its bounds is refused with its name', async (field, value) => {
+  const input = inputOf({ shape: [1, 28, 28], data: IMAGE }, { [field]: value });
+  expect(refusal(await client.send(PREDICT, { input }, demo.apiKey))?.extensions).toMatchObject({ code: 'BAD_USER_INPUT', field });
+});
+
+test('one key of two tenants at once is two predictions', async () => {
+  const plans = await offerDigits(client, demo, [{ name: 'two', unitPriceNanos: '0' }]);
+  const keys = [];
+  for (const name of ['twin-a', 'twin-b']) keys.push((await consumer(client, demo, name, plans.get('two') ?? '')).key.secret);
+  for (const secret of keys) expect(await predictDigit(client, secret)).toMatchObject({ replayed: false });
+  const answers = await Promise.all(keys.map((secret) => predictDigit(client, secret, { idempotencyKey: 'the same' })));
+  expect(answers).toMatchObject([{ replayed: false }, { replayed: false }]);
+});
+
 test('ten calls with one key at once are one prediction, and another input under it is a conflict', async () => {
   const answers = await Promise.all(Array.from({ length: 10 }, () => predictDigit(client, demo.apiKey, { idempotencyKey: 'ten at once' })));
   const ids = new Set(answers.map((answer) => (typeof answer === 'string' ? answer : answer.id)));

@@ -2,11 +2,13 @@ import { createHash, randomBytes } from 'node:crypto';
 import { readFile } from 'node:fs/promises';
 import { Readable } from 'node:stream';
 import { beforeAll, expect, test } from 'vitest';
+import type { Invalidations } from '../../src/access/access.ts';
 import { asSystem, asTenant } from '../../src/base/database.ts';
 import type { PageRequest } from '../../src/base/ids.ts';
 import { LIMITS } from '../../src/base/limits.ts';
 import type { ModelView, PlanInput, PlanView } from '../../src/catalog/catalog.ts';
 import { versionsByModel } from '../../src/catalog/catalog.ts';
+import { createEntitlements } from '../../src/catalog/entitlements.ts';
 import { runnable } from '../../src/catalog/runnable.ts';
 import { toVersionView } from '../../src/catalog/views.ts';
 import type { Prisma } from '../../src/generated/prisma/client.ts';
@@ -366,6 +368,22 @@ test('a cancelled subscription and a newly published version take effect when th
   expect(cancelled).toMatchObject({ state: 'CANCELLED', cancelledAt: expect.any(Date) });
   await expect(call()).rejects.toEqual(code('NOT_SUBSCRIBED'));
   expect(await rig.catalog.cancelSubscription(consumer.id, subscription.id)).toEqual(cancelled);
+});
+
+test('what a tenant may call comes from memory only while the process hears from the database', async () => {
+  const [publisher, consumer] = [await rig.tenant(), await rig.tenant()];
+  const model = await rig.publish(publisher.id, { bytes: uniqueModel() });
+  const { id } = await rig.catalog.subscribe(consumer.id, firstPlan(model).id);
+  let fresh = true;
+  const invalidations = { on: () => {}, isFresh: () => fresh } as unknown as Invalidations;
+  const entitlements = createEntitlements({ db: rig.db, invalidations });
+  const call = async () => entitlements.of({ tenantId: consumer.id }, model.handle);
+  const known = await call();
+  await rig.catalog.cancelSubscription(consumer.id, id);
+  expect(await call()).toBe(known);
+  fresh = false;
+  await expect(call()).rejects.toEqual(code('NOT_SUBSCRIBED'));
+  await expect(rig.catalog.entitlement({ tenantId: consumer.id }, 'no handle')).rejects.toEqual(code('BAD_USER_INPUT'));
 });
 
 test('a changed plan is a new version; who subscribed before keeps the terms', async () => {

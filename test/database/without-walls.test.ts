@@ -12,6 +12,8 @@ import { onceFor } from '../../src/base/idempotency.ts';
 import { newId } from '../../src/base/ids.ts';
 import { LIMITS } from '../../src/base/limits.ts';
 import type { PlanTerms } from '../../src/catalog/catalog.ts';
+import { createEntitlements } from '../../src/catalog/entitlements.ts';
+import { subscribe } from '../../src/catalog/subscriptions.ts';
 import { createUsage, limitedCallers, quotasOf } from '../../src/usage/usage.ts';
 import { asAdmin } from '../support/admin.ts';
 import { type Core, codeOf, finished, log, openCore, type Right } from '../support/core.ts';
@@ -128,6 +130,18 @@ describe('limits', () => {
     for (const limitId of [id, keyLimitId]) await usage().deleteLimit(owner, limitId);
     expect(await asTenant(open, owner, (tx) => usage().limits(tx, owner))).toEqual([]);
   });
+});
+
+it('a subscription is to what its buyer sees, and gives a right to nobody else', async () => {
+  const { id: stranger } = await core.tenant();
+  const { offer, terms } = await core.offer({});
+  await asAdmin(core.db, async (tx) => {
+    await tx.listing.update({ where: { id: offer.listingId }, data: { state: 'DRAFT' } });
+    await tx.modelVersion.update({ where: { id: right.modelVersionId }, data: { state: 'READY', signature: {}, publishedAt: new Date() } });
+  });
+  expect(await codeOf(() => subscribe(open, invalidations, stranger, terms.planVersionId))).toBe('NOT_FOUND');
+  const entitlements = createEntitlements({ db: open, invalidations });
+  expect(await codeOf(() => entitlements.of({ tenantId: stranger }, right.handle))).toBe('NOT_SUBSCRIBED');
 });
 
 it("a quota is of the tenant's own use", async () => {

@@ -1,5 +1,5 @@
 /**
- * `npm run guards -- [--only TEXT]… [--kind lock|sql|function|code] [--list]`: removes each lock, constraint, policy and check of usage, billing and
+ * `npm run guards -- [--only TEXT]… [--kind lock|sql|function|code] [--list]`: removes each lock, constraint, policy and check of calls, usage, billing and
  * access in turn, in a copy of the tree, and runs the tests that should notice. Those of `lock`, `sql` and `function` run on the Postgres of
  * MERCATO_TEST_DATABASE_URL alone. Exits 1 where no test fails, a mutated text is no program, or the scan finds a guard without an entry.
  */

@@ -26,10 +26,18 @@ const PREDICTION = [
   'settlement',
   'settlement-store',
   'replays',
+  'prediction',
+  'resolvers',
+  'cancellations',
+  'patience',
+  'audit',
 ];
+/** Whether a tenant may call a model, and under which terms. */
+const SUBSCRIPTIONS = ['subscriptions', 'entitlements'];
 const FILES = [
   ...['src/usage', 'src/billing', 'src/access'].flatMap((folder) => filesBelow(folder, '.ts')),
   ...PREDICTION.map((name) => `src/prediction/${name}.ts`),
+  ...SUBSCRIPTIONS.map((name) => `src/catalog/${name}.ts`),
   'src/base/idempotency.ts',
 ];
 

@@ -2,6 +2,7 @@ import { describe, expect, it } from 'vitest';
 import { type Principal, SCOPES, type Scope } from '../../src/access/principal.ts';
 import { resolvers as access } from '../../src/access/resolvers.ts';
 import { resolvers as billing } from '../../src/billing/resolvers.ts';
+import { resolvers as prediction } from '../../src/prediction/resolvers.ts';
 import { resolvers as usage } from '../../src/usage/resolvers.ts';
 
 /** What each field of Query and Mutation of these contexts asks of its caller: a scope, credentials, the operator, or nothing. */
@@ -31,11 +32,13 @@ const ASKED: Record<string, Scope | 'credentials' | 'operator' | 'nothing'> = {
   voidTransfer: 'operator',
   reverseTransfer: 'operator',
   closePeriod: 'operator',
+  predict: 'model:predict',
+  cancelPrediction: 'model:predict',
 };
 
 type Resolve = (root: object, args: object, context: object) => unknown;
 const fields = Object.fromEntries(
-  [access, usage, billing].flatMap(({ Query, Mutation }) => Object.entries({ ...Query, ...Mutation })),
+  [access, usage, billing, { Query: {}, ...prediction }].flatMap(({ Query, Mutation }) => Object.entries({ ...Query, ...Mutation })),
 ) as unknown as Record<string, Resolve>;
 
 const caller = (scopes: readonly Scope[], isOperator = false): Principal => ({

@@ -38,4 +38,24 @@ export const excuses: Excuse[] = [
     find: "if (!tenant) throw new MercatoError('NOT_FOUND');",
     why: 'it narrows a type: a principal is of a tenant, and no tenant is ever deleted',
   },
+  {
+    file: 'src/prediction/prediction.ts',
+    find: "if (remaining() <= 0) throw new MercatoError('DEADLINE_EXCEEDED');",
+    why: 'it spares a queue what the run itself refuses: no run begins after its deadline',
+  },
+  {
+    file: 'src/prediction/resolvers.ts',
+    find: "if (!version) throw new MercatoError('NOT_FOUND', 'The version of this answer is no longer visible to you.');",
+    why: 'it narrows a type: a version that was called stays visible to its caller while nothing can be withdrawn',
+  },
+  {
+    file: 'src/catalog/subscriptions.ts',
+    find: "if (plan.listing.state !== 'PUBLISHED') throw new MercatoError('CONFLICT', 'The model is not offered any more.');",
+    why: 'it says what the unique index would refuse: who sees a listing that is not published has a subscription to it',
+  },
+  {
+    file: 'src/catalog/subscriptions.ts',
+    find: 'where id = ${id}::uuid and consumer_tenant_id = ${tenantId}::uuid',
+    why: "the subscription was found as the tenant's in the same transaction",
+  },
 ];
