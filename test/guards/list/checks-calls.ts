@@ -5,6 +5,19 @@ const CATALOG = 'database/catalog';
 
 /** Of the call itself, and of the right to it. */
 export const callChecks: Guard[] = [
+  {
+    name: 'a retry whose key cannot be looked up is not refused for good',
+    kind: 'code',
+    edits: [
+      {
+        file: 'src/prediction/prediction.ts',
+        find: "throw new MercatoError('OVERLOADED', 'Whether the key was answered before could not be looked up; try again with it.', {",
+        put: "if (log === null) throw new MercatoError('OVERLOADED', '', {",
+      },
+    ],
+    tests: ['test/api/predict.test.ts'],
+    postgres: true,
+  },
   ...guardsOf('code', 'src/prediction/prediction.ts', PREDICT, [
     [
       'a tensor of the wrong form is told what the model wants',
