@@ -17,6 +17,7 @@ export const ERRORS = {
   INSUFFICIENT_CREDIT: { http: 402, retryable: false, text: 'The wallet does not cover this call.' },
   OVERLOADED: { http: 503, retryable: true, text: 'The server is busy; try again shortly.' },
   DEADLINE_EXCEEDED: { http: 504, retryable: true, text: 'The deadline passed before a result.' },
+  CANCELLED: { http: 499, retryable: false, text: 'The caller cancelled.' },
   OUTCOME_UNKNOWN: { http: 503, retryable: true, text: 'The database did not confirm; retry with the same idempotency key.' },
   MODEL_FAILED: { http: 422, retryable: false, text: 'The model failed on this input.' },
   MODEL_REJECTED: { http: 422, retryable: false, text: 'The model file is not acceptable.' },
@@ -64,6 +65,11 @@ export class MercatoError extends Error {
     this.code = code;
     this.data = data;
   }
+}
+
+/** Why a caller stopped waiting: CANCELLED where it has aborted its signal, else DEADLINE_EXCEEDED. */
+export function gaveUp(signal: AbortSignal | undefined): MercatoError {
+  return new MercatoError(signal?.aborted === true ? 'CANCELLED' : 'DEADLINE_EXCEEDED');
 }
 
 /** BAD_USER_INPUT that names the field, what was given and what would be right. */

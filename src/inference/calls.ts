@@ -1,5 +1,5 @@
-import { MercatoError } from '../base/errors.ts';
-import { type CallRequest, type CallResult, gaveUp, type Patience, RunnerLost, RunnerOverran } from './connection.ts';
+import { gaveUp, MercatoError } from '../base/errors.ts';
+import { type CallRequest, type CallResult, type Patience, RunnerLost, RunnerOverran } from './connection.ts';
 import type { Hosts, RunnableVersion } from './hosts.ts';
 import { joinResults, sliceInputs } from './slices.ts';
 import { commonRows, rowsOf, type Tensor } from './tensor.ts';

@@ -1,5 +1,5 @@
 import { connect, type Socket } from 'node:net';
-import { MercatoError } from '../base/errors.ts';
+import { gaveUp, MercatoError } from '../base/errors.ts';
 import type { Refusal } from './dispatcher.ts';
 import {
   type CallHead,
@@ -139,7 +139,7 @@ export class RunnerConnection {
     });
   }
 
-  /** DEADLINE_EXCEEDED, OVERLOADED, MODEL_FAILED, or RunnerLost. After a rejection a late answer is ignored. */
+  /** DEADLINE_EXCEEDED, CANCELLED, OVERLOADED, MODEL_FAILED, or RunnerLost. After a rejection a late answer is ignored. */
   call({ inputs, ...request }: CallRequest, { expiresMs, signal, onLate }: Patience): Promise<CallResult> {
     if (!this.#usable) return Promise.reject(new RunnerLost(false));
     const deadlineMs = expiresMs - performance.now();
@@ -268,11 +268,6 @@ export class RunnerConnection {
       call.reject(new RunnerLost(call.begun, call.mixed));
     }
   }
-}
-
-/** Why a caller stopped waiting. */
-export function gaveUp(signal: AbortSignal | undefined): MercatoError {
-  return new MercatoError('DEADLINE_EXCEEDED', signal?.aborted === true ? 'The caller cancelled.' : 'The deadline passed before a result.');
 }
 
 function readResult({ head, data }: Frame): CallResult {

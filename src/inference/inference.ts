@@ -41,7 +41,7 @@ export type Inference = AsyncDisposable & {
   grounds(): Promise<Grounds>;
   /**
    * Runs a model, loading it first where needed; more rows than `maxBatchRows` run in slices, all or nothing. OVERLOADED with `retryAfterMs`,
-   * DEADLINE_EXCEEDED (also when `signal` is aborted; a run that others share goes on), MODEL_FAILED; that as ModelKilled where the run ended its process.
+   * DEADLINE_EXCEEDED, CANCELLED (`signal` is aborted; a run that others share goes on), MODEL_FAILED; that as ModelKilled where the run ended its process.
    */
   run(request: RunRequest): Promise<RunResult>;
   /** Loads a version before anybody calls it; one that is loaded stays so. OVERLOADED, MODEL_FAILED. */

@@ -1,6 +1,6 @@
-import { MercatoError } from '../base/errors.ts';
+import { gaveUp } from '../base/errors.ts';
 
-/** Waits as long as the caller does; what comes later goes to `late`. @throws DEADLINE_EXCEEDED */
+/** Waits as long as the caller does; what comes later goes to `late`. @throws DEADLINE_EXCEEDED, CANCELLED */
 export function inTime<T>(promise: Promise<T>, ms: number, signal: AbortSignal, late: (value: T) => void = () => {}): Promise<T> {
   return new Promise((resolve, reject) => {
     let waiting = true;
@@ -11,7 +11,7 @@ export function inTime<T>(promise: Promise<T>, ms: number, signal: AbortSignal, 
     };
     const giveUp = () => {
       stop();
-      reject(new MercatoError('DEADLINE_EXCEEDED'));
+      reject(gaveUp(signal));
     };
     const timer = setTimeout(giveUp, Math.max(0, ms));
     signal.addEventListener('abort', giveUp);

@@ -70,13 +70,13 @@ export type Predictions = AsyncDisposable & {
    * Runs a model and bills the call, or does neither. Bounds: at most 256 inputs of at most 2^26 elements, deadline 1–60000 ms, key 1–255
    * characters. The billing point is the runner's result: a failure before it gives the units back.
    * @throws in the order of the checks: BAD_USER_INPUT (form), NOT_FOUND, NOT_SUBSCRIBED, BAD_USER_INPUT (signature), MODEL_SUSPENDED, QUOTA_EXCEEDED,
-   * RATE_LIMITED, INSUFFICIENT_CREDIT, OVERLOADED, DEADLINE_EXCEEDED, MODEL_FAILED, UNAUTHENTICATED (revoked meanwhile),
+   * RATE_LIMITED, INSUFFICIENT_CREDIT, OVERLOADED, DEADLINE_EXCEEDED, CANCELLED, MODEL_FAILED, UNAUTHENTICATED (revoked meanwhile),
    * IDEMPOTENCY_CONFLICT, IDEMPOTENCY_EXPIRED, OUTCOME_UNKNOWN. With a key that was answered before, none of the refusals between.
    */
   predict(caller: Caller, request: PredictRequest): Promise<Prediction>;
   /**
    * Stops the calls with a key of the principal's tenant that are in flight, in any process: one whose result has not arrived ends with
-   * DEADLINE_EXCEEDED and is not billed; one whose result has is billed and answered as ever. BAD_USER_INPUT.
+   * CANCELLED and is not billed; one whose result has is billed and answered as ever. BAD_USER_INPUT.
    */
   cancel(principal: Principal, idempotencyKey: string): Promise<Cancellation>;
   /** Resolves when no call is in flight and nothing waits to be settled. */
@@ -110,7 +110,7 @@ type Call = {
 
 const EXPIRE_MS = 60_000;
 /** After these the model may have run: nothing is billed, but the request counts against the rate. */
-const SPENDING: ReadonlySet<string> = new Set(['MODEL_FAILED', 'DEADLINE_EXCEEDED']);
+const SPENDING: ReadonlySet<string> = new Set(['MODEL_FAILED', 'DEADLINE_EXCEEDED', 'CANCELLED']);
 
 export async function createPredictions(options: PredictionOptions): Promise<Predictions> {
   const { db, access, catalog, billing, inference, log } = options;

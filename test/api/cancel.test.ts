@@ -47,7 +47,8 @@ test('a call in flight is stopped by its key, in whichever process it is, and co
     expect(await cancel(client, 'long', neighbour.key.secret)).toBe('TOLD');
     expect(await running()).toBe(1);
     expect(await cancel(client, 'long', key.secret)).toBe(client === first() ? 'STOPPED' : 'TOLD');
-    expect((await called).errors?.[0]).toMatchObject({ message: 'The caller cancelled.', extensions: { code: 'DEADLINE_EXCEEDED' } });
+    const cancelled = { message: 'The caller cancelled.', extensions: { code: 'CANCELLED', retryable: false } };
+    expect((await called).errors?.[0]).toMatchObject(cancelled);
   }
   expect(await billOf(first(), own)).toMatchObject({ predictions: 0n });
   const quota = '{ subscriptions { nodes { quota { used inFlight } } } }';
