@@ -143,7 +143,12 @@ export const resolvers = {
       };
     },
     profile: ({ profile }) =>
-      profile && { ...profile, measuredAt: new Date(profile.measuredAt), peakMemoryBytes: String(profile.peakMemoryBytes) },
+      profile && {
+        ...profile,
+        partlyOnCpu: profile.partlyOnCpu ?? false,
+        measuredAt: new Date(profile.measuredAt),
+        peakMemoryBytes: String(profile.peakMemoryBytes),
+      },
     suspension: (version, _, ctx) => ctx.loaders.load(suspensionsByVersion, version.id),
   },
   Suspension: { everyone: ({ consumerTenantId }) => consumerTenantId === null },

@@ -15,7 +15,8 @@ import {
   writeSoon,
 } from './frames.ts';
 import { type Asking, Refusals } from './refusals.ts';
-import type { Signature, Tensor } from './tensor.ts';
+import type { LoadedModel } from './session-thread.ts';
+import type { Tensor } from './tensor.ts';
 
 /** The connection or its runner ended before the answer. `begun`: the call was in the run that may have ended it, which `mixed` tenants' calls. */
 export class RunnerLost extends Error {
@@ -87,7 +88,7 @@ export class RunnerConnection {
   readonly #onLost: () => void;
   readonly #pending = new Map<number, Pending>();
   readonly #refusals = new Refusals();
-  #loading: { resolve(signature: Signature): void; reject(error: Error): void } | null = null;
+  #loading: { resolve(loaded: LoadedModel): void; reject(error: Error): void } | null = null;
   readonly #asking: { resolve(stats: RunnerStats): void; reject(error: Error): void }[] = [];
   #usable = true;
   #leaving = false;
@@ -131,7 +132,7 @@ export class RunnerConnection {
   }
 
   /** Loads the runner's one model. MODEL_FAILED with the runtime's words, or RunnerLost. */
-  loadModel(head: Omit<LoadHead, 'size'>, model: Uint8Array): Promise<Signature> {
+  loadModel(head: Omit<LoadHead, 'size'>, model: Uint8Array): Promise<LoadedModel> {
     if (!this.#usable) return Promise.reject(new RunnerLost(false));
     return new Promise((resolve, reject) => {
       this.#loading = { resolve, reject };
@@ -211,7 +212,7 @@ export class RunnerConnection {
       this.#settle(frame.call)?.resolve(result);
     } else if (frame.kind === FRAME.started) this.#begin(frame.head as StartedHead);
     else if (frame.kind === FRAME.failed) this.#fail(frame);
-    else if (frame.kind === FRAME.loaded) this.#loading?.resolve((frame.head as { signature: Signature }).signature);
+    else if (frame.kind === FRAME.loaded) this.#loading?.resolve(frame.head as LoadedModel);
     else if (frame.kind === FRAME.pong) this.#asking.shift()?.resolve(frame.head as RunnerStats);
     else if (frame.kind === FRAME.leaving) this.#leave();
     else throw new RangeError(`a frame of kind ${frame.kind}`);

@@ -29,12 +29,19 @@ export type LoadableVersion = {
 /** A runner without a model that its borrower may load, on one of the devices, and use up. */
 export type Loan = { id: string; path: string; devices: DeviceChain };
 
+/** `partlyOnCpu`: the device has no kernel for some of the model's operators. */
+type ReplicaStatus = Pick<RunnerStats, 'memoryBytes' | 'queued' | 'running' | 'queueMs' | 'runMs'> & {
+  pid: number;
+  device: string;
+  partlyOnCpu: boolean;
+};
+
 /** One version on this host. `memoryBytes`: what ending a replica gives back; `queued`: calls that wait in them. */
 export type Deployment = {
   versionId: string;
   state: 'LOADING' | 'LOADED';
   pinned: boolean;
-  replicas: { pid: number; device: string; memoryBytes: number; queued: number; running: number; queueMs: number; runMs: number }[];
+  replicas: ReplicaStatus[];
 };
 
 export type InferenceStatus = { deployments: Deployment[]; spares: number; memoryBytes: number; memoryBytesMax: number };
@@ -70,8 +77,10 @@ export type FleetOptions = {
   replicasMax: number;
 };
 
+type Placed = { runner: Runner; device: string; partlyOnCpu: boolean };
+
 /** `reservedBytes`: what it is expected to take until its process tells. */
-type Replica = { runner: Runner; device: string; stats: RunnerStats; reservedBytes: number; calmTicks: number };
+type Replica = Placed & { stats: RunnerStats; reservedBytes: number; calmTicks: number };
 type Deployed = {
   version: LoadableVersion;
   replicas: Set<Replica>;
@@ -198,9 +207,9 @@ export class Fleet implements FleetPort {
   }
 
   #show(deployed: Deployed): Deployment {
-    const replicas = [...deployed.replicas].map(({ runner: { pid }, device, stats }) => {
+    const replicas = [...deployed.replicas].map(({ runner: { pid }, device, partlyOnCpu, stats }) => {
       const { queued, running, queueMs, runMs, memoryBytes } = stats;
-      return { pid, device, memoryBytes, queued, running, queueMs, runMs };
+      return { pid, device, partlyOnCpu, memoryBytes, queued, running, queueMs, runMs };
     });
     const { id } = deployed.version;
     const state = deployed.replicas.size === 0 ? 'LOADING' : 'LOADED';
@@ -219,11 +228,12 @@ export class Fleet implements FleetPort {
       const room = this.#room.then(() => this.#makeRoom(place, bytes, mayEvict));
       this.#room = room.catch(() => {});
       await room;
-      const { runner, device } = await this.#place(version, model);
+      const placed = await this.#place(version, model);
+      const { runner } = placed;
       if (!version.trusted) lowerPriority(runner.pid);
       if (peakBytes !== null)
         await limitMemory(runner.pid, Math.min(modelBytes(), Math.max(PEAK_FACTOR * peakBytes, peakBytes + PEAK_BYTES_MORE)));
-      this.#enter(deployed, { runner, device, stats: NO_STATS, reservedBytes: bytes, calmTicks: 0 });
+      this.#enter(deployed, { ...placed, stats: NO_STATS, reservedBytes: bytes, calmTicks: 0 });
     } catch (error) {
       if (error instanceof RunnerLost) throw new MercatoError('MODEL_FAILED', 'The model could not be loaded.', {}, { cause: error });
       throw error;
@@ -236,13 +246,13 @@ export class Fleet implements FleetPort {
   }
 
   /** Loads a model on the first device that takes it. */
-  async #place(version: LoadableVersion, model: Uint8Array): Promise<{ runner: Runner; device: string }> {
+  async #place(version: LoadableVersion, model: Uint8Array): Promise<Placed> {
     const devices = await this.#options.devices;
     for (const [index, device] of devices.entries()) {
       const runner = await this.#supervisor.take();
       try {
-        await loadInto(runner, { ...version, device }, index < devices.length - 1 ? model.slice() : model);
-        return { runner, device };
+        const { partlyOnCpu } = await loadInto(runner, { ...version, device }, index < devices.length - 1 ? model.slice() : model);
+        return { runner, device, partlyOnCpu };
       } catch (error) {
         if (index === devices.length - 1) throw error;
         const next = devices[index + 1];

@@ -7,6 +7,7 @@ import { type Contents, readContents } from './onnx/onnx.ts';
 import { probe } from './probe.ts';
 import { type Bench, isWorth, measure, type Profile, threadsToTry } from './profile.ts';
 import { checkSamples, type Sample } from './samples.ts';
+import type { LoadedModel } from './session-thread.ts';
 import type { Signature, Tensor } from './tensor.ts';
 
 /**
@@ -36,7 +37,7 @@ const RUNTIME = `onnxruntime-node ${version}`;
 /** The whole of a check: less than its job may take, so that a slow model does not take the place of others. */
 const GATE_MS = 240_000;
 
-type Loaded = Bench & { signature: Signature; loadMs: number; device: string };
+type Loaded = Bench & LoadedModel & { loadMs: number; device: string };
 
 /** As `Inference.verify` says. */
 export async function verifySamples(model: Uint8Array, gate: Gate, fleet: FleetPort): Promise<Grounds> {
@@ -67,7 +68,7 @@ export async function inspectModel(model: Uint8Array, gate: Gate, fleet: FleetPo
   try {
     const box = boxed(gate);
     return await inRunner(model, box, fleet, async (loaded) => {
-      const { signature, loadMs, device } = loaded;
+      const { signature, loadMs, device, partlyOnCpu } = loaded;
       const { range, ...found } = await probe(signature, async (inputs, rows) => (await loaded.run(inputs, rows)).outputs);
       await checkSamples(gate.samples ?? [], signature, gate.maxBatchRows, loaded.run);
       const { latencies, failedRows } = await measure(signature, range, gate.maxBatchRows, loaded);
@@ -76,7 +77,7 @@ export async function inspectModel(model: Uint8Array, gate: Gate, fleet: FleetPo
       const limit = most === undefined ? '' : ` A run of ${failedRows} rows failed: its batch limit is ${most}.`;
       const finding = { ...found, batchFinding: found.batchFinding + limit, maxBatchRows };
       const peakMemoryBytes = await peakOf(loaded);
-      const profile = { device, runtime: RUNTIME, loadMs, peakMemoryBytes, threads: 1, latencies };
+      const profile = { device, partlyOnCpu, runtime: RUNTIME, loadMs, peakMemoryBytes, threads: 1, latencies };
       const threads = threadsToTry(latencies);
       if (threads === null) return { signature, ...finding, profile };
       const more = await inRunner(model, { ...box, threads }, fleet, async (second) => {
@@ -115,14 +116,14 @@ async function inRunner<T>(model: Uint8Array, options: Options, fleet: FleetPort
       const connection = await connectRunner(loan.path, () => {});
       const runner = { connection, kill: () => void fleet.giveBack(loan.id) };
       const loading = loadInto(runner, { ...options, device, joinable: false, shared: false }, model.slice());
-      const signature = await loading.catch((error: unknown) => {
+      const described = await loading.catch((error: unknown) => {
         if (!late && tried + 1 < loan.devices.length) return null;
         throw error;
       });
-      if (signature === null) continue;
+      if (described === null) continue;
       const loadMs = performance.now() - startedMs;
       const run = (inputs: readonly Tensor[], rows: number) => runAlone(connection, inputs, rows, options.runLimitMs);
-      const done = await work({ signature, loadMs, device, run, stats: () => connection.stats() });
+      const done = await work({ ...described, loadMs, device, run, stats: () => connection.stats() });
       if (late) throw new TooSlow(options);
       return done;
     } catch (error) {

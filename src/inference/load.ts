@@ -1,6 +1,6 @@
 import type { LoadableVersion } from './fleet.ts';
 import type { Runner } from './runner-process.ts';
-import type { Signature } from './tensor.ts';
+import type { LoadedModel } from './session-thread.ts';
 
 const LOAD_LIMIT_MS = 60_000;
 
@@ -9,7 +9,7 @@ export type LoadOptions = Omit<LoadableVersion, 'id' | 'file' | 'trusted' | 'pea
 type Loads = Pick<Runner, 'kill'> & { connection: Pick<Runner['connection'], 'loadModel'> };
 
 /** Loads a model into an empty runner, within a minute. MODEL_FAILED or RunnerLost; the runner is dead then. */
-export async function loadInto(runner: Loads, options: LoadOptions, model: Uint8Array): Promise<Signature> {
+export async function loadInto(runner: Loads, options: LoadOptions, model: Uint8Array): Promise<LoadedModel> {
   const { device, threads, joinable, shared, maxBatchRows, runLimitMs } = options;
   const limit = setTimeout(() => runner.kill(), LOAD_LIMIT_MS);
   try {

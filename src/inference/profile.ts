@@ -9,11 +9,12 @@ import type { Signature, Tensor } from './tensor.ts';
 export type Latency = { rows: number; p50Ms: number; rowsPerSecond: number };
 
 /**
- * What the gate measured of a version, on this machine and alone. `loadMs`: until its first run could begin. `peakMemoryBytes`: the
+ * What the gate measured of a version, on this machine and alone. `partlyOnCpu`: its device has no kernel for some of its operators. `loadMs`: until its first run could begin. `peakMemoryBytes`: the
  * most that its process held for itself, with all that was run. `latencies`: by rows, rising; empty where no random input suits the model. `threads`: what runs it best.
  */
 export type Profile = {
   device: string;
+  partlyOnCpu: boolean;
   runtime: string;
   loadMs: number;
   peakMemoryBytes: number;

@@ -170,7 +170,7 @@ worker.on('message', (answer: SessionAnswer) => {
   } else if (answer.kind === 'loaded' && loading !== null) {
     const { head, peer } = loading;
     dispatcher = new Dispatcher(head, { run: startRun, die: farewell });
-    writeFrame(peer.socket, FRAME.loaded, 0, { signature: answer.signature });
+    writeFrame(peer.socket, FRAME.loaded, 0, answer.loaded);
   } else if (answer.kind === 'ran') {
     dispatcher?.ran(answer.batch, answer.outputs, answer.runMs);
   } else if (answer.kind === 'failed' && answer.batch !== null) {

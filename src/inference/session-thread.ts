@@ -7,10 +7,13 @@ export type SessionOrder =
   | { kind: 'load'; model: Uint8Array; threads: number; device: string }
   | { kind: 'run'; batch: number; inputs: readonly Tensor[]; outputs: readonly string[] | null };
 
+/** What is known of a model once it is loaded. `partlyOnCpu`: its device has no kernel for some of its operators, which run on the CPU. */
+export type LoadedModel = { signature: Signature; partlyOnCpu: boolean };
+
 /** `runMs`: the run alone, without the hops between threads. */
 export type SessionAnswer =
   | { kind: 'ready' }
-  | { kind: 'loaded'; signature: Signature }
+  | { kind: 'loaded'; loaded: LoadedModel }
   | { kind: 'ran'; batch: number; outputs: Tensor[]; runMs: number }
   | { kind: 'failed'; batch: number | null; message: string };
 
@@ -67,18 +70,23 @@ function providerOf(device: string): Ort.InferenceSession.ExecutionProviderConfi
  * The arena is off: it would keep the memory of the largest batch ever seen, and costs nothing measurable to do without (MLP 784-128-10,
  * SqueezeNet and ResNet-50 within noise, measured on 2 cores, Nov 2026). Spinning is off because many runners share the cores.
  */
-async function load({ model, threads, device }: SessionOrder & { kind: 'load' }): Promise<Signature> {
-  session = await ort.InferenceSession.create(model, {
-    executionProviders: [providerOf(device)],
-    intraOpNumThreads: threads,
-    interOpNumThreads: 1,
-    enableCpuMemArena: false,
-    logSeverityLevel: 4,
-    extra: { session: { intra_op: { allow_spinning: '0' } } },
-  });
+async function load({ model, threads, device }: SessionOrder & { kind: 'load' }): Promise<LoadedModel> {
+  const create = (disableCpuFallback: boolean) =>
+    ort.InferenceSession.create(model, {
+      executionProviders: [providerOf(device)],
+      intraOpNumThreads: threads,
+      interOpNumThreads: 1,
+      enableCpuMemArena: false,
+      logSeverityLevel: 4,
+      extra: { session: { intra_op: { allow_spinning: '0' }, disable_cpu_ep_fallback: disableCpuFallback ? '1' : '0' } },
+    });
+  // The runtime has no other way to tell: a session that is refused without the CPU and made with it has operators there.
+  const whole = device === 'cpu' ? null : await create(true).catch(() => null);
+  session = whole ?? (await create(false));
   const inputs = session.inputMetadata.map(describe);
   const outputs = session.outputMetadata.map(describe);
-  return { inputs, outputs, batchDimension: batchDimension([...inputs, ...outputs]) };
+  const signature = { inputs, outputs, batchDimension: batchDimension([...inputs, ...outputs]) };
+  return { signature, partlyOnCpu: device !== 'cpu' && whole === null };
 }
 
 function describe(metadata: Ort.InferenceSession.ValueMetadata): SignatureTensor {
@@ -144,7 +152,7 @@ function answer(message: SessionAnswer): void {
 
 parentPort?.on('message', async (order: SessionOrder) => {
   try {
-    answer(order.kind === 'load' ? { kind: 'loaded', signature: await load(order) } : await run(order));
+    answer(order.kind === 'load' ? { kind: 'loaded', loaded: await load(order) } : await run(order));
   } catch (error) {
     const message = error instanceof Error ? error.message : String(error);
     answer({ kind: 'failed', batch: order.kind === 'run' ? order.batch : null, message });

@@ -27,7 +27,7 @@ async function meet(model: Uint8Array): Promise<{ outcome: string; outputs: stri
     { size: 3, wholeMax: 3 },
     { size: 8, wholeMax: 1 },
   ]) {
-    const inputs = randomInputs(loaded.signature, 2, range);
+    const inputs = randomInputs(loaded.loaded.signature, 2, range);
     if (inputs === null) continue;
     const ran = await order({ kind: 'run', batch: 1, inputs, outputs: null });
     if (ran.kind !== 'ran') continue;

@@ -1,7 +1,7 @@
 import { existsSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { describe, expect, test } from 'vitest';
-import { createInference, type Inference } from '../../src/inference/inference.ts';
+import { createInference } from '../../src/inference/inference.ts';
 import { node, tensor } from '../../src/inference/onnx/onnx.ts';
 import { floats, numbersOf, request, testFleet, testInference, versionOf } from './setup.ts';
 import { identityModel, tinyModel } from './tiny-models.ts';
@@ -17,10 +17,6 @@ const unless = (there: boolean, what: string) => (there ? '' : ` (not run: no ${
 
 const row = floats([1, 2], [1, 2]);
 const LIMIT = { timeout: 90_000 };
-
-async function deviceOf(inference: Inference): Promise<string | undefined> {
-  return (await inference.status()).deployments[0]?.replicas[0]?.device;
-}
 
 /** A convolution and a dense layer, as a small network has them. */
 function network(): Uint8Array {
@@ -44,7 +40,7 @@ describe('the chain of devices', () => {
   test('is the CPU where nothing else is there, and a prediction says so', async () => {
     const inference = await testInference({ devices: 'cpu' });
     expect(await inference.run(request(versionOf(identityModel()), [row]))).toMatchObject({ device: 'cpu' });
-    expect(await deviceOf(inference)).toBe('cpu');
+    expect((await inference.status()).deployments[0]?.replicas).toMatchObject([{ device: 'cpu', partlyOnCpu: false }]);
   });
 
   test.skipIf(hasCuda)('goes on to the next device where one does not work, and to the CPU where none does', LIMIT, async () => {
@@ -76,6 +72,22 @@ describe('the chain of devices', () => {
     }
     expect((await gpu.inspect(network(), { runLimitMs: 20_000, maxBatchRows: 2 })).profile.device).toBe('webgpu');
     await gpu[Symbol.asyncDispose]();
+  });
+
+  test.skipIf(!hasVulkan)(`tells where operators of a model have to run on the CPU${unless(hasVulkan, 'Vulkan')}`, LIMIT, async () => {
+    const gpu = await testInference({ devices: 'webgpu', deviceEnvironment: vulkan });
+    const whole = versionOf(network(), { id: 'whole' });
+    const strings = identityModel('BYTES', ['N']);
+    const partly = versionOf(strings, { id: 'partly' });
+    await gpu.load(whole);
+    await gpu.load(partly);
+    const replicas = (await gpu.status()).deployments.map(({ versionId, replicas: [replica] }) => [versionId, replica]);
+    expect(Object.fromEntries(replicas)).toMatchObject({
+      whole: { device: 'webgpu', partlyOnCpu: false },
+      partly: { device: 'webgpu', partlyOnCpu: true },
+    });
+    const { profile } = await gpu.inspect(strings, { runLimitMs: 20_000, maxBatchRows: 1 });
+    expect(profile).toMatchObject({ device: 'webgpu', partlyOnCpu: true });
   });
 
   test.skipIf(!hasCuda)(`runs on CUDA as on the CPU${unless(hasCuda, 'CUDA device')}`, LIMIT, async () => {
