@@ -1,5 +1,5 @@
 import type { Invalidations } from '../access/access.ts';
-import { asSystem, asTenant, type Database } from '../base/database.ts';
+import { asSystem, asTenant, type Database, type Tx } from '../base/database.ts';
 import { MercatoError } from '../base/errors.ts';
 import type { Log } from '../base/log.ts';
 import type { ModelVersion, ModelVersionState, Prisma } from '../generated/prisma/client.ts';
@@ -57,6 +57,7 @@ export function createChecks({ db, store, inference, invalidations, jobs, log }:
       const { signature, profile, ...found } = await inference.inspect(bytes, gateOf(version), (contents) =>
         change(version, { state: 'CHECKED', contents }),
       );
+      tellFallbacks(version, profile);
       const measured = { threads: profile.threads, profile: { ...profile, measuredAt: new Date().toISOString() } };
       return { state: 'READY', signature: signature as unknown as Prisma.InputJsonObject, ...found, ...measured };
     } catch (error) {
@@ -73,33 +74,48 @@ export function createChecks({ db, store, inference, invalidations, jobs, log }:
       if (error instanceof MercatoError && error.code === 'MODEL_REJECTED') return error;
       throw error;
     });
-    const seq = await asSystem(db, async (tx) => {
-      if (verified instanceof MercatoError) await suspendUntilVerified(tx, version, verified.message);
-      else await resumeVerified(tx, id);
+    const tell = async (tx: Tx) => {
       const listing = await tx.listing.findUniqueOrThrow({ where: { modelId, publisherTenantId: tenantId } });
       return invalidations.publish(tx, 'listing', [listing.id]);
-    });
+    };
     if (verified instanceof MercatoError) {
+      const seq = await asSystem(db, async (tx) => {
+        await suspendUntilVerified(tx, version, verified.message);
+        return tell(tx);
+      });
       log.error({ versionId: id, err: verified }, 'a model version answers otherwise than it did, and is suspended');
       await inference.unload(id);
-    } else {
-      // Last: a version whose profile names the grounds of now is not looked at again.
-      const profile = { ...(version.profile as Profile), ...verified };
-      await asTenant(db, tenantId, (tx) => tx.modelVersion.updateMany({ where: { id, tenantId }, data: { profile } }));
+      return invalidations.confirmed(seq);
     }
+    tellFallbacks(version, verified);
+    await asSystem(db, (tx) => resumeVerified(tx, id));
+    // Last: a version whose profile names the grounds of now is not looked at again.
+    const profile = { ...(version.profile as object), ...verified };
+    const seq = await asTenant(db, tenantId, async (tx) => {
+      await tx.modelVersion.updateMany({ where: { id, tenantId }, data: { profile } });
+      return tell(tx);
+    });
     await invalidations.confirmed(seq);
+    // What runs was loaded before it was known which devices answer.
+    if (verified.fallbacks.length > 0) await inference.unload(id);
   }
 
-  /** Versions whose samples were answered on another device or runtime than there is now. */
+  function tellFallbacks({ id }: ModelVersion, { device, fallbacks }: Pick<Profile, 'device' | 'fallbacks'>): void {
+    for (const { device: failed, fault } of fallbacks)
+      log.warn({ versionId: id, device: failed, fault, next: device }, 'a device does not run a model; it stays on the next');
+  }
+
+  /** Versions whose samples were answered by another chain of devices or another runtime than there is now. */
   async function verifyOnNewGrounds(): Promise<void> {
     const sampled = await asSystem(db, (tx) => tx.modelVersion.count({ where: { state: 'READY', sampleCount: { gt: 0 } } }));
     if (sampled === 0) return;
-    const { device, runtime } = await inference.grounds();
+    const { devices, runtime } = await inference.grounds();
+    const chain = JSON.stringify(devices);
     await asSystem(db, async (tx) => {
       const moved = await tx.$queryRaw<CheckVersion[]>`
         select id as "versionId", tenant_id as "tenantId" from model_version where state = 'READY' and sample_count > 0
-          and (profile->>'device', profile->>'runtime') is distinct from (${device}, ${runtime}) order by id`;
-      for (const data of moved) await jobs.enqueue(tx, 'check-version', data, `${data.versionId} ${device} ${runtime}`);
+          and (profile->'devices', profile->>'runtime') is distinct from (${chain}::jsonb, ${runtime}) order by id`;
+      for (const data of moved) await jobs.enqueue(tx, 'check-version', data, `${data.versionId} ${chain} ${runtime}`);
     });
     jobs.wake('check-version');
   }

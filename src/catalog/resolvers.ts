@@ -2,7 +2,7 @@ import { authorize, authorizeOperator, type Principal, type Scope } from '../acc
 import { MercatoError } from '../base/errors.ts';
 import { globalId, type NodeType, pageRequest, parseGlobalId } from '../base/ids.ts';
 import type { Resolvers } from '../generated/schema.ts';
-import { aliasesByModel, type HostedVersion, suspensionsByVersion, versionsByModel } from './catalog.ts';
+import { aliasesByModel, type HostedVersion, type ModelVersionView, suspensionsByVersion, versionsByModel } from './catalog.ts';
 
 type Caller = { principal: Principal | null };
 
@@ -24,6 +24,10 @@ function idOf(type: NodeType, text: string): string {
 
 function sumOf(deployment: HostedVersion['deployment'], key: 'memoryBytes' | 'queued' | 'running'): number {
   return deployment?.replicas.reduce((sum, replica) => sum + replica[key], 0) ?? 0;
+}
+
+function fallbackFindings(profile: ModelVersionView['profile']): string[] {
+  return profile?.fallbacks?.map(({ device, fault }) => `It does not run on ${device}, but on ${profile.device}: ${fault}`) ?? [];
 }
 
 export const resolvers = {
@@ -132,13 +136,13 @@ export const resolvers = {
   ModelVersion: {
     id: (version) => globalId('ModelVersion', version.id),
     sizeBytes: (version) => version.sizeBytes.toString(),
-    inspection: ({ contents, batchFinding }) => {
+    inspection: ({ contents, batchFinding, profile }) => {
       if (contents === null) return null;
       const { parameters, findings, estimates, ...rest } = contents;
       return {
         ...rest,
         parameters: String(parameters),
-        findings: batchFinding === null ? findings : [...findings, batchFinding],
+        findings: [...findings, ...(batchFinding === null ? [] : [batchFinding]), ...fallbackFindings(profile)],
         estimates: estimates.map((one) => ({ ...one, activationBytes: one.activationBytes?.toString() ?? null })),
       };
     },

@@ -6,5 +6,6 @@ export function runnable(version: ModelVersionView, signature: Signature): Runna
   const { id, sha256, joinable, trusted, maxBatchRows, runLimitMs, threads, profile, contents } = version;
   const shared = trusted || (contents?.rowsProved ?? false);
   const peakMemoryBytes = profile?.peakMemoryBytes || null;
-  return { id, file: sha256, signature, joinable, shared, trusted, maxBatchRows, runLimitMs, threads, peakMemoryBytes };
+  const passedOver = profile?.fallbacks?.map(({ device }) => device) ?? [];
+  return { id, file: sha256, signature, joinable, shared, trusted, maxBatchRows, runLimitMs, threads, passedOver, peakMemoryBytes };
 }

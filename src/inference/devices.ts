@@ -5,6 +5,14 @@ import { loadInto } from './load.ts';
 import { encodeModel, graph, model, node, value } from './onnx/onnx.ts';
 import type { Runner } from './runner-process.ts';
 
+/** A device that did not run a model which a later one ran; `fault`: what went wrong. */
+export type Fallback = { device: string; fault: string };
+
+/** What went wrong on a device, in words. */
+export function faultOf(error: unknown): string {
+  return error instanceof RunnerLost ? 'its process crashed' : error instanceof Error ? error.message : String(error);
+}
+
 /** The devices that versions are tried on, in this order: `cuda:N`, `webgpu`, `cpu`. */
 export type DeviceChain = readonly [string, ...string[]];
 
@@ -37,7 +45,7 @@ function listed(folder: string, pattern: RegExp): string[] {
 export async function usableDevices(setting: string, env: DeviceEnvironment, take: () => Promise<Runner>, log: Log): Promise<DeviceChain> {
   const usable: string[] = [];
   for (const device of candidates(setting, env)) {
-    const fault = device === 'cpu' ? null : await faultOf(device, await take());
+    const fault = device === 'cpu' ? null : await tried(device, await take());
     if (fault === null) usable.push(device);
     else if (setting === 'auto') log.info({ device, fault }, 'a device does not work here');
     else log.error({ device, fault }, 'a device of MERCATO_DEVICES does not work here');
@@ -47,7 +55,7 @@ export async function usableDevices(setting: string, env: DeviceEnvironment, tak
 }
 
 /** Why a device does not work; null: it gave the right answer. */
-async function faultOf(device: string, runner: Runner): Promise<string | null> {
+async function tried(device: string, runner: Runner): Promise<string | null> {
   try {
     await loadInto(runner, { ...PROBE, device }, PROBE_MODEL);
     const x = { name: 'x', datatype: 'FP32', shape: [2], data: new Uint8Array(Float32Array.of(-1, 2).buffer) } as const;
@@ -57,7 +65,7 @@ async function faultOf(device: string, runner: Runner): Promise<string | null> {
     const answer = [...new Float32Array((outputs[0]?.data ?? new Uint8Array()).slice().buffer)];
     return String(answer) === '0,2' ? null : `it answers ${answer}`;
   } catch (error) {
-    return error instanceof RunnerLost ? 'its process crashed' : error instanceof Error ? error.message : String(error);
+    return faultOf(error);
   } finally {
     runner.kill();
   }

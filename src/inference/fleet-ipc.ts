@@ -3,7 +3,7 @@ import { ERRORS, type ErrorCode, type ErrorData, MercatoError } from '../base/er
 import type { FleetPort } from './fleet.ts';
 
 /** How the server processes of one host reach the fleet of the one that owns it: the channel that a child has with its parent. */
-const METHODS = ['claim', 'borrow', 'giveBack', 'unload', 'pin', 'status'] as const;
+const METHODS = ['claim', 'devices', 'borrow', 'giveBack', 'unload', 'pin', 'status'] as const;
 type Method = (typeof METHODS)[number];
 type Ask = { fleet: 'ask'; id: number; method: Method; args: unknown[] };
 type Failure = { code: ErrorCode | null; message: string; data: ErrorData };
@@ -81,6 +81,7 @@ export function connectFleet(parent: NodeJS.Process): FleetPort {
 
   return {
     claim: (version, dead) => ask('claim', version, dead),
+    devices: () => ask('devices'),
     borrow: () => ask('borrow'),
     giveBack: (loanId) => ask('giveBack', loanId),
     unload: (versionId) => ask('unload', versionId),

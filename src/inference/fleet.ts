@@ -22,12 +22,14 @@ export type LoadableVersion = {
   maxBatchRows: number;
   runLimitMs: number;
   threads: number;
+  /** Devices that the gate saw not to run it. */
+  passedOver: readonly string[];
   /** The most that its process was seen to hold; null: it was never measured. */
   peakMemoryBytes: number | null;
 };
 
-/** A runner without a model that its borrower may load, on one of the devices, and use up. */
-export type Loan = { id: string; path: string; devices: DeviceChain };
+/** A runner without a model that its borrower may load and use up. */
+export type Loan = { id: string; path: string };
 
 /** `partlyOnCpu`: the device has no kernel for some of the model's operators. */
 type ReplicaStatus = Pick<RunnerStats, 'memoryBytes' | 'queued' | 'running' | 'queueMs' | 'runMs'> & {
@@ -53,6 +55,8 @@ export type FleetPort = {
    * caller could not reach. OVERLOADED where no room can be made within 2 s, MODEL_FAILED where it cannot be loaded.
    */
   claim(version: LoadableVersion, dead: readonly string[]): Promise<string[]>;
+  /** What versions are tried on, in this order. */
+  devices(): Promise<DeviceChain>;
   borrow(): Promise<Loan>;
   giveBack(loanId: string): Promise<void>;
   /** Ends the version's runners once they have answered what they were asked, and resolves when they are gone. */
@@ -146,13 +150,17 @@ export class Fleet implements FleetPort {
     return this.#usable(deployed).map(({ runner }) => runner.path);
   }
 
+  devices(): Promise<DeviceChain> {
+    return this.#options.devices;
+  }
+
   async borrow(): Promise<Loan> {
     const runner = await this.#supervisor.take();
     const id = String(++this.#loanCount);
     this.#loans.set(id, runner);
     // What it is to load is unproven, and who serves goes first.
     lowerPriority(runner.pid);
-    return { id, path: runner.path, devices: await this.#options.devices };
+    return { id, path: runner.path };
   }
 
   async giveBack(loanId: string): Promise<void> {
@@ -245,9 +253,16 @@ export class Fleet implements FleetPort {
     }
   }
 
+  /** The devices that may run a version; the last of all where each was seen not to. */
+  async #chainOf({ passedOver }: LoadableVersion): Promise<readonly string[]> {
+    const devices = await this.#options.devices;
+    const left = devices.filter((device) => !passedOver.includes(device));
+    return left.length > 0 ? left : devices.slice(-1);
+  }
+
   /** Loads a model on the first device that takes it. */
   async #place(version: LoadableVersion, model: Uint8Array): Promise<Placed> {
-    const devices = await this.#options.devices;
+    const devices = await this.#chainOf(version);
     for (const [index, device] of devices.entries()) {
       const runner = await this.#supervisor.take();
       try {

@@ -5,9 +5,14 @@ import type { Signature } from './tensor.ts';
 /** A version as it can be loaded and called. */
 export type RunnableVersion = LoadableVersion & { signature: Signature };
 
+/** What of a version goes to the fleet. */
+function loadable({ signature: _, ...version }: RunnableVersion): LoadableVersion {
+  return version;
+}
+
 /** This process's connections to the runners of one version. */
 class Host {
-  readonly #version: LoadableVersion;
+  readonly #version: RunnableVersion;
   readonly #fleet: FleetPort;
   readonly #onEmpty: () => void;
   readonly #connections = new Map<string, RunnerConnection>();
@@ -15,7 +20,7 @@ class Host {
   readonly #dead = new Set<string>();
   #opening: Promise<RunnerConnection> | null = null;
 
-  constructor(version: LoadableVersion, fleet: FleetPort, onEmpty: () => void) {
+  constructor(version: RunnableVersion, fleet: FleetPort, onEmpty: () => void) {
     this.#version = version;
     this.#fleet = fleet;
     this.#onEmpty = onEmpty;
@@ -49,9 +54,7 @@ class Host {
   }
 
   async #open(): Promise<RunnerConnection> {
-    const { id, file, joinable, shared, trusted, maxBatchRows, runLimitMs, threads, peakMemoryBytes } = this.#version;
-    const version = { id, file, joinable, shared, trusted, maxBatchRows, runLimitMs, threads, peakMemoryBytes };
-    const paths = await this.#fleet.claim(version, [...this.#dead]);
+    const paths = await this.#fleet.claim(loadable(this.#version), [...this.#dead]);
     this.#dead.clear();
     await Promise.all(paths.map((path) => this.add(path)));
     const connection = this.pick('');

@@ -3,7 +3,7 @@ import { type RunRequest, type RunResult, runRequest } from './calls.ts';
 import { type DeviceEnvironment, usableDevices, wantsGpu } from './devices.ts';
 import { Fleet, type FleetOptions, type FleetPort, type InferenceStatus } from './fleet.ts';
 import { Hosts, type RunnableVersion } from './hosts.ts';
-import { type Gate, type Grounds, groundsOf, type Inspection, inspectModel, type OnRead, verifySamples } from './inspect.ts';
+import { type Gate, type Grounds, groundsOf, type Inspection, inspectModel, type OnRead, type Verified, verifySamples } from './inspect.ts';
 import { createRunFolder } from './run-folder.ts';
 import { Supervisor } from './supervisor.ts';
 
@@ -36,8 +36,8 @@ export type Inference = AsyncDisposable & {
    */
   inspect(model: Uint8Array, gate: Gate, onRead?: OnRead): Promise<Inspection>;
   /** Runs the samples of a version again, on what runs versions now. MODEL_REJECTED where it answers otherwise; RunnerLost and others where that cannot be told. */
-  verify(model: Uint8Array, gate: Gate): Promise<Grounds>;
-  /** What a version that is loaded now runs on where it can. */
+  verify(model: Uint8Array, gate: Gate): Promise<Verified>;
+  /** What versions run on now. */
   grounds(): Promise<Grounds>;
   /**
    * Runs a model, loading it first where needed; more rows than `maxBatchRows` run in slices, all or nothing. OVERLOADED with `retryAfterMs`,

@@ -1,6 +1,7 @@
 import { readFileSync } from 'node:fs';
 import { MercatoError } from '../base/errors.ts';
 import { type CallResult, connectRunner, type RunnerConnection, RunnerLost, RunnerOverran } from './connection.ts';
+import { type DeviceChain, type Fallback, faultOf } from './devices.ts';
 import type { FleetPort } from './fleet.ts';
 import { loadInto } from './load.ts';
 import { type Contents, readContents } from './onnx/onnx.ts';
@@ -28,8 +29,10 @@ export type Gate = { runLimitMs: number; maxBatchRows: number; samples?: readonl
 /** Told what the file says before a runtime sees it. */
 export type OnRead = (contents: Contents) => Promise<void>;
 
-/** What answers a version's samples; another one may answer otherwise. */
-export type Grounds = { device: string; runtime: string };
+/** What a version runs on: the chain of devices and the runtime that there are. Another one may answer its samples otherwise. */
+export type Grounds = Pick<Profile, 'devices' | 'runtime'>;
+/** What answered a version's samples. */
+export type Verified = Grounds & Pick<Profile, 'device' | 'partlyOnCpu' | 'fallbacks'>;
 
 const { version } = JSON.parse(readFileSync(new URL(import.meta.resolve('onnxruntime-node/package.json')), 'utf8')) as { version: string };
 const RUNTIME = `onnxruntime-node ${version}`;
@@ -37,15 +40,17 @@ const RUNTIME = `onnxruntime-node ${version}`;
 /** The whole of a check: less than its job may take, so that a slow model does not take the place of others. */
 const GATE_MS = 240_000;
 
-type Loaded = Bench & LoadedModel & { loadMs: number; device: string };
-
 /** As `Inference.verify` says. */
-export async function verifySamples(model: Uint8Array, gate: Gate, fleet: FleetPort): Promise<Grounds> {
+export async function verifySamples(model: Uint8Array, gate: Gate, fleet: FleetPort): Promise<Verified> {
+  const box = boxed(gate);
   try {
-    return await inRunner(model, boxed(gate), fleet, async ({ signature, device, run }) => {
-      await checkSamples(gate.samples ?? [], signature, gate.maxBatchRows, run);
-      return { device, runtime: RUNTIME };
+    const { done, ...chosen } = await onChain(fleet, async (device) => {
+      return inRunner(model, { ...box, device }, fleet, async ({ signature, partlyOnCpu, run }) => {
+        await checkSamples(gate.samples ?? [], signature, gate.maxBatchRows, run);
+        return { device, partlyOnCpu, doubt: null };
+      });
     });
+    return { device: done.device, partlyOnCpu: done.partlyOnCpu, runtime: RUNTIME, ...chosen };
   } catch (error) {
     // Of a model that answered before, a crash or a late run may be the host's: the check is tried again.
     if (error instanceof TooSlow) throw new Error('the samples could not be verified in time', { cause: error });
@@ -56,41 +61,47 @@ export async function verifySamples(model: Uint8Array, gate: Gate, fleet: FleetP
 
 /** As `Inference.grounds` says. */
 export async function groundsOf(fleet: FleetPort): Promise<Grounds> {
-  const loan = await fleet.borrow();
-  await fleet.giveBack(loan.id);
-  return { device: loan.devices[0] ?? 'cpu', runtime: RUNTIME };
+  return { devices: await fleet.devices(), runtime: RUNTIME };
 }
 
 /** As `Inference.inspect` says. */
 export async function inspectModel(model: Uint8Array, gate: Gate, fleet: FleetPort, onRead?: OnRead): Promise<Inspection> {
   const contents = readContents(model, gate.maxBatchRows > 1 ? [1, gate.maxBatchRows] : [1]);
   await onRead?.(contents);
+  const box = boxed(gate);
   try {
-    const box = boxed(gate);
-    return await inRunner(model, box, fleet, async (loaded) => {
-      const { signature, loadMs, device, partlyOnCpu } = loaded;
-      const { range, ...found } = await probe(signature, async (inputs, rows) => (await loaded.run(inputs, rows)).outputs);
-      await checkSamples(gate.samples ?? [], signature, gate.maxBatchRows, loaded.run);
-      const { latencies, failedRows } = await measure(signature, range, gate.maxBatchRows, loaded);
-      const most = failedRows === null ? undefined : latencies.at(-1)?.rows;
-      const maxBatchRows = most ?? gate.maxBatchRows;
-      const limit = most === undefined ? '' : ` A run of ${failedRows} rows failed: its batch limit is ${most}.`;
-      const finding = { ...found, batchFinding: found.batchFinding + limit, maxBatchRows };
-      const peakMemoryBytes = await peakOf(loaded);
-      const profile = { device, partlyOnCpu, runtime: RUNTIME, loadMs, peakMemoryBytes, threads: 1, latencies };
-      const threads = threadsToTry(latencies);
-      if (threads === null) return { signature, ...finding, profile };
-      const more = await inRunner(model, { ...box, threads }, fleet, async (second) => {
-        return (await measure(signature, range, maxBatchRows, second)).latencies;
-      });
-      const best = isWorth(latencies, more) ? { threads, latencies: more } : {};
-      return { signature, ...finding, profile: { ...profile, ...best } };
+    const { done, ...chosen } = await onChain(fleet, (device) => {
+      return inRunner(model, { ...box, device }, fleet, (loaded) => look(loaded, gate, device));
     });
+    const { signature, range, found, profile } = done;
+    const finding = { signature, ...found, profile: { ...profile, ...chosen } };
+    const threads = threadsToTry(profile.latencies);
+    if (threads === null) return finding;
+    const more = await inRunner(model, { ...box, threads, device: profile.device }, fleet, async (loaded) => {
+      return (await measure(signature, range, found.maxBatchRows, loaded)).latencies;
+    });
+    const best = isWorth(profile.latencies, more) ? { threads, latencies: more } : {};
+    return { ...finding, profile: { ...finding.profile, ...best } };
   } catch (error) {
     throw rejected(error);
   }
 }
 
+/** What one device shows of a model. `doubt`: why it may be the device that does not run it. */
+async function look(loaded: Loaded, { maxBatchRows: asked, samples = [] }: Gate, device: string) {
+  const { signature, loadMs, partlyOnCpu } = loaded;
+  const { range, ...found } = await probe(signature, async (inputs, rows) => (await loaded.run(inputs, rows)).outputs);
+  await checkSamples(samples, signature, asked, loaded.run);
+  const { latencies, failedRows } = await measure(signature, range, asked, loaded);
+  const most = failedRows === null ? undefined : latencies.at(-1)?.rows;
+  const limit = most === undefined ? '' : ` A run of ${failedRows} rows failed: its batch limit is ${most}.`;
+  const profile = { device, partlyOnCpu, runtime: RUNTIME, loadMs, peakMemoryBytes: await peakOf(loaded), threads: 1, latencies };
+  const { batchFinding } = found;
+  const doubt = range === null ? batchFinding : null;
+  return { signature, range, found: { ...found, batchFinding: batchFinding + limit, maxBatchRows: most ?? asked }, profile, doubt };
+}
+
+type Loaded = Bench & LoadedModel & { loadMs: number };
 type Options = Omit<Gate, 'samples'> & { threads: number; endMs: number; limitMs: number };
 
 const boxed = ({ limitMs = GATE_MS, ...gate }: Gate): Options => ({ ...gate, threads: 1, endMs: performance.now() + limitMs, limitMs });
@@ -101,37 +112,66 @@ class TooSlow extends MercatoError {
   }
 }
 
-/** Does something with a runner that serves nothing else, and ends it; on the first device that takes the model. */
-async function inRunner<T>(model: Uint8Array, options: Options, fleet: FleetPort, work: (loaded: Loaded) => Promise<T>): Promise<T> {
-  for (let tried = 0; ; tried++) {
-    const loan = await fleet.borrow();
-    let late = false;
-    const overtime = setTimeout(() => {
-      late = true;
-      void fleet.giveBack(loan.id);
-    }, options.endMs - performance.now());
+/**
+ * Does something on each device of the chain until one does it well. What fails on the last is the model's fault, on another it may be the device's. A model
+ * that no device is sure of stays on the first that took it.
+ */
+async function onChain<T extends { doubt: string | null }>(
+  fleet: FleetPort,
+  work: (device: string) => Promise<T>,
+): Promise<{ done: T; devices: DeviceChain; fallbacks: Fallback[] }> {
+  const devices = await fleet.devices();
+  const fallbacks: Fallback[] = [];
+  let unsure: { done: T; devices: DeviceChain; fallbacks: Fallback[] } | null = null;
+  let failure: unknown = null;
+  for (const device of devices) {
     try {
-      const device = loan.devices[tried] ?? 'cpu';
-      const startedMs = performance.now();
-      const connection = await connectRunner(loan.path, () => {});
-      const runner = { connection, kill: () => void fleet.giveBack(loan.id) };
-      const loading = loadInto(runner, { ...options, device, joinable: false, shared: false }, model.slice());
-      const described = await loading.catch((error: unknown) => {
-        if (!late && tried + 1 < loan.devices.length) return null;
-        throw error;
-      });
-      if (described === null) continue;
-      const loadMs = performance.now() - startedMs;
-      const run = (inputs: readonly Tensor[], rows: number) => runAlone(connection, inputs, rows, options.runLimitMs);
-      const done = await work({ ...described, loadMs, device, run, stats: () => connection.stats() });
-      if (late) throw new TooSlow(options);
-      return done;
+      const done = await work(device);
+      if (done.doubt === null) return { done, devices, fallbacks };
+      unsure ??= { done, devices, fallbacks: [...fallbacks] };
+      fallbacks.push({ device, fault: done.doubt });
     } catch (error) {
-      throw late ? new TooSlow(options) : error;
-    } finally {
-      clearTimeout(overtime);
-      await fleet.giveBack(loan.id);
+      failure = error;
+      if (error instanceof TooSlow || !mayBeDevices(error)) break;
+      fallbacks.push({ device, fault: faultOf(error) });
     }
+  }
+  if (unsure === null) throw failure;
+  return unsure;
+}
+
+function mayBeDevices(error: unknown): boolean {
+  return error instanceof RunnerLost || (error instanceof MercatoError && ['MODEL_FAILED', 'MODEL_REJECTED'].includes(error.code));
+}
+
+/** Does something with a runner that serves nothing else, and ends it. */
+async function inRunner<T>(
+  model: Uint8Array,
+  options: Options & { device: string },
+  fleet: FleetPort,
+  work: (loaded: Loaded) => Promise<T>,
+): Promise<T> {
+  const loan = await fleet.borrow();
+  let late = false;
+  const overtime = setTimeout(() => {
+    late = true;
+    void fleet.giveBack(loan.id);
+  }, options.endMs - performance.now());
+  try {
+    const startedMs = performance.now();
+    const connection = await connectRunner(loan.path, () => {});
+    const runner = { connection, kill: () => void fleet.giveBack(loan.id) };
+    const described = await loadInto(runner, { ...options, joinable: false, shared: false }, model.slice());
+    const loadMs = performance.now() - startedMs;
+    const run = (inputs: readonly Tensor[], rows: number) => runAlone(connection, inputs, rows, options.runLimitMs);
+    const done = await work({ ...described, loadMs, run, stats: () => connection.stats() });
+    if (late) throw new TooSlow(options);
+    return done;
+  } catch (error) {
+    throw late ? new TooSlow(options) : error;
+  } finally {
+    clearTimeout(overtime);
+    await fleet.giveBack(loan.id);
   }
 }
 

@@ -4,7 +4,7 @@ import type { LoadedModel } from './session-thread.ts';
 
 const LOAD_LIMIT_MS = 60_000;
 
-export type LoadOptions = Omit<LoadableVersion, 'id' | 'file' | 'trusted' | 'peakMemoryBytes'> & { device: string };
+export type LoadOptions = Omit<LoadableVersion, 'id' | 'file' | 'trusted' | 'passedOver' | 'peakMemoryBytes'> & { device: string };
 /** What loads a model: a runner, or somebody's own connection to one. */
 type Loads = Pick<Runner, 'kill'> & { connection: Pick<Runner['connection'], 'loadModel'> };
 

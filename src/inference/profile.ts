@@ -1,6 +1,7 @@
 import { availableParallelism } from 'node:os';
 import type { CallResult } from './connection.ts';
 import { RunnerLost } from './connection.ts';
+import type { DeviceChain, Fallback } from './devices.ts';
 import type { RunnerStats } from './frames.ts';
 import { type InputRange, randomInputs } from './random-inputs.ts';
 import type { Signature, Tensor } from './tensor.ts';
@@ -9,12 +10,15 @@ import type { Signature, Tensor } from './tensor.ts';
 export type Latency = { rows: number; p50Ms: number; rowsPerSecond: number };
 
 /**
- * What the gate measured of a version, on this machine and alone. `partlyOnCpu`: its device has no kernel for some of its operators. `loadMs`: until its first run could begin. `peakMemoryBytes`: the
+ * What the gate measured of a version, on this machine and alone. `partlyOnCpu`: its device has no kernel for some of its operators. `devices`: the chain that there
+ * was, of which `fallbacks` did not run it. `loadMs`: until its first run could begin. `peakMemoryBytes`: the
  * most that its process held for itself, with all that was run. `latencies`: by rows, rising; empty where no random input suits the model. `threads`: what runs it best.
  */
 export type Profile = {
   device: string;
   partlyOnCpu: boolean;
+  devices: DeviceChain;
+  fallbacks: Fallback[];
   runtime: string;
   loadMs: number;
   peakMemoryBytes: number;

@@ -42,7 +42,16 @@ export async function openEngine(changes: Partial<FleetConfig>): Promise<Engine>
   const fleet = stack.use(createFleet({ dataDir, readModel, ...bounds, ...changes }, createLog('error')));
   const inference = stack.use(createInference(fleet));
   const signature = { inputs: [], outputs: [], batchDimension: 'N' };
-  const common = { joinable: true, shared: false, trusted: true, maxBatchRows: 64, runLimitMs: 10_000, threads: 1, peakMemoryBytes: null };
+  const common = {
+    joinable: true,
+    shared: false,
+    trusted: true,
+    maxBatchRows: 64,
+    runLimitMs: 10_000,
+    threads: 1,
+    passedOver: [],
+    peakMemoryBytes: null,
+  };
   return {
     inference,
     version: (id, file, more) => ({ id, file, signature, ...common, ...more }),

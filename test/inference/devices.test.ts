@@ -1,16 +1,11 @@
 import { existsSync } from 'node:fs';
-import { tmpdir } from 'node:os';
 import { describe, expect, test } from 'vitest';
 import { createInference } from '../../src/inference/inference.ts';
 import { node, tensor } from '../../src/inference/onnx/onnx.ts';
+import { hasVulkan, vulkan } from '../support/vulkan.ts';
 import { floats, numbersOf, request, testFleet, testInference, versionOf } from './setup.ts';
-import { identityModel, tinyModel } from './tiny-models.ts';
+import { identityModel, poolModel, tinyModel } from './tiny-models.ts';
 
-/** Chromium's software implementation of Vulkan, or whatever driver the environment names. */
-const ICD = process.env.VK_ICD_FILENAMES ?? '/usr/lib/chromium/vk_swiftshader_icd.json';
-const hasVulkan =
-  existsSync(ICD) && ['/usr/lib/x86_64-linux-gnu', '/usr/lib64', '/usr/lib'].some((lib) => existsSync(`${lib}/libvulkan.so.1`));
-const vulkan = { VK_ICD_FILENAMES: ICD, XDG_RUNTIME_DIR: process.env.XDG_RUNTIME_DIR ?? tmpdir() };
 const hasCuda = existsSync('/dev/nvidia0');
 
 const unless = (there: boolean, what: string) => (there ? '' : ` (not run: no ${what})`);
@@ -88,6 +83,29 @@ describe('the chain of devices', () => {
     });
     const { profile } = await gpu.inspect(strings, { runLimitMs: 20_000, maxBatchRows: 1 });
     expect(profile).toMatchObject({ device: 'webgpu', partlyOnCpu: true });
+  });
+
+  const unlessVulkan = unless(hasVulkan, 'Vulkan');
+  test.skipIf(!hasVulkan)(`checks a model on the next device where one takes it but does not run it${unlessVulkan}`, LIMIT, async () => {
+    const inference = await testInference({ devices: 'webgpu,cpu', deviceEnvironment: vulkan });
+    const gate = { runLimitMs: 20_000, maxBatchRows: 2 };
+    const { profile } = await inference.inspect(poolModel(), gate);
+    expect(profile).toMatchObject({ device: 'cpu', partlyOnCpu: false, devices: ['webgpu', 'cpu'] });
+    expect(profile.fallbacks).toMatchObject([{ device: 'webgpu', fault: expect.stringContaining('Indices') }]);
+    expect(profile.latencies.map(({ rows }) => rows)).toEqual([1, 2]);
+    const ill = versionOf(poolModel(), { id: 'ill', passedOver: ['webgpu'] });
+    const well = versionOf(network(), { id: 'well' });
+    await Promise.all([ill, well].map((version) => inference.load(version)));
+    const { deployments } = await inference.status();
+    const devices = deployments.map(({ versionId, replicas: [replica] }) => [versionId, replica?.device]);
+    expect(Object.fromEntries(devices)).toEqual({ ill: 'cpu', well: 'webgpu' });
+  });
+
+  test.skipIf(!hasVulkan)(`keeps a model that no device is sure of on the first${unlessVulkan}`, LIMIT, async () => {
+    const inference = await testInference({ devices: 'webgpu,cpu', deviceEnvironment: vulkan });
+    const never = tinyModel([['x', 'FP32', ['N', 2]]], [['y', 'FP32', ['N', 2]]], [node('MatMul', ['x', 'x'], ['y'])]);
+    const { profile } = await inference.inspect(never, { runLimitMs: 20_000, maxBatchRows: 1 });
+    expect(profile).toMatchObject({ device: 'webgpu', fallbacks: [], latencies: [] });
   });
 
   test.skipIf(!hasCuda)(`runs on CUDA as on the CPU${unless(hasCuda, 'CUDA device')}`, LIMIT, async () => {

@@ -26,6 +26,7 @@ const version: RunnableVersion = {
   maxBatchRows: 1,
   runLimitMs: 10_000,
   threads: 1,
+  passedOver: [],
   peakMemoryBytes: null,
 };
 const x = { name: 'x', datatype: 'FP32', shape: [1], data: new Uint8Array(4) } as const;

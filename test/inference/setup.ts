@@ -65,6 +65,7 @@ export function versionOf(model: Uint8Array, changes: Partial<RunnableVersion> =
     maxBatchRows: 8,
     runLimitMs: 30_000,
     threads: 1,
+    passedOver: [],
     peakMemoryBytes: null,
     ...changes,
   };

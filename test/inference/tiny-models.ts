@@ -59,6 +59,15 @@ export function bombModel(): Uint8Array {
   return tinyModel([['x', 'INT64', [1]]], [['y', 'FP32', ['M']]], [node('ConstantOfShape', ['x'], ['y'])]);
 }
 
+/** `y` = the largest of each pair of `x`, of which `i` says where it was: WebGPU takes it and fails in its runs (onnxruntime-node 1.30.0). */
+export function poolModel(): Uint8Array {
+  const outputs: Value[] = [
+    ['y', 'FP32', ['N', 1, 1]],
+    ['i', 'INT64', ['N', 1, 1]],
+  ];
+  return tinyModel([['x', 'FP32', ['N', 1, 2]]], outputs, [node('MaxPool', ['x'], ['y', 'i'], { kernel_shape: [2] })]);
+}
+
 /** `y` = the part of each row in the sum over all rows: rows of a run touch. */
 export function mixingModel(): Uint8Array {
   return tinyModel([['x', 'FP32', ['N', 2]]], [['y', 'FP32', ['N', 2]]], [node('Softmax', ['x'], ['y'], { axis: 0 })]);

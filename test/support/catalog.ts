@@ -7,7 +7,7 @@ import { type Access, createAccess } from '../../src/access/access.ts';
 import { systemClock } from '../../src/base/clock.ts';
 import { asSystem, type Database } from '../../src/base/database.ts';
 import { newId } from '../../src/base/ids.ts';
-import { createLog } from '../../src/base/log.ts';
+import { createLog, type Log } from '../../src/base/log.ts';
 import {
   type Catalog,
   createCatalog,
@@ -16,7 +16,7 @@ import {
   type ModelView,
   type PlanInput,
 } from '../../src/catalog/catalog.ts';
-import { createFleet, createInference } from '../../src/inference/inference.ts';
+import { createFleet, createInference, type FleetConfig } from '../../src/inference/inference.ts';
 import { createJobs } from '../../src/prediction/jobs.ts';
 import { openTestDatabase } from './database.ts';
 
@@ -38,9 +38,8 @@ export type CatalogRig = AsyncDisposable & {
 };
 
 /** A whole catalogue: database, jobs, runners, and a store in a directory of its own. */
-export async function openCatalog(): Promise<CatalogRig> {
+export async function openCatalog(options: Partial<FleetConfig> = {}, log: Log = createLog('silent')): Promise<CatalogRig> {
   const resources = new AsyncDisposableStack();
-  const log = createLog('silent');
   const dataDir = await mkdtemp(join(tmpdir(), 'catalog-'));
   resources.defer(() => rm(dataDir, { recursive: true, force: true }));
   const db = resources.use(await openTestDatabase());
@@ -57,7 +56,7 @@ export async function openCatalog(): Promise<CatalogRig> {
     devices: 'cpu',
     deviceEnvironment: {},
   };
-  const fleet = resources.use(createFleet({ dataDir, readModel: (file) => store.read(file), ...bounds }, log));
+  const fleet = resources.use(createFleet({ dataDir, readModel: (file) => store.read(file), ...bounds, ...options }, log));
   const inference = resources.use(createInference(fleet));
   const { invalidations } = access;
   const uploadsUrl = () => 'http://localhost/uploads';
