@@ -126,7 +126,7 @@ export async function openFleet(config: Config, log: Log): Promise<HostFleet> {
   const store = await createDirectoryStore(resolve(config.modelStoreDir));
   const readModel = (file: string) => store.read(file);
   const { maxLoaded, devices, deviceEnvironment, replicasMax } = config;
-  const [memoryBytesMax, keepAliveMs] = [config.modelMemoryMb * 1024 ** 2, config.keepAliveS * 1000];
+  const [memoryBytesMax, deviceMemoryBytesMax] = [config.modelMemoryMb * 1024 ** 2, config.deviceMemoryMb * 1024 ** 2];
   return createFleet(
     {
       dataDir: resolve(config.dataDir),
@@ -134,7 +134,8 @@ export async function openFleet(config: Config, log: Log): Promise<HostFleet> {
       readModel,
       maxLoaded,
       memoryBytesMax,
-      keepAliveMs,
+      deviceMemoryBytesMax,
+      keepAliveMs: config.keepAliveS * 1000,
       replicasMax,
       devices,
       deviceEnvironment,

@@ -28,9 +28,10 @@ export type Config = {
   devices: string;
   /** What drivers of graphics processors read from the environment; runners get it, where they use such. */
   deviceEnvironment: Readonly<Record<string, string>>;
-  /** Runners with a model at once, and the memory that they may hold together. */
+  /** Runners with a model at once; the memory that they may hold together, checks included, and what they may on each device other than the CPU. */
   maxLoaded: number;
   modelMemoryMb: number;
+  deviceMemoryMb: number;
   /** A model that nobody called for so long is unloaded. */
   keepAliveS: number;
   /** Runners of one model version at most. */
@@ -57,6 +58,7 @@ const DEVICES = /^(auto|(cuda:\d{1,2}|webgpu|cpu)(,(cuda:\d{1,2}|webgpu|cpu))*)$
 const DEVICE_VARIABLES = ['VK_ICD_FILENAMES', 'XDG_RUNTIME_DIR', 'CUDA_VISIBLE_DEVICES', 'LD_LIBRARY_PATH'];
 const LOG_LEVELS = ['fatal', 'error', 'warn', 'info', 'debug', 'trace', 'silent'] as const;
 const MIB = 1024 * 1024;
+const MODEL_MEMORY_MB_MAX = 16_777_216;
 
 type Env = Readonly<Record<string, string | undefined>>;
 
@@ -71,6 +73,7 @@ export function readConfig(env: Env): Config {
   if (databaseServerUrl !== null && !env.DATABASE_URL) {
     faults.push({ variable: 'DATABASE_URL', given: 'absent', expected: 'the login that migrates, where DATABASE_SERVER_URL is given' });
   }
+  const modelMemoryMb = read.integer('MERCATO_MODEL_MEMORY_MB', 64, MODEL_MEMORY_MB_MAX, Math.max(64, Math.floor(memoryBytes() / MIB / 2)));
   const config: Config = {
     production: read.choice('NODE_ENV', ['development', 'production', 'test'], 'development') === 'production',
     databaseUrl,
@@ -89,7 +92,8 @@ export function readConfig(env: Env): Config {
     devices: read.pattern('MERCATO_DEVICES', DEVICES, 'auto, or devices in their order: cuda:0,webgpu,cpu', 'auto'),
     deviceEnvironment: pick(env, DEVICE_VARIABLES),
     maxLoaded: read.integer('MERCATO_MAX_LOADED', 1, 1_000, 16),
-    modelMemoryMb: read.integer('MERCATO_MODEL_MEMORY_MB', 64, 16_777_216, Math.max(64, Math.floor(memoryBytes() / MIB / 2))),
+    modelMemoryMb,
+    deviceMemoryMb: read.integer('MERCATO_DEVICE_MEMORY_MB', 64, MODEL_MEMORY_MB_MAX, modelMemoryMb),
     keepAliveS: read.integer('MERCATO_KEEP_ALIVE_S', 1, 31_536_000, 900),
     replicasMax: read.integer('MERCATO_REPLICAS_MAX', 1, 64, Math.min(64, availableParallelism())),
     processes: read.integer('MERCATO_PROCESSES', 1, 64, databaseUrl === null ? 1 : Math.min(64, availableParallelism())),

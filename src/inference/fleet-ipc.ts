@@ -1,6 +1,6 @@
 import type { ChildProcess } from 'node:child_process';
 import { ERRORS, type ErrorCode, type ErrorData, MercatoError } from '../base/errors.ts';
-import type { FleetPort } from './fleet.ts';
+import type { FleetPort } from './fleet-port.ts';
 
 /** How the server processes of one host reach the fleet of the one that owns it: the channel that a child has with its parent. */
 const METHODS = ['claim', 'devices', 'borrow', 'giveBack', 'unload', 'pin', 'status'] as const;
@@ -82,7 +82,7 @@ export function connectFleet(parent: NodeJS.Process): FleetPort {
   return {
     claim: (version, dead) => ask('claim', version, dead),
     devices: () => ask('devices'),
-    borrow: () => ask('borrow'),
+    borrow: (fileBytes) => ask('borrow', fileBytes),
     giveBack: (loanId) => ask('giveBack', loanId),
     unload: (versionId) => ask('unload', versionId),
     pin: (versionId, pinned) => ask('pin', versionId, pinned),

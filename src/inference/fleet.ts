@@ -1,90 +1,31 @@
 import { setTimeout as sleep } from 'node:timers/promises';
 import { MercatoError } from '../base/errors.ts';
 import type { Log } from '../base/log.ts';
+import { type Footprint, footprintOf, type MemoryBounds, MemoryBudget } from './budget.ts';
 import { limitMemory, lowerPriority } from './confinement.ts';
 import { RunnerLost } from './connection.ts';
 import type { DeviceChain } from './devices.ts';
+import type { Deployment, FleetPort, InferenceStatus, LoadableVersion, Loan } from './fleet-port.ts';
 import { hostMs, type RunnerStats } from './frames.ts';
 import { loadInto } from './load.ts';
 import { modelBytes, type Runner } from './runner-process.ts';
 import type { Supervisor } from './supervisor.ts';
 
-/**
- * A version as a runner loads it. `file`: what `readModel` reads. `joinable`: its rows may share a run; `shared`: also those of different tenants.
- * `trusted`: the operator vouches for it; others run at a lower priority of the processor.
- */
-export type LoadableVersion = {
-  id: string;
-  file: string;
-  joinable: boolean;
-  shared: boolean;
-  trusted: boolean;
-  maxBatchRows: number;
-  runLimitMs: number;
-  threads: number;
-  /** Devices that the gate saw not to run it. */
-  passedOver: readonly string[];
-  /** The most that its process was seen to hold; null: it was never measured. */
-  peakMemoryBytes: number | null;
-};
-
-/** A runner without a model that its borrower may load and use up. */
-export type Loan = { id: string; path: string };
-
-/** `partlyOnCpu`: the device has no kernel for some of the model's operators. */
-type ReplicaStatus = Pick<RunnerStats, 'memoryBytes' | 'queued' | 'running' | 'queueMs' | 'runMs'> & {
-  pid: number;
-  device: string;
-  partlyOnCpu: boolean;
-};
-
-/** One version on this host. `memoryBytes`: what ending a replica gives back; `queued`: calls that wait in them. */
-export type Deployment = {
-  versionId: string;
-  state: 'LOADING' | 'LOADED';
-  pinned: boolean;
-  replicas: ReplicaStatus[];
-};
-
-export type InferenceStatus = { deployments: Deployment[]; spares: number; memoryBytes: number; memoryBytesMax: number };
-
-/** The way to the host's runners, from whichever of its server processes. */
-export type FleetPort = {
-  /**
-   * The sockets of the version's runners, which is loaded first where it is not: one load for all that ask meanwhile. `dead`: sockets that the
-   * caller could not reach. OVERLOADED where no room can be made within 2 s, MODEL_FAILED where it cannot be loaded.
-   */
-  claim(version: LoadableVersion, dead: readonly string[]): Promise<string[]>;
-  /** What versions are tried on, in this order. */
-  devices(): Promise<DeviceChain>;
-  borrow(): Promise<Loan>;
-  giveBack(loanId: string): Promise<void>;
-  /** Ends the version's runners once they have answered what they were asked, and resolves when they are gone. */
-  unload(versionId: string): Promise<void>;
-  /** Pinned versions are not ended for being idle, nor for room. */
-  pin(versionId: string, pinned: boolean): Promise<void>;
-  status(): Promise<InferenceStatus>;
-  /** `listener` hears of each runner of a version that others may use from now on. */
-  onPlace(listener: (versionId: string, path: string) => void): void;
-};
-
-export type FleetOptions = {
+export type FleetOptions = MemoryBounds & {
   readModel: (file: string) => Promise<Uint8Array>;
   /** What versions are tried on, in this order. */
   devices: Promise<DeviceChain>;
-  /** Runners with a model at once, and what they may hold in memory together. */
+  /** Runners with a model at once. */
   maxLoaded: number;
-  memoryBytesMax: number;
   /** A version that nobody called for so long ends. */
   keepAliveMs: number;
   /** Runners of one version at most. */
   replicasMax: number;
 };
 
-type Placed = { runner: Runner; device: string; partlyOnCpu: boolean };
-
-/** `reservedBytes`: what it is expected to take until its process tells. */
-type Replica = Placed & { stats: RunnerStats; reservedBytes: number; calmTicks: number };
+/** A runner that takes memory: `footprint` is what it is expected to take, `stats` what its process tells. */
+type Holder = { runner: Runner; footprint: Footprint; stats: RunnerStats };
+type Replica = Holder & { partlyOnCpu: boolean; calmTicks: number };
 type Deployed = {
   version: LoadableVersion;
   replicas: Set<Replica>;
@@ -97,10 +38,9 @@ type Deployed = {
 const TICK_MS = 1_000;
 const ROOM_WAIT_MS = 2_000;
 const ROOM_LOOK_MS = 50;
+/** A check of a model has more patience than a call. */
+const LOAN_WAIT_MS = 30_000;
 const RETRY_AFTER_MS = 1_000;
-/** Node with ONNX Runtime, before a model, without the code that all share (52 MiB measured, November 2026), and what a model takes of its file's size. */
-const RUNNER_BYTES = 64 * 1024 ** 2;
-const FILE_FACTOR = 2;
 /** A caller's rows may be larger than those that were measured. */
 const PEAK_FACTOR = 3;
 const PEAK_BYTES_MORE = 1024 ** 3;
@@ -112,6 +52,15 @@ const CALM_BUSY_SHARE = 0.5;
 
 const NO_STATS: RunnerStats = { queued: 0, running: 0, idleSinceMs: null, busyMs: 0, queueMs: 0, runMs: 0, memoryBytes: 0, peakBytes: 0 };
 
+/** A replica takes what its process tells, once it does; a loan may still load what it was borrowed for. */
+function held({ footprint, stats, ...more }: Holder | Replica): Footprint {
+  const { memoryBytes } = stats;
+  const bytes = 'partlyOnCpu' in more ? memoryBytes || footprint.bytes : Math.max(memoryBytes, footprint.bytes);
+  return { ...footprint, bytes };
+}
+
+const kindOf = (device: string | undefined): string => device?.split(':')[0] ?? '';
+
 /**
  * Owns which version runs in which of the host's runners. Versions are loaded when they are asked for; further replicas follow the time that
  * calls wait. Who ends, for room or for being idle, is told to retire, so that no call fails by it.
@@ -122,19 +71,20 @@ export class Fleet implements FleetPort {
   readonly #log: Log;
   readonly #deployed = new Map<string, Deployed>();
   readonly #pinned = new Set<string>();
-  readonly #loans = new Map<string, Runner>();
+  readonly #loans = new Map<string, Holder>();
   readonly #listeners: ((versionId: string, path: string) => void)[] = [];
   readonly #leaving = new Set<Promise<void>>();
   readonly #timer: NodeJS.Timeout;
-  /** Room is made for one load after the other; `#reserved` is of those that have room and are not loaded. */
+  readonly #budget: MemoryBudget;
+  /** Room is made for one load after the other. */
   #room: Promise<unknown> = Promise.resolve();
-  readonly #reserved = new Map<symbol, number>();
   #loanCount = 0;
 
   constructor(options: FleetOptions, supervisor: Supervisor, log: Log) {
     this.#options = options;
     this.#supervisor = supervisor;
     this.#log = log;
+    this.#budget = new MemoryBudget(options, () => [...this.#replicas(), ...this.#loans.values()].map(held));
     this.#timer = setInterval(() => void this.#tick(), TICK_MS);
     this.#timer.unref();
   }
@@ -154,18 +104,29 @@ export class Fleet implements FleetPort {
     return this.#options.devices;
   }
 
-  async borrow(): Promise<Loan> {
-    const runner = await this.#supervisor.take();
+  async borrow(fileBytes: number): Promise<Loan> {
+    const footprint = footprintOf('cpu', fileBytes, null);
+    const place = Symbol('loan');
+    try {
+      await this.#awaitRoom(place, footprint);
+      const runner = await this.#supervisor.take();
+      // What it is to load is unproven, and who serves goes first.
+      lowerPriority(runner.pid);
+      return this.#lend({ runner, footprint, stats: NO_STATS });
+    } finally {
+      this.#budget.release(place);
+    }
+  }
+
+  #lend(lent: Holder): Loan {
     const id = String(++this.#loanCount);
-    this.#loans.set(id, runner);
-    // What it is to load is unproven, and who serves goes first.
-    lowerPriority(runner.pid);
-    return { id, path: runner.path };
+    this.#loans.set(id, lent);
+    void lent.runner.ended.then(() => this.#loans.delete(id));
+    return { id, path: lent.runner.path };
   }
 
   async giveBack(loanId: string): Promise<void> {
-    const runner = this.#loans.get(loanId);
-    this.#loans.delete(loanId);
+    const runner = this.#loans.get(loanId)?.runner;
     runner?.kill();
     this.#supervisor.refill();
     await runner?.ended;
@@ -188,8 +149,7 @@ export class Fleet implements FleetPort {
     return {
       deployments: deployments.filter(({ replicas, state }) => replicas.length > 0 || state === 'LOADING'),
       spares: this.#supervisor.spares,
-      memoryBytes: this.#memoryBytes(),
-      memoryBytesMax: this.#options.memoryBytesMax,
+      memory: [...new Set([...(await this.#options.devices), 'cpu'])].map((device) => this.#budget.memoryOf(device)),
     };
   }
 
@@ -215,9 +175,9 @@ export class Fleet implements FleetPort {
   }
 
   #show(deployed: Deployed): Deployment {
-    const replicas = [...deployed.replicas].map(({ runner: { pid }, device, partlyOnCpu, stats }) => {
+    const replicas = [...deployed.replicas].map(({ runner: { pid }, footprint, partlyOnCpu, stats }) => {
       const { queued, running, queueMs, runMs, memoryBytes } = stats;
-      return { pid, device, partlyOnCpu, memoryBytes, queued, running, queueMs, runMs };
+      return { pid, device: footprint.device, partlyOnCpu, memoryBytes, queued, running, queueMs, runMs };
     });
     const { id } = deployed.version;
     const state = deployed.replicas.size === 0 ? 'LOADING' : 'LOADED';
@@ -230,23 +190,12 @@ export class Fleet implements FleetPort {
     deployed.loads++;
     const place = Symbol(version.id);
     try {
-      const model = await this.#options.readModel(version.file);
-      const peakBytes = version.peakMemoryBytes;
-      const bytes = peakBytes ?? RUNNER_BYTES + FILE_FACTOR * model.length;
-      const room = this.#room.then(() => this.#makeRoom(place, bytes, mayEvict));
-      this.#room = room.catch(() => {});
-      await room;
-      const placed = await this.#place(version, model);
-      const { runner } = placed;
-      if (!version.trusted) lowerPriority(runner.pid);
-      if (peakBytes !== null)
-        await limitMemory(runner.pid, Math.min(modelBytes(), Math.max(PEAK_FACTOR * peakBytes, peakBytes + PEAK_BYTES_MORE)));
-      this.#enter(deployed, { ...placed, stats: NO_STATS, reservedBytes: bytes, calmTicks: 0 });
+      this.#enter(deployed, await this.#place(place, version, await this.#chainOf(version), mayEvict));
     } catch (error) {
       if (error instanceof RunnerLost) throw new MercatoError('MODEL_FAILED', 'The model could not be loaded.', {}, { cause: error });
       throw error;
     } finally {
-      this.#reserved.delete(place);
+      this.#budget.release(place);
       deployed.loading = null;
       this.#forgetIfEmpty(deployed);
       this.#supervisor.refill();
@@ -260,21 +209,32 @@ export class Fleet implements FleetPort {
     return left.length > 0 ? left : devices.slice(-1);
   }
 
-  /** Loads a model on the first device that takes it. */
-  async #place(version: LoadableVersion, model: Uint8Array): Promise<Placed> {
-    const devices = await this.#chainOf(version);
-    for (const [index, device] of devices.entries()) {
+  /** Loads a version on the first of `devices` that takes it; of several of a kind, on the first with room. `place` has that room then, until it is released. */
+  async #place(place: symbol, version: LoadableVersion, devices: readonly string[], mayEvict: boolean): Promise<Replica> {
+    const model = await this.#options.readModel(version.file);
+    for (let left = devices; ; ) {
+      const alike = left.filter((device) => kindOf(device) === kindOf(left[0]));
+      const footprints = alike.map((device) => footprintOf(device, model.length, version.peakMemoryBytes));
+      const footprint = await this.#inTurn(() => this.#makeRoom(place, footprints, mayEvict));
+      const { device } = footprint;
+      left = left.filter((other) => other !== device);
       const runner = await this.#supervisor.take();
       try {
-        const { partlyOnCpu } = await loadInto(runner, { ...version, device }, index < devices.length - 1 ? model.slice() : model);
-        return { runner, device, partlyOnCpu };
+        const { partlyOnCpu } = await loadInto(runner, { ...version, device }, left.length > 0 ? model.slice() : model);
+        await this.#confine(runner, version);
+        return { runner, footprint, partlyOnCpu, stats: NO_STATS, calmTicks: 0 };
       } catch (error) {
-        if (index === devices.length - 1) throw error;
-        const next = devices[index + 1];
-        this.#log.warn({ err: error, versionId: version.id, device, next }, 'a device does not take a model; trying the next');
+        if (left.length === 0) throw error;
+        this.#budget.release(place);
+        this.#log.warn({ err: error, versionId: version.id, device, next: left[0] }, 'a device does not take a model; trying the next');
       }
     }
-    throw new Error('a chain without devices');
+  }
+
+  async #confine({ pid }: Runner, { trusted, peakMemoryBytes }: LoadableVersion): Promise<void> {
+    if (!trusted) lowerPriority(pid);
+    if (peakMemoryBytes === null) return;
+    await limitMemory(pid, Math.min(modelBytes(), Math.max(PEAK_FACTOR * peakMemoryBytes, peakMemoryBytes + PEAK_BYTES_MORE)));
   }
 
   #enter(deployed: Deployed, replica: Replica): void {
@@ -302,40 +262,63 @@ export class Fleet implements FleetPort {
     return ended;
   }
 
-  /** Reserves room for a load, where need be by ending the idle version that was called the longest ago. */
-  async #makeRoom(place: symbol, bytes: number, mayEvict: boolean): Promise<void> {
+  #inTurn<T>(work: () => Promise<T>): Promise<T> {
+    const done = this.#room.then(work);
+    this.#room = done.catch(() => {});
+    return done;
+  }
+
+  /** Promises room for one of `footprints`, the first with some, where need be by ending idle versions that were called the longest ago. */
+  async #makeRoom(place: symbol, footprints: readonly Footprint[], mayEvict: boolean): Promise<Footprint> {
     const giveUpMs = performance.now() + ROOM_WAIT_MS;
-    while (!this.#fits(bytes)) {
-      const oldest = mayEvict ? await this.#idlest() : null;
+    for (;;) {
+      const fitting = footprints.find((footprint) => this.#fits(footprint));
+      if (fitting !== undefined) {
+        this.#budget.promise(place, fitting);
+        return fitting;
+      }
+      const oldest = mayEvict ? await this.#idlest(footprints) : null;
       if (oldest !== null) await Promise.race([this.#retire(oldest), sleep(ROOM_WAIT_MS, undefined, { ref: false })]);
       else if (!mayEvict || performance.now() > giveUpMs) {
         throw new MercatoError('OVERLOADED', 'Every place for a model is busy.', { retryAfterMs: RETRY_AFTER_MS });
       } else await sleep(ROOM_LOOK_MS);
     }
-    this.#reserved.set(place, bytes);
   }
 
-  /** A model larger than all memory may still run alone: its runner has a limit of its own. */
-  #fits(bytes: number): boolean {
-    const count = this.#replicas().length + this.#reserved.size;
-    return count === 0 || (count < this.#options.maxLoaded && this.#memoryBytes() + bytes <= this.#options.memoryBytesMax);
+  /** Promises room for a runner that serves nobody. It ends idle versions too, and does not hold up a load while it waits. */
+  async #awaitRoom(place: symbol, footprint: Footprint): Promise<void> {
+    const giveUpMs = performance.now() + LOAN_WAIT_MS;
+    while (!this.#budget.fits(footprint)) {
+      const oldest = await this.#inTurn(() => this.#idlest([footprint]));
+      if (oldest !== null) await this.#retire(oldest);
+      else if (performance.now() > giveUpMs) {
+        throw new MercatoError('OVERLOADED', 'There is no memory to check a model in.', { retryAfterMs: RETRY_AFTER_MS });
+      } else await sleep(ROOM_LOOK_MS);
+    }
+    this.#budget.promise(place, footprint);
   }
 
-  #memoryBytes(): number {
-    const held = this.#replicas().reduce((sum, { stats, reservedBytes }) => sum + (stats.memoryBytes || reservedBytes), 0);
-    return [...this.#reserved.values()].reduce((sum, bytes) => sum + bytes, held);
+  #fits(footprint: Footprint): boolean {
+    return this.#placesLeft() > 0 && this.#budget.fits(footprint);
+  }
+
+  #placesLeft(): number {
+    return this.#options.maxLoaded - this.#replicas().length - this.#budget.promised;
   }
 
   #replicas(): Replica[] {
     return [...this.#deployed.values()].flatMap(({ replicas }) => [...replicas]);
   }
 
-  async #idlest(): Promise<Replica | null> {
+  /** Of those whose end makes room for one of `footprints`: where the host has room, those on its device. */
+  async #idlest(footprints: readonly Footprint[]): Promise<Replica | null> {
     await this.#ask();
+    const hostFull = this.#placesLeft() <= 0 || !footprints.some(({ bytes }) => this.#budget.fitsHost(bytes));
     const idle = [...this.#deployed.values()]
       .filter(({ version }) => !this.#pinned.has(version.id))
       .flatMap((deployed) => this.#usable(deployed))
-      .filter(({ stats }) => stats.queued + stats.running === 0);
+      .filter(({ stats }) => stats.queued + stats.running === 0)
+      .filter((replica) => hostFull || footprints.some(({ device }) => device === replica.footprint.device));
     const since = ({ stats }: Replica) => stats.idleSinceMs ?? Number.POSITIVE_INFINITY;
     return idle.toSorted((a, b) => (since(a) < since(b) ? -1 : 1))[0] ?? null;
   }
@@ -343,10 +326,10 @@ export class Fleet implements FleetPort {
   /** Asks every runner how it is; what one does not say stays as it was. */
   async #ask(): Promise<void> {
     const limit = sleep(TICK_MS, undefined, { ref: false });
-    const asked = this.#replicas().map(async (replica) => {
-      if (!replica.runner.connection.usable) return;
-      const stats = await replica.runner.connection.stats().catch(() => null);
-      if (stats !== null) replica.stats = stats;
+    const asked = [...this.#replicas(), ...this.#loans.values()].map(async (holder) => {
+      if (!holder.runner.connection.usable) return;
+      const stats = await holder.runner.connection.stats().catch(() => null);
+      if (stats !== null) holder.stats = stats;
     });
     await Promise.race([Promise.all(asked), limit]);
   }

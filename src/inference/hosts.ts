@@ -1,5 +1,5 @@
 import { connectRunner, type RunnerConnection, RunnerLost } from './connection.ts';
-import type { FleetPort, LoadableVersion } from './fleet.ts';
+import type { FleetPort, LoadableVersion } from './fleet-port.ts';
 import type { Signature } from './tensor.ts';
 
 /** A version as it can be loaded and called. */

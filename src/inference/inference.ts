@@ -1,7 +1,8 @@
 import type { Log } from '../base/log.ts';
 import { type RunRequest, type RunResult, runRequest } from './calls.ts';
 import { type DeviceEnvironment, usableDevices, wantsGpu } from './devices.ts';
-import { Fleet, type FleetOptions, type FleetPort, type InferenceStatus } from './fleet.ts';
+import { Fleet, type FleetOptions } from './fleet.ts';
+import type { FleetPort, InferenceStatus } from './fleet-port.ts';
 import { Hosts, type RunnableVersion } from './hosts.ts';
 import { type Gate, type Grounds, groundsOf, type Inspection, inspectModel, type OnRead, type Verified, verifySamples } from './inspect.ts';
 import { createRunFolder } from './run-folder.ts';
@@ -9,8 +10,8 @@ import { Supervisor } from './supervisor.ts';
 
 export { ModelKilled, type RunRequest, type RunResult } from './calls.ts';
 export { confined, confinement } from './confinement.ts';
-export type { Deployment, FleetPort, InferenceStatus } from './fleet.ts';
 export { connectFleet, serveFleet } from './fleet-ipc.ts';
+export type { Deployment, FleetPort, InferenceStatus } from './fleet-port.ts';
 export type { RunnableVersion } from './hosts.ts';
 export type { Inspection } from './inspect.ts';
 export { type Contents, contentsNow } from './onnx/onnx.ts';

@@ -2,7 +2,7 @@ import { readFileSync } from 'node:fs';
 import { MercatoError } from '../base/errors.ts';
 import { type CallResult, connectRunner, type RunnerConnection, RunnerLost, RunnerOverran } from './connection.ts';
 import { type DeviceChain, type Fallback, faultOf } from './devices.ts';
-import type { FleetPort } from './fleet.ts';
+import type { FleetPort } from './fleet-port.ts';
 import { loadInto } from './load.ts';
 import { type Contents, readContents } from './onnx/onnx.ts';
 import { probe } from './probe.ts';
@@ -151,7 +151,7 @@ async function inRunner<T>(
   fleet: FleetPort,
   work: (loaded: Loaded) => Promise<T>,
 ): Promise<T> {
-  const loan = await fleet.borrow();
+  const loan = await fleet.borrow(model.length);
   let late = false;
   const overtime = setTimeout(() => {
     late = true;

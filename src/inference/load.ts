@@ -1,4 +1,4 @@
-import type { LoadableVersion } from './fleet.ts';
+import type { LoadableVersion } from './fleet-port.ts';
 import type { Runner } from './runner-process.ts';
 import type { LoadedModel } from './session-thread.ts';
 

@@ -34,6 +34,7 @@ export async function openEngine(changes: Partial<FleetConfig>): Promise<Engine>
     spares: 1,
     maxLoaded: 16,
     memoryBytesMax: 2 ** 34,
+    deviceMemoryBytesMax: 2 ** 34,
     keepAliveMs: 600_000,
     replicasMax: 1,
     devices: 'cpu',
@@ -116,7 +117,7 @@ export async function reloads(): Promise<Figure> {
     );
     if (call % 40 !== 39) continue;
     own.push(process.memoryUsage.rss() / 2 ** 20);
-    sizes.push((await inference.status()).memoryBytes / 2 ** 20);
+    sizes.push(((await inference.status()).memory[0]?.memoryBytes ?? Number.NaN) / 2 ** 20);
   }
   const mib = (values: readonly number[]) => values.map((value) => value.toFixed(0)).join(' ');
   return {

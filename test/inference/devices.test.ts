@@ -108,6 +108,26 @@ describe('the chain of devices', () => {
     expect(profile).toMatchObject({ device: 'webgpu', fallbacks: [], latencies: [] });
   });
 
+  test.skipIf(!hasVulkan)(`has a budget of memory for each device${unlessVulkan}`, LIMIT, async () => {
+    const MIB = 1024 ** 2;
+    const inference = await testInference({ devices: 'webgpu,cpu', deviceEnvironment: vulkan, deviceMemoryBytesMax: 80 * MIB });
+    const use = (id: string, passedOver: string[] = []) =>
+      inference.run(
+        request(versionOf(network(), { id, passedOver, peakMemoryBytes: 110 * MIB }), [floats([1, 1, 8, 8], new Array(64).fill(1))]),
+      );
+    await use('host', ['webgpu']);
+    await use('first');
+    await use('second');
+    const { deployments, memory } = await inference.status();
+    expect(deployments.map(({ versionId }) => versionId)).toEqual(['host', 'second']);
+    expect(memory).toMatchObject([
+      { device: 'webgpu', memoryBytes: 46 * MIB, memoryBytesMax: 80 * MIB },
+      { device: 'cpu', memoryBytesMax: 2 ** 34 },
+    ]);
+    await use('host', ['webgpu']);
+    expect((await inference.status()).deployments).toHaveLength(2);
+  });
+
   test.skipIf(!hasCuda)(`runs on CUDA as on the CPU${unless(hasCuda, 'CUDA device')}`, LIMIT, async () => {
     const [gpu, cpu] = [await testInference({ devices: 'cuda:0' }), await testInference()];
     const version = versionOf(network(), { maxBatchRows: 2 });

@@ -8,6 +8,7 @@ const bounds = {
   spares: 0,
   maxLoaded: 1,
   memoryBytesMax: 2 ** 33,
+  deviceMemoryBytesMax: 2 ** 33,
   keepAliveMs: 600_000,
   replicasMax: 1,
   devices: 'cpu',

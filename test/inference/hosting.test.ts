@@ -1,7 +1,7 @@
 import { existsSync, readFileSync } from 'node:fs';
-import { describe, expect, test, vi } from 'vitest';
-import type { Inference } from '../../src/inference/inference.ts';
-import { fileOf, floats, isAlive, longs, numbersOf, request, testInference, versionOf } from './setup.ts';
+import { describe, expect, onTestFinished, test, vi } from 'vitest';
+import { createInference, type Inference } from '../../src/inference/inference.ts';
+import { fileOf, floats, isAlive, longs, numbersOf, request, testFleet, testInference, versionOf } from './setup.ts';
 import { bombModel, identityModel, loopModel } from './tiny-models.ts';
 
 const WAIT = { timeout: 20_000 };
@@ -86,12 +86,26 @@ describe('hosting', () => {
     const inference = await testInference({ memoryBytesMax: 180 * 1024 ** 2 });
     for (const id of ['a', 'b', 'c', 'd']) {
       await inference.run(request(versionOf(identityModel(), { id }), [row]));
-      const { memoryBytes, memoryBytesMax } = await inference.status();
-      expect(memoryBytes).toBeLessThanOrEqual(memoryBytesMax);
+      const [host] = (await inference.status()).memory;
+      expect(host?.memoryBytes).toBeLessThanOrEqual(host?.memoryBytesMax ?? 0);
     }
     const ids = await loadedIds(inference);
     expect(ids.length).toBeLessThan(4);
     expect(ids.at(-1)).toBe('d');
+  });
+
+  test('keeps room for what is checked: a load waits for it, and it for nobody who is idle', async () => {
+    const fleet = await testFleet({ memoryBytesMax: 200 * 1024 ** 2 });
+    const inference = createInference(fleet);
+    onTestFinished(() => inference[Symbol.asyncDispose]());
+    const use = (id: string) => inference.run(request(versionOf(identityModel(), { id }), [row]));
+    await use('a');
+    const loan = await fleet.borrow(60 * 1024 ** 2);
+    expect(await loadedIds(inference)).toEqual([]);
+    expect((await inference.status()).memory).toMatchObject([{ device: 'cpu', memoryBytes: 184 * 1024 ** 2 }]);
+    await expect(use('b')).rejects.toMatchObject({ code: 'OVERLOADED' });
+    await fleet.giveBack(loan.id);
+    expect(await use('b')).toMatchObject({ rows: 1 });
   });
 
   test('ends a version that nobody calls, and a pinned one not', async () => {

@@ -5,7 +5,7 @@ import { join } from 'node:path';
 import { setImmediate as turn } from 'node:timers/promises';
 import { afterEach, beforeEach, describe, expect, onTestFinished, test, vi } from 'vitest';
 import { connectRunner, type RunnerConnection } from '../../src/inference/connection.ts';
-import type { FleetPort } from '../../src/inference/fleet.ts';
+import type { FleetPort } from '../../src/inference/fleet-port.ts';
 import { FRAME, frameReader, writeFrame } from '../../src/inference/frames.ts';
 import { Hosts } from '../../src/inference/hosts.ts';
 import { REFUSES_MS_MAX, Refusals } from '../../src/inference/refusals.ts';

@@ -31,6 +31,7 @@ export async function testFleet(options: Partial<FleetConfig> = {}): Promise<Hos
     spares: 0,
     maxLoaded: 4,
     memoryBytesMax: 2 ** 34,
+    deviceMemoryBytesMax: 2 ** 34,
     keepAliveMs: 600_000,
     replicasMax: 1,
     devices: 'cpu',

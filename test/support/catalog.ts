@@ -51,6 +51,7 @@ export async function openCatalog(options: Partial<FleetConfig> = {}, log: Log =
     spares: 1,
     maxLoaded: 2,
     memoryBytesMax: 2 ** 33,
+    deviceMemoryBytesMax: 2 ** 33,
     keepAliveMs: 600_000,
     replicasMax: 1,
     devices: 'cpu',

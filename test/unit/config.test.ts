@@ -31,6 +31,7 @@ describe('configuration', () => {
       devices: 'auto',
       deviceEnvironment: {},
       maxLoaded: 16,
+      deviceMemoryMb: expect.any(Number),
       modelMemoryMb: expect.any(Number),
       keepAliveS: 900,
       replicasMax: expect.any(Number),

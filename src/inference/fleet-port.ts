@@ -1,0 +1,64 @@
+import type { DeviceMemory } from './budget.ts';
+import type { DeviceChain } from './devices.ts';
+import type { RunnerStats } from './frames.ts';
+
+/**
+ * A version as a runner loads it. `file`: what `readModel` reads. `joinable`: its rows may share a run; `shared`: also those of different tenants.
+ * `trusted`: the operator vouches for it; others run at a lower priority of the processor.
+ */
+export type LoadableVersion = {
+  id: string;
+  file: string;
+  joinable: boolean;
+  shared: boolean;
+  trusted: boolean;
+  maxBatchRows: number;
+  runLimitMs: number;
+  threads: number;
+  /** Devices that the gate saw not to run it. */
+  passedOver: readonly string[];
+  /** The most that its process was seen to hold; null: it was never measured. */
+  peakMemoryBytes: number | null;
+};
+
+/** A runner without a model that its borrower may load and use up. */
+export type Loan = { id: string; path: string };
+
+/** `partlyOnCpu`: the device has no kernel for some of the model's operators. */
+type ReplicaStatus = Pick<RunnerStats, 'memoryBytes' | 'queued' | 'running' | 'queueMs' | 'runMs'> & {
+  pid: number;
+  device: string;
+  partlyOnCpu: boolean;
+};
+
+/** One version on this host. `memoryBytes`: what ending a replica gives back; `queued`: calls that wait in them. */
+export type Deployment = {
+  versionId: string;
+  state: 'LOADING' | 'LOADED';
+  pinned: boolean;
+  replicas: ReplicaStatus[];
+};
+
+/** `memory`: of the host, as `cpu`, and of each other device that works. */
+export type InferenceStatus = { deployments: Deployment[]; spares: number; memory: DeviceMemory[] };
+
+/** The way to the host's runners, from whichever of its server processes. */
+export type FleetPort = {
+  /**
+   * The sockets of the version's runners, which is loaded first where it is not: one load for all that ask meanwhile. `dead`: sockets that the
+   * caller could not reach. OVERLOADED where no room can be made within 2 s, MODEL_FAILED where it cannot be loaded.
+   */
+  claim(version: LoadableVersion, dead: readonly string[]): Promise<string[]>;
+  /** What versions are tried on, in this order. */
+  devices(): Promise<DeviceChain>;
+  /** A runner with room for a model file of so many bytes. OVERLOADED where there is none within 30 s. */
+  borrow(fileBytes: number): Promise<Loan>;
+  giveBack(loanId: string): Promise<void>;
+  /** Ends the version's runners once they have answered what they were asked, and resolves when they are gone. */
+  unload(versionId: string): Promise<void>;
+  /** Pinned versions are not ended for being idle, nor for room. */
+  pin(versionId: string, pinned: boolean): Promise<void>;
+  status(): Promise<InferenceStatus>;
+  /** `listener` hears of each runner of a version that others may use from now on. */
+  onPlace(listener: (versionId: string, path: string) => void): void;
+};

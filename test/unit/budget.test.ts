@@ -1,0 +1,40 @@
+import { describe, expect, it } from 'vitest';
+import { type Footprint, footprintOf, MemoryBudget } from '../../src/inference/budget.ts';
+
+const MIB = 1024 ** 2;
+const budgetOf = (held: Footprint[]) => new MemoryBudget({ memoryBytesMax: 1000, deviceMemoryBytesMax: 100 }, () => held);
+const on = (device: string, bytes: number, deviceBytes = 0): Footprint => ({ device, bytes, deviceBytes });
+
+describe('a budget of memory', () => {
+  it('counts what is held and what is promised, of the host and of the device', () => {
+    const budget = budgetOf([on('cpu', 300), on('cuda:0', 100, 60)]);
+    expect([budget.fits(on('cpu', 600)), budget.fits(on('cpu', 601))]).toEqual([true, false]);
+    expect([budget.fits(on('cuda:0', 1, 40)), budget.fits(on('cuda:0', 1, 41)), budget.fits(on('cuda:1', 1, 41))]).toEqual([
+      true,
+      false,
+      true,
+    ]);
+    const place = Symbol();
+    budget.promise(place, on('cuda:0', 500, 40));
+    expect([budget.fits(on('cpu', 101)), budget.fits(on('cuda:0', 1, 1))]).toEqual([false, false]);
+    expect(budget.memoryOf('cuda:0')).toEqual({ device: 'cuda:0', memoryBytes: 100, memoryBytesMax: 100 });
+    expect(budget.memoryOf('cpu')).toEqual({ device: 'cpu', memoryBytes: 900, memoryBytesMax: 1000 });
+    budget.release(place);
+    expect(budget.fits(on('cuda:0', 1, 40))).toBe(true);
+  });
+
+  it('lets what is larger than all of it be alone', () => {
+    expect(budgetOf([]).fits(on('cuda:0', 5000, 500))).toBe(true);
+    expect(budgetOf([on('cpu', 1)]).fits(on('cuda:0', 5000, 500))).toBe(false);
+    expect(budgetOf([on('cpu', 1)]).fits(on('cuda:0', 5, 500))).toBe(true);
+  });
+});
+
+describe('the footprint of a model', () => {
+  it('is what was measured, else what its file lets expect; on the CPU it takes nothing of another device', () => {
+    expect(footprintOf('cpu', 10 * MIB, null)).toEqual(on('cpu', 84 * MIB));
+    expect(footprintOf('cuda:0', 10 * MIB, null)).toEqual(on('cuda:0', 84 * MIB, 20 * MIB));
+    expect(footprintOf('cuda:0', 10 * MIB, 200 * MIB)).toEqual(on('cuda:0', 200 * MIB, 136 * MIB));
+    expect(footprintOf('cuda:0', 10 * MIB, 70 * MIB)).toEqual(on('cuda:0', 70 * MIB, 20 * MIB));
+  });
+});
