@@ -52,7 +52,7 @@ export type CatalogOptions = {
  * anything is looked up, and a field at fault is named.
  */
 export type Catalog = AsyncDisposable & {
-  /** Starts checking versions, those that are enqueued and every minute those that lost their job, and loads what is pinned. */
+  /** Starts checking versions, those that are enqueued and every minute those that lost their job, and loads what stays loaded. */
   start(): Promise<void>;
 
   /** Published models that match every word of `search` (at most 200 characters), best first; without words, newest first. BAD_USER_INPUT. */

@@ -1,15 +1,18 @@
 import type { Invalidations } from '../access/access.ts';
 import { asSystem, asTenant, type Database, type Tx } from '../base/database.ts';
-import { MercatoError } from '../base/errors.ts';
+import { badInput, MercatoError } from '../base/errors.ts';
 import type { Log } from '../base/log.ts';
-import type { ModelVersion } from '../generated/prisma/client.ts';
+import type { ModelVersion, Prisma } from '../generated/prisma/client.ts';
 import type { Deployment, Inference } from '../inference/inference.ts';
+import { parseCount } from './input.ts';
 import { found } from './models.ts';
 import { runnable } from './runnable.ts';
 import { type ModelVersionView, toVersionView } from './views.ts';
 
 /** A version, and what of it runs on this host; `deployment` null: nothing does. */
 export type HostedVersion = { version: ModelVersionView; deployment: Deployment | null };
+
+type GivenBounds = { minReplicas?: number | null | undefined; maxReplicas?: number | null | undefined };
 
 /** Whose versions: a publisher's tenant, or null, all, for the operator. */
 type Owner = string | null;
@@ -19,14 +22,19 @@ export type Deployments = {
   list(owner: Owner): Promise<HostedVersion[]>;
   /** Loads a version before anybody calls it. NOT_FOUND, CONFLICT (not READY), OVERLOADED, MODEL_FAILED. */
   load(owner: Owner, versionId: string): Promise<HostedVersion>;
-  /** Ends its runners once they have answered; the next call loads it again. NOT_FOUND, CONFLICT (pinned, and not asked by the operator). */
+  /** Ends its runners once they have answered; the next call loads it again. NOT_FOUND, CONFLICT (it stays loaded, and the operator does not ask). */
   unload(owner: Owner, versionId: string): Promise<HostedVersion>;
   /**
    * Keeps a version loaded on every host, also after a restart, and loads it; or lets it go like others. Returns when every live process keeps to it, and
    * it is loaded here. NOT_FOUND, CONFLICT (not READY), and as `load`.
    */
   pin(versionId: string, pinned: boolean): Promise<HostedVersion>;
-  /** Loads what is pinned. */
+  /**
+   * Bounds its runners on every host; undefined: as it is, `maxReplicas` null: what the host allows. Returns when every live process keeps to it, and, where it has a
+   * minimum, it is loaded here. BAD_USER_INPUT, NOT_FOUND, CONFLICT (not READY), FORBIDDEN (another minimum, not asked by the operator), and as `load`.
+   */
+  scale(owner: Owner, versionId: string, bounds: GivenBounds): Promise<HostedVersion>;
+  /** Loads what stays loaded. */
   start(): Promise<void>;
 };
 
@@ -60,11 +68,27 @@ export function createDeployments({ db, inference, invalidations, log }: Deploym
     if (version.signature !== null) await inference.load(runnable(version, version.signature));
   }
 
-  /** Does here what the database says of a version's pin; loading goes on by itself. */
+  /** Does here what the database says of a version's replicas; loading goes on by itself. */
   async function follow(version: ModelVersionView): Promise<void> {
-    await inference.pin(version.id, version.pinned);
-    if (!version.pinned || version.state !== 'READY') return;
-    loadVersion(version).catch((error: unknown) => log.error({ err: error, handle: version.handle }, 'a pinned version was not loaded'));
+    const bounds = boundsOf(version);
+    await inference.scale(version.id, bounds);
+    if (bounds.min === 0 || version.state !== 'READY') return;
+    loadVersion(version).catch((error: unknown) =>
+      log.error({ err: error, handle: version.handle }, 'a version that stays loaded was not loaded'),
+    );
+  }
+
+  /** Changes how a version is kept on all hosts, and loads it here where it stays loaded. */
+  async function keep(version: ModelVersionView, change: Partial<Kept>): Promise<HostedVersion> {
+    const { id } = version;
+    const seq = await asTenant(db, version.tenantId, async (tx) => {
+      await tx.modelVersion.update({ where: { id }, data: change });
+      return invalidations.publish(tx, 'pin', [id]);
+    });
+    await invalidations.confirmed(seq);
+    const kept = { ...version, ...change };
+    if (boundsOf(kept).min > 0) await loadVersion(kept);
+    return hosted(kept);
   }
 
   invalidations.on('pin', async (versionId) => {
@@ -86,27 +110,50 @@ export function createDeployments({ db, inference, invalidations, log }: Deploym
     },
     async unload(owner, versionId) {
       const version = found((await versionsOf(owner, [versionId]))[0] ?? null);
-      if (version.pinned && owner !== null) {
-        throw new MercatoError('CONFLICT', 'The operator has pinned the version: it stays loaded.', { field: 'modelVersionId' });
+      if (boundsOf(version).min > 0 && owner !== null) {
+        throw new MercatoError('CONFLICT', 'The operator keeps the version loaded.', { field: 'modelVersionId' });
       }
       await inference.unload(versionId);
       return hosted(version);
     },
     async pin(versionId, pinned) {
-      const version = await ready(null, versionId);
-      const seq = await asTenant(db, version.tenantId, async (tx) => {
-        await tx.modelVersion.update({ where: { id: versionId }, data: { pinned } });
-        return invalidations.publish(tx, 'pin', [versionId]);
-      });
-      await invalidations.confirmed(seq);
-      if (pinned) await loadVersion(version);
-      return hosted({ ...version, pinned });
+      return keep(await ready(null, versionId), { pinned });
+    },
+    async scale(owner, versionId, given) {
+      const version = await ready(owner, versionId);
+      const minReplicas = parseCount('minReplicas', given.minReplicas, [0, REPLICAS_MAX]) ?? version.minReplicas;
+      const maxReplicas =
+        given.maxReplicas === undefined ? version.maxReplicas : parseCount('maxReplicas', given.maxReplicas, [1, REPLICAS_MAX]);
+      if (owner !== null && minReplicas !== version.minReplicas) {
+        throw new MercatoError('FORBIDDEN', 'Only the operator changes minReplicas: what stays loaded takes room from others.', {
+          field: 'minReplicas',
+        });
+      }
+      if (maxReplicas !== null && maxReplicas < minReplicas) {
+        const expected = `at least minReplicas, ${minReplicas}`;
+        throw badInput('maxReplicas', `maxReplicas is ${expected}.`, { given: String(maxReplicas), expected });
+      }
+      return keep(version, { minReplicas, maxReplicas });
     },
     async start() {
-      const pinned = await asSystem(db, (tx) => views(tx, tx.modelVersion.findMany({ where: { pinned: true, state: 'READY' } })));
-      for (const version of pinned) await follow(version);
+      const where: Prisma.ModelVersionWhereInput = {
+        state: 'READY',
+        OR: [{ pinned: true }, { minReplicas: { gt: 0 } }, { maxReplicas: { not: null } }],
+      };
+      const kept = await asSystem(db, (tx) => views(tx, tx.modelVersion.findMany({ where })));
+      for (const version of kept) await follow(version);
     },
   };
+}
+
+type Kept = Pick<ModelVersionView, 'pinned' | 'minReplicas' | 'maxReplicas'>;
+
+/** As the database has it; a host may allow less. */
+const REPLICAS_MAX = 64;
+
+/** A pinned version has at least one replica. */
+function boundsOf({ pinned, minReplicas, maxReplicas }: Kept): { min: number; max: number | null } {
+  return { min: Math.max(minReplicas, pinned ? 1 : 0), max: maxReplicas };
 }
 
 async function views(tx: Tx, rows: Promise<ModelVersion[]>): Promise<ModelVersionView[]> {

@@ -100,6 +100,10 @@ export const resolvers = {
       authorizeOperator(ctx.principal);
       return { hostedVersion: await ctx.catalog.deployments.pin(idOf('ModelVersion', input.modelVersionId), input.pinned) };
     },
+    scaleModelVersion: async (_, { input }, ctx) => {
+      const owner = ownerOf(ctx, 'model:write');
+      return { hostedVersion: await ctx.catalog.deployments.scale(owner, idOf('ModelVersion', input.modelVersionId), input) };
+    },
     subscribe: async (_, { input }, ctx) => {
       const tenantId = tenantOf(ctx, 'subscription:write');
       return { subscription: await ctx.catalog.subscribe(tenantId, idOf('Plan', input.planId)) };
@@ -114,6 +118,8 @@ export const resolvers = {
     state: ({ deployment }) => deployment?.state ?? 'UNLOADED',
     device: ({ deployment }) => deployment?.replicas[0]?.device ?? null,
     pinned: ({ version }) => version.pinned,
+    minReplicas: ({ version }) => version.minReplicas,
+    maxReplicas: ({ version }) => version.maxReplicas,
     memoryBytes: ({ deployment }) => sumOf(deployment, 'memoryBytes').toString(),
     queued: ({ deployment }) => sumOf(deployment, 'queued'),
     running: ({ deployment }) => sumOf(deployment, 'running'),

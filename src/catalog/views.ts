@@ -43,6 +43,9 @@ export type ModelVersionView = {
   profile: (Profile & { measuredAt: string }) | null;
   /** Stays loaded. */
   pinned: boolean;
+  /** Runners on each host: those that stay loaded, and the most; null: what the host allows. */
+  minReplicas: number;
+  maxReplicas: number | null;
   publishedAt: Date | null;
   createdAt: Date;
 };

@@ -3,7 +3,7 @@ import { ERRORS, type ErrorCode, type ErrorData, MercatoError } from '../base/er
 import type { FleetPort } from './fleet-port.ts';
 
 /** How the server processes of one host reach the fleet of the one that owns it: the channel that a child has with its parent. */
-const METHODS = ['claim', 'devices', 'borrow', 'giveBack', 'unload', 'pin', 'status'] as const;
+const METHODS = ['claim', 'devices', 'borrow', 'giveBack', 'unload', 'scale', 'status'] as const;
 type Method = (typeof METHODS)[number];
 type Ask = { fleet: 'ask'; id: number; method: Method; args: unknown[] };
 type Failure = { code: ErrorCode | null; message: string; data: ErrorData };
@@ -85,7 +85,7 @@ export function connectFleet(parent: NodeJS.Process): FleetPort {
     borrow: (fileBytes) => ask('borrow', fileBytes),
     giveBack: (loanId) => ask('giveBack', loanId),
     unload: (versionId) => ask('unload', versionId),
-    pin: (versionId, pinned) => ask('pin', versionId, pinned),
+    scale: (versionId, bounds) => ask('scale', versionId, bounds),
     status: () => ask('status'),
     onPlace: (listener) => void listeners.push(listener),
   };

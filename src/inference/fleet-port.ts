@@ -1,6 +1,7 @@
 import type { DeviceMemory } from './budget.ts';
 import type { DeviceChain } from './devices.ts';
 import type { RunnerStats } from './frames.ts';
+import type { ReplicaBounds } from './scaling.ts';
 
 /**
  * A version as a runner loads it. `file`: what `readModel` reads. `joinable`: its rows may share a run; `shared`: also those of different tenants.
@@ -35,7 +36,6 @@ type ReplicaStatus = Pick<RunnerStats, 'memoryBytes' | 'queued' | 'running' | 'q
 export type Deployment = {
   versionId: string;
   state: 'LOADING' | 'LOADED';
-  pinned: boolean;
   replicas: ReplicaStatus[];
 };
 
@@ -56,8 +56,8 @@ export type FleetPort = {
   giveBack(loanId: string): Promise<void>;
   /** Ends the version's runners once they have answered what they were asked, and resolves when they are gone. */
   unload(versionId: string): Promise<void>;
-  /** Pinned versions are not ended for being idle, nor for room. */
-  pin(versionId: string, pinned: boolean): Promise<void>;
+  /** Bounds the version's runners, within what the host allows; those of its minimum are not ended for being idle, nor for room. It loads none that is not loaded. */
+  scale(versionId: string, bounds: ReplicaBounds): Promise<void>;
   status(): Promise<InferenceStatus>;
   /** `listener` hears of each runner of a version that others may use from now on. */
   onPlace(listener: (versionId: string, path: string) => void): void;

@@ -9,6 +9,7 @@ import type { Deployment, FleetPort, InferenceStatus, LoadableVersion, Loan } fr
 import { hostMs, type RunnerStats } from './frames.ts';
 import { loadInto } from './load.ts';
 import { modelBytes, type Runner } from './runner-process.ts';
+import { type ReplicaBounds, Scaler, withinHost } from './scaling.ts';
 import type { Supervisor } from './supervisor.ts';
 
 export type FleetOptions = MemoryBounds & {
@@ -25,14 +26,17 @@ export type FleetOptions = MemoryBounds & {
 
 /** A runner that takes memory: `footprint` is what it is expected to take, `stats` what its process tells. */
 type Holder = { runner: Runner; footprint: Footprint; stats: RunnerStats };
-type Replica = Holder & { partlyOnCpu: boolean; calmTicks: number };
+type Replica = Holder & { partlyOnCpu: boolean };
 type Deployed = {
   version: LoadableVersion;
   replicas: Set<Replica>;
   /** The load under way, of the first replica or a further one. */
   loading: Promise<void> | null;
-  loads: number;
-  crowdedTicks: number;
+  scaler: Scaler;
+  /** Of the monotonic clock. */
+  growAgainMs: number;
+  /** It was told to end: nothing is loaded to reach its minimum. */
+  ended: boolean;
 };
 
 const TICK_MS = 1_000;
@@ -44,12 +48,10 @@ const RETRY_AFTER_MS = 1_000;
 /** A caller's rows may be larger than those that were measured. */
 const PEAK_FACTOR = 3;
 const PEAK_BYTES_MORE = 1024 ** 3;
-/** A replica more where calls wait longer than this and than two runs, seen in so many ticks one after the other; one less after so many calm ones. */
-const CROWDED_QUEUE_MS = 20;
-const CROWDED_TICKS = 2;
-const CALM_TICKS = 10;
-const CALM_BUSY_SHARE = 0.5;
+/** What may be loaded besides, or has to stay, is tried again after so long where it could not be. */
+const GROW_AGAIN_MS = 10_000;
 
+const FREE: ReplicaBounds = { min: 0, max: null };
 const NO_STATS: RunnerStats = { queued: 0, running: 0, idleSinceMs: null, busyMs: 0, queueMs: 0, runMs: 0, memoryBytes: 0, peakBytes: 0 };
 
 /** A replica takes what its process tells, once it does; a loan may still load what it was borrowed for. */
@@ -70,7 +72,7 @@ export class Fleet implements FleetPort {
   readonly #supervisor: Supervisor;
   readonly #log: Log;
   readonly #deployed = new Map<string, Deployed>();
-  readonly #pinned = new Set<string>();
+  readonly #bounds = new Map<string, ReplicaBounds>();
   readonly #loans = new Map<string, Holder>();
   readonly #listeners: ((versionId: string, path: string) => void)[] = [];
   readonly #leaving = new Set<Promise<void>>();
@@ -94,6 +96,7 @@ export class Fleet implements FleetPort {
     // Not killed: what one process cannot reach another may still use, and one that hangs is found by its silence.
     for (const replica of deployed.replicas) if (dead.includes(replica.runner.path)) void this.#retire(replica);
     if (this.#usable(deployed).length === 0) {
+      deployed.ended = false;
       deployed.loading ??= this.#load(deployed);
       await deployed.loading;
     }
@@ -134,13 +137,18 @@ export class Fleet implements FleetPort {
 
   async unload(versionId: string): Promise<void> {
     const deployed = this.#deployed.get(versionId);
-    await deployed?.loading?.catch(() => {});
-    await Promise.all([...(deployed?.replicas ?? [])].map((replica) => this.#retire(replica)));
+    if (deployed === undefined) return;
+    deployed.ended = true;
+    await deployed.loading?.catch(() => {});
+    await Promise.all([...deployed.replicas].map((replica) => this.#retire(replica)));
+    this.#forgetIfEmpty(deployed);
   }
 
-  async pin(versionId: string, pinned: boolean): Promise<void> {
-    if (pinned) this.#pinned.add(versionId);
-    else this.#pinned.delete(versionId);
+  async scale(versionId: string, bounds: ReplicaBounds): Promise<void> {
+    this.#bounds.set(versionId, bounds);
+    if (bounds.min === 0 && bounds.max === null) this.#bounds.delete(versionId);
+    const deployed = this.#deployed.get(versionId);
+    if (deployed) this.#forgetIfEmpty(deployed);
   }
 
   async status(): Promise<InferenceStatus> {
@@ -165,7 +173,7 @@ export class Fleet implements FleetPort {
   }
 
   #add(version: LoadableVersion): Deployed {
-    const deployed: Deployed = { version, replicas: new Set(), loading: null, loads: 0, crowdedTicks: 0 };
+    const deployed: Deployed = { version, replicas: new Set(), loading: null, scaler: new Scaler(), growAgainMs: 0, ended: false };
     this.#deployed.set(version.id, deployed);
     return deployed;
   }
@@ -181,13 +189,12 @@ export class Fleet implements FleetPort {
     });
     const { id } = deployed.version;
     const state = deployed.replicas.size === 0 ? 'LOADING' : 'LOADED';
-    return { versionId: id, state, pinned: this.#pinned.has(id), replicas };
+    return { versionId: id, state, replicas };
   }
 
   /** Loads one replica of the version; there is never more than one load of a version under way. */
   async #load(deployed: Deployed, mayEvict = true): Promise<void> {
     const { version } = deployed;
-    deployed.loads++;
     const place = Symbol(version.id);
     try {
       this.#enter(deployed, await this.#place(place, version, await this.#chainOf(version), mayEvict));
@@ -198,6 +205,7 @@ export class Fleet implements FleetPort {
       this.#budget.release(place);
       deployed.loading = null;
       this.#forgetIfEmpty(deployed);
+      if (this.#usable(deployed).length > 0 && this.#surplus(deployed) < 0) this.#scale(deployed, 0);
       this.#supervisor.refill();
     }
   }
@@ -222,7 +230,7 @@ export class Fleet implements FleetPort {
       try {
         const { partlyOnCpu } = await loadInto(runner, { ...version, device }, left.length > 0 ? model.slice() : model);
         await this.#confine(runner, version);
-        return { runner, footprint, partlyOnCpu, stats: NO_STATS, calmTicks: 0 };
+        return { runner, footprint, partlyOnCpu, stats: NO_STATS };
       } catch (error) {
         if (left.length === 0) throw error;
         this.#budget.release(place);
@@ -248,9 +256,21 @@ export class Fleet implements FleetPort {
     for (const listener of this.#listeners) listener(deployed.version.id, runner.path);
   }
 
+  /** One that has to stay loaded is not forgotten where its runners end by themselves. */
   #forgetIfEmpty(deployed: Deployed): void {
     const { id } = deployed.version;
-    if (deployed.replicas.size === 0 && deployed.loading === null && this.#deployed.get(id) === deployed) this.#deployed.delete(id);
+    const stays = !deployed.ended && this.#boundsOf(deployed).min > 0;
+    if (deployed.replicas.size === 0 && deployed.loading === null && !stays && this.#deployed.get(id) === deployed)
+      this.#deployed.delete(id);
+  }
+
+  #boundsOf({ version }: Deployed): { min: number; max: number } {
+    return withinHost(this.#bounds.get(version.id) ?? FREE, this.#options.replicasMax);
+  }
+
+  /** How many replicas may end without being asked for. */
+  #surplus(deployed: Deployed): number {
+    return this.#usable(deployed).length - this.#boundsOf(deployed).min;
   }
 
   /** Lets a replica end; resolves when it is gone. */
@@ -315,7 +335,7 @@ export class Fleet implements FleetPort {
     await this.#ask();
     const hostFull = this.#placesLeft() <= 0 || !footprints.some(({ bytes }) => this.#budget.fitsHost(bytes));
     const idle = [...this.#deployed.values()]
-      .filter(({ version }) => !this.#pinned.has(version.id))
+      .filter((deployed) => this.#surplus(deployed) > 0)
       .flatMap((deployed) => this.#usable(deployed))
       .filter(({ stats }) => stats.queued + stats.running === 0)
       .filter((replica) => hostFull || footprints.some(({ device }) => device === replica.footprint.device));
@@ -339,36 +359,33 @@ export class Fleet implements FleetPort {
     await this.#ask();
     for (const deployed of this.#deployed.values()) {
       this.#endIdle(deployed);
-      this.#grow(deployed);
-      this.#shrink(deployed, before);
+      const busyMs = this.#usable(deployed).reduce((sum, one) => sum + one.stats.busyMs - (before.get(one) ?? one.stats.busyMs), 0);
+      this.#scale(deployed, busyMs);
     }
   }
 
   #endIdle(deployed: Deployed): void {
-    if (this.#pinned.has(deployed.version.id)) return;
     for (const replica of this.#usable(deployed)) {
       const { idleSinceMs } = replica.stats;
-      if (idleSinceMs !== null && hostMs() - idleSinceMs > this.#options.keepAliveMs) void this.#retire(replica);
+      const isIdle = idleSinceMs !== null && hostMs() - idleSinceMs > this.#options.keepAliveMs;
+      if (isIdle && this.#surplus(deployed) > 0) void this.#retire(replica);
     }
   }
 
-  #grow(deployed: Deployed): void {
+  /** Loads or ends a replica where there should be one more or less. `busyMs`: run time of all since the last tick. */
+  #scale(deployed: Deployed, busyMs: number): void {
+    if (deployed.ended || deployed.loading !== null || performance.now() < deployed.growAgainMs) return;
     const usable = this.#usable(deployed);
-    const isCrowded = ({ stats: { queued, queueMs, runMs } }: Replica) => queued > 0 && queueMs > Math.max(CROWDED_QUEUE_MS, 2 * runMs);
-    deployed.crowdedTicks = usable.length > 0 && usable.every(isCrowded) ? deployed.crowdedTicks + 1 : 0;
-    if (deployed.crowdedTicks < CROWDED_TICKS || deployed.loading !== null || usable.length >= this.#options.replicasMax) return;
-    deployed.crowdedTicks = 0;
-    deployed.loading = this.#load(deployed, false);
-    deployed.loading.catch((error: unknown) => this.#log.info({ err: error, versionId: deployed.version.id }, 'no further replica'));
-  }
-
-  #shrink(deployed: Deployed, before: ReadonlyMap<Replica, number>): void {
-    const usable = this.#usable(deployed);
-    const busyMs = usable.reduce((sum, replica) => sum + replica.stats.busyMs - (before.get(replica) ?? replica.stats.busyMs), 0);
+    const bounds = this.#boundsOf(deployed);
+    const stats = usable.map((replica) => replica.stats);
+    const step = deployed.scaler.step(stats, busyMs / TICK_MS, bounds);
     const last = usable.at(-1);
-    if (last === undefined) return;
-    const isCalm = usable.length > 1 && busyMs / TICK_MS < (usable.length - 1) * CALM_BUSY_SHARE;
-    last.calmTicks = isCalm ? last.calmTicks + 1 : 0;
-    if (last.calmTicks >= CALM_TICKS) void this.#retire(last);
+    if (step < 0 && last !== undefined) void this.#retire(last);
+    if (step <= 0) return;
+    deployed.loading = this.#load(deployed, usable.length < bounds.min);
+    deployed.loading.catch((error: unknown) => {
+      deployed.growAgainMs = performance.now() + GROW_AGAIN_MS;
+      this.#log.info({ err: error, versionId: deployed.version.id }, 'no further replica');
+    });
   }
 }

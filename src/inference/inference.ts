@@ -6,6 +6,7 @@ import type { FleetPort, InferenceStatus } from './fleet-port.ts';
 import { Hosts, type RunnableVersion } from './hosts.ts';
 import { type Gate, type Grounds, groundsOf, type Inspection, inspectModel, type OnRead, type Verified, verifySamples } from './inspect.ts';
 import { createRunFolder } from './run-folder.ts';
+import type { ReplicaBounds } from './scaling.ts';
 import { Supervisor } from './supervisor.ts';
 
 export { ModelKilled, type RunRequest, type RunResult } from './calls.ts';
@@ -49,8 +50,8 @@ export type Inference = AsyncDisposable & {
   load(version: RunnableVersion): Promise<void>;
   /** Ends the version's processes once they have answered what they were asked; a later call loads it again. */
   unload(versionId: string): Promise<void>;
-  /** Keeps the version loaded, once it is, when it is idle or room is needed. */
-  pin(versionId: string, pinned: boolean): Promise<void>;
+  /** As `FleetPort.scale`. */
+  scale(versionId: string, bounds: ReplicaBounds): Promise<void>;
   /** What runs on this host. */
   status(): Promise<InferenceStatus>;
 };
@@ -105,7 +106,7 @@ export function createInference(fleet: FleetPort): Inference {
       await hosts.enter(version);
     },
     unload: (versionId) => fleet.unload(versionId),
-    pin: (versionId, pinned) => fleet.pin(versionId, pinned),
+    scale: (versionId, bounds) => fleet.scale(versionId, bounds),
     status: () => fleet.status(),
     async [Symbol.asyncDispose]() {
       hosts.close();

@@ -72,6 +72,33 @@ test('only the operator pins, and what is pinned is loaded after a restart', { t
   expect(await change('pinModelVersion', id, operator, { pinned: false })).toMatchObject({ pinned: false });
 });
 
+test("replicas are bounded: by the publisher upwards, by the operator both ways, of nobody else's, and within reason", async () => {
+  const { token } = await offerLoop(client, 1_000, 'scaled');
+  const modelVersionId = await versionId('scaled/loop');
+  const bounds = 'hostedVersion { state minReplicas maxReplicas replicas { pid } }';
+  const query = `mutation ($input: ScaleModelVersionInput!) { scaleModelVersion(input: $input) { ${bounds} } }`;
+  const scale = async (input: object, by: string) => {
+    const { data, errors } = await client.send(query, { input: { modelVersionId, ...input } }, by);
+    return errors?.[0]?.extensions ?? (data?.scaleModelVersion as { hostedVersion: object } | undefined)?.hostedVersion;
+  };
+  expect(await scale({ maxReplicas: 3 }, token)).toMatchObject({ minReplicas: 0, maxReplicas: 3 });
+  expect(await scale({ minReplicas: 1 }, token)).toMatchObject({ code: 'FORBIDDEN', field: 'minReplicas' });
+  expect(await scale({ minReplicas: 1 }, operator)).toMatchObject({ state: 'LOADED', minReplicas: 1, maxReplicas: 3 });
+  expect(await scale({ minReplicas: 1, maxReplicas: null }, token)).toMatchObject({ minReplicas: 1, maxReplicas: null });
+  const unload = 'mutation ($input: UnloadModelVersionInput!) { unloadModelVersion(input: $input) { hostedVersion { state } } }';
+  const refused = await client.send(unload, { input: { modelVersionId } }, token);
+  expect(refused.errors?.[0]).toMatchObject({ extensions: { code: 'CONFLICT', field: 'modelVersionId' } });
+  for (const [input, field, expected] of [
+    [{ minReplicas: 65 }, 'minReplicas', '0 to 64'],
+    [{ maxReplicas: 0 }, 'maxReplicas', '1 to 64'],
+    [{ minReplicas: 3, maxReplicas: 2 }, 'maxReplicas', 'at least minReplicas, 3'],
+  ] as const)
+    expect(await scale(input, operator)).toMatchObject({ code: 'BAD_USER_INPUT', field, expected });
+  expect(await scale({ maxReplicas: 1 }, (await signUp(client, 'scaler')).token)).toMatchObject({ code: 'NOT_FOUND' });
+  expect(await scale({ minReplicas: 0 }, operator)).toMatchObject({ minReplicas: 0, maxReplicas: null });
+  expect(await change('unloadModelVersion', modelVersionId, token)).toMatchObject({ state: 'UNLOADED' });
+});
+
 test('what the operator has pinned its publisher cannot unload', async () => {
   const { token } = await offerLoop(client, 1_000, 'pinned');
   const id = await versionId('pinned/loop');

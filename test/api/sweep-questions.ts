@@ -147,6 +147,12 @@ export const QUESTIONS: Question[] = [
     variables: (ids: Ids) => inputs(global('ModelVersion', ids).map((modelVersionId) => ({ modelVersionId }))),
   })),
   {
+    field: 'scaleModelVersion',
+    scope: 'model:write',
+    operatorSees: true,
+    variables: (ids) => inputs(global('ModelVersion', ids).map((modelVersionId) => ({ modelVersionId, maxReplicas: 2 }))),
+  },
+  {
     field: 'pinModelVersion',
     scope: 'operator',
     variables: (ids) => inputs(global('ModelVersion', ids).map((modelVersionId) => ({ modelVersionId, pinned: true }))),

@@ -73,11 +73,11 @@ describe('hosting', () => {
 
   test('never ends a pinned version for another', async () => {
     const inference = await testInference({ maxLoaded: 2 });
-    await inference.pin('a', true);
+    await inference.scale('a', { min: 1, max: null });
     const use = (id: string) => inference.run(request(versionOf(identityModel(), { id }), [row]));
     for (const id of ['a', 'b', 'c']) await use(id);
     expect(await loadedIds(inference)).toEqual(['a', 'c']);
-    await inference.pin('a', false);
+    await inference.scale('a', { min: 0, max: null });
     await use('d');
     expect(await loadedIds(inference)).toEqual(['c', 'd']);
   });
@@ -110,7 +110,7 @@ describe('hosting', () => {
 
   test('ends a version that nobody calls, and a pinned one not', async () => {
     const inference = await testInference({ keepAliveMs: 1 });
-    await inference.pin('pinned', true);
+    await inference.scale('pinned', { min: 1, max: null });
     for (const id of ['pinned', 'idle']) await inference.run(request(versionOf(identityModel(), { id }), [row]));
     await vi.waitFor(async () => expect(await loadedIds(inference)).toEqual(['pinned']), WAIT);
   });
@@ -154,6 +154,52 @@ describe('hosting', () => {
     await Promise.all(callers);
     await vi.waitFor(async () => expect((await inference.status()).deployments[0]?.replicas).toHaveLength(1), { timeout: 30_000 });
   }, 60_000);
+
+  test('keeps a minimum of replicas loaded: from the first load on, when one dies, and through idleness', WAIT, async () => {
+    const inference = await testInference({ replicasMax: 3, keepAliveMs: 1 });
+    await inference.scale('version', { min: 2, max: null });
+    await inference.run(request(versionOf(identityModel()), [row]));
+    const pids = async () => (await inference.status()).deployments[0]?.replicas.map(({ pid }) => pid) ?? [];
+    await vi.waitFor(async () => expect(await pids()).toHaveLength(2), WAIT);
+    const before = await pids();
+    for (const pid of before) process.kill(pid, 'SIGKILL');
+    const renewed = async () => {
+      const now = await pids();
+      expect(now).toHaveLength(2);
+      for (const pid of before) expect(now).not.toContain(pid);
+    };
+    await vi.waitFor(renewed, WAIT);
+    await inference.scale('version', { min: 1, max: 1 });
+    await vi.waitFor(async () => expect(await pids()).toHaveLength(1), WAIT);
+    await inference.unload('version');
+    expect(await pids()).toEqual([]);
+  });
+
+  test('has no more replicas of a version than its maximum and that of the host, however long calls wait', {
+    timeout: 60_000,
+  }, async () => {
+    const inference = await testInference({ replicasMax: 2 });
+    await inference.scale('one', { min: 0, max: 1 });
+    await inference.scale('two', { min: 9, max: 9 });
+    await inference.run(request(versionOf(identityModel(), { id: 'two' }), [row]));
+    const crowded = versionOf(loopModel(), { id: 'one', joinable: false });
+    const counts = async () => {
+      const { deployments } = await inference.status();
+      return Object.fromEntries(deployments.map(({ versionId, replicas }) => [versionId, replicas.length]));
+    };
+    await vi.waitFor(async () => expect(await counts()).toEqual({ two: 2 }), WAIT);
+    // Long enough for ticks that would bring another: one run alone takes longer than two of them.
+    const calls = Array.from({ length: 6 }, () => inference.run(request(crowded, [longs([600_000])])));
+    let most = 0;
+    let done = false;
+    void Promise.allSettled(calls).then(() => {
+      done = true;
+    });
+    while (!done) most = Math.max(most, (await counts()).one ?? 0);
+    await Promise.all(calls);
+    expect(most).toBe(1);
+    expect(await counts()).toMatchObject({ two: 2 });
+  });
 
   test.skipIf(!existsSync('/usr/bin/prlimit'))('bounds the memory of a version by what it was seen to need', async () => {
     const inference = await testInference();
