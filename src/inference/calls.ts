@@ -1,8 +1,10 @@
-import { gaveUp, MercatoError } from '../base/errors.ts';
-import { type CallRequest, type CallResult, type Patience, RunnerLost, RunnerOverran } from './connection.ts';
-import type { Hosts, RunnableVersion } from './hosts.ts';
+import { MercatoError } from '../base/errors.ts';
+import { type CallRequest, type CallResult, type Patience, type RunnerConnection, RunnerLost, RunnerOverran } from './connection.ts';
+import { type Hosts, loadable, type RunnableVersion } from './hosts.ts';
 import { joinResults, sliceInputs } from './slices.ts';
 import { commonRows, rowsOf, type Tensor } from './tensor.ts';
+import type { Trials } from './trials.ts';
+import { within } from './within.ts';
 
 /**
  * One call of a model. `inputs` satisfy the version's signature. `tenantKey`: an opaque key of who shares a queue and, unless the version is
@@ -33,8 +35,11 @@ const RETRY_AFTER_MS = 100;
 /** Beyond the run limit, for the load and the queue. */
 const TRIAL_GRACE_MS = 5_000;
 
+/** The version's runners, and what tells whether a device fails. */
+type Ways = { hosts: Hosts; trials: Trials };
+
 /** As `Inference.run` says. */
-export async function runRequest(hosts: Hosts, request: RunRequest): Promise<RunResult> {
+export async function runRequest(ways: Ways, request: RunRequest): Promise<RunResult> {
   const { version, inputs, outputs, tenantKey, priority, signal } = request;
   const patience = { expiresMs: performance.now() + request.deadlineMs, signal };
   const slices = version.joinable ? sliceInputs(inputs, version.maxBatchRows) : [inputs];
@@ -43,7 +48,7 @@ export async function runRequest(hosts: Hosts, request: RunRequest): Promise<Run
   for (const slice of slices) {
     const rows = commonRows(slice) ?? 1;
     results.push(
-      await call(hosts, version, { tenantKey, priority, outputs, alone: false, rows, inputs: slice }, patience, request.onKilled),
+      await call(ways, version, { tenantKey, priority, outputs, alone: false, rows, inputs: slice }, patience, request.onKilled),
     );
   }
   return { ...joinResults(results), rows: rowsOf(version.signature, inputs), runs: slices.length };
@@ -63,10 +68,10 @@ export class ModelKilled extends MercatoError {
 
 /**
  * A call whose runner ended before it began comes back. So does one that shared the run that ended it with other tenants' calls, alone: nobody fails by
- * another's input, and whose input it was shows.
+ * another's input, and whose input it was shows. What fails on another device than the CPU is asked of the next, and is the model's fault where it fails there too.
  */
 async function call(
-  hosts: Hosts,
+  ways: Ways,
   version: RunnableVersion,
   given: CallRequest,
   patience: Patience,
@@ -74,56 +79,49 @@ async function call(
 ): Promise<CallResult> {
   let request = given;
   for (let attempt = 1; ; attempt++) {
-    let path = '';
+    let connection: RunnerConnection | null = null;
     const onLate = (ended: RunnerLost | RunnerOverran) => {
-      const killed = killedBy(ended, path);
-      if (killed !== null) onKilled?.(killed);
-      else if (ended.mixed) void tryAlone(hosts, version, request, onKilled);
+      const killed = killedBy(ended, connection);
+      const isModels = killed !== null && (killed.kind === 'OVERRUN' || connection?.device === 'cpu');
+      if (isModels) onKilled?.(killed);
+      else if (killed !== null || ended.mixed) void tryAlone(ways, version, request, onKilled);
     };
     try {
-      const entered = hosts.enter(version, request.tenantKey);
-      const connection = entered instanceof Promise ? await within(entered, patience) : entered;
-      path = connection.path;
+      const entered = ways.hosts.enter(version, request.tenantKey);
+      connection = entered instanceof Promise ? await within(entered, patience) : entered;
       return await connection.call(request, { ...patience, onLate });
     } catch (error) {
-      if (!(error instanceof RunnerLost || error instanceof RunnerOverran)) throw error;
-      const killed = killedBy(error, path);
-      if (killed !== null) throw killed;
-      if (error.mixed) request = { ...request, alone: true };
+      const tried = connection && isRuns(error) ? await ways.trials.run(loadable(version), request, connection.device, patience) : null;
+      if (tried !== null && tried !== 'again') return tried;
+      if (tried === null) {
+        if (!(error instanceof RunnerLost || error instanceof RunnerOverran)) throw error;
+        const killed = killedBy(error, connection);
+        if (killed !== null) throw killed;
+        if (error.mixed) request = { ...request, alone: true };
+      }
       if (attempt === ATTEMPTS_MAX) throw new MercatoError('OVERLOADED', undefined, { retryAfterMs: RETRY_AFTER_MS });
     }
   }
 }
 
+/** Whether a run of this call alone failed or crashed, in time: a device may be at fault. */
+function isRuns(error: unknown): boolean {
+  if (error instanceof RunnerLost) return error.begun && !error.mixed;
+  return error instanceof MercatoError && error.code === 'MODEL_FAILED' && !(error instanceof RunnerOverran);
+}
+
 /** What ended a runner; null where the call had not begun, or it cannot be told yet whose call it was. */
-function killedBy(ended: RunnerLost | RunnerOverran, path: string): ModelKilled | null {
-  if (ended.mixed) return null;
+function killedBy(ended: RunnerLost | RunnerOverran, connection: RunnerConnection | null): ModelKilled | null {
+  if (ended.mixed || connection === null) return null;
+  const { path } = connection;
   if (ended instanceof RunnerOverran) return new ModelKilled('OVERRUN', path, ended.message);
   return ended.begun ? new ModelKilled('CRASH', path, 'The model crashed on this input.') : null;
 }
 
 /** Nobody waits for the call, but it may be the one that ended its runner: whoever gives up early would never be found. */
-async function tryAlone(hosts: Hosts, version: RunnableVersion, given: CallRequest, onKilled: RunRequest['onKilled']): Promise<void> {
+async function tryAlone(ways: Ways, version: RunnableVersion, given: CallRequest, onKilled: RunRequest['onKilled']): Promise<void> {
   const patience = { expiresMs: performance.now() + version.runLimitMs + TRIAL_GRACE_MS, signal: undefined };
-  await call(hosts, version, { ...given, alone: true }, patience, onKilled).catch((error: unknown) => {
+  await call(ways, version, { ...given, alone: true }, patience, onKilled).catch((error: unknown) => {
     if (error instanceof ModelKilled) onKilled?.(error);
-  });
-}
-
-/** Waits for a load as long as the caller does; the load goes on without it. */
-function within<T>(loading: Promise<T>, { expiresMs, signal }: Patience): Promise<T> {
-  return new Promise((resolve, reject) => {
-    const giveUp = () => {
-      settle();
-      reject(gaveUp(signal));
-    };
-    const timer = setTimeout(giveUp, expiresMs - performance.now());
-    const settle = () => {
-      clearTimeout(timer);
-      signal?.removeEventListener('abort', giveUp);
-    };
-    signal?.addEventListener('abort', giveUp);
-    if (signal?.aborted === true) giveUp();
-    loading.then(resolve, reject).finally(settle);
   });
 }

@@ -69,14 +69,17 @@ type Pending = {
 
 const REFUSALS: ReadonlySet<unknown> = new Set<Refusal['code']>(['OVERLOADED', 'DEADLINE_EXCEEDED', 'MODEL_FAILED']);
 
+/** A runner's socket, and what its model runs on; null: it has none yet. */
+export type Place = { path: string; device: string | null };
+
 /** Connects to a runner that listens. `onLost` is called once, when no further call can be sent. */
-export function connectRunner(path: string, onLost: () => void): Promise<RunnerConnection> {
-  const socket = connect(path);
+export function connectRunner(place: Place, onLost: () => void): Promise<RunnerConnection> {
+  const socket = connect(place.path);
   return new Promise((resolve, reject) => {
     socket.once('error', reject);
     socket.once('connect', () => {
       socket.off('error', reject);
-      resolve(new RunnerConnection(path, socket, onLost));
+      resolve(new RunnerConnection(place, socket, onLost));
     });
   });
 }
@@ -84,6 +87,7 @@ export function connectRunner(path: string, onLost: () => void): Promise<RunnerC
 /** A server process's connection to one runner. Any number of calls may be under way. */
 export class RunnerConnection {
   readonly path: string;
+  readonly device: string | null;
   readonly #socket: Socket;
   readonly #onLost: () => void;
   readonly #pending = new Map<number, Pending>();
@@ -94,8 +98,9 @@ export class RunnerConnection {
   #leaving = false;
   #calls = 0;
 
-  constructor(path: string, socket: Socket, onLost: () => void) {
+  constructor({ path, device }: Place, socket: Socket, onLost: () => void) {
     this.path = path;
+    this.device = device;
     this.#socket = socket;
     this.#onLost = onLost;
     const read = frameReader((frame) => this.#handle(frame));

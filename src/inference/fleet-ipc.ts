@@ -1,14 +1,15 @@
 import type { ChildProcess } from 'node:child_process';
 import { ERRORS, type ErrorCode, type ErrorData, MercatoError } from '../base/errors.ts';
+import type { Place } from './connection.ts';
 import type { FleetPort } from './fleet-port.ts';
 
 /** How the server processes of one host reach the fleet of the one that owns it: the channel that a child has with its parent. */
-const METHODS = ['claim', 'devices', 'borrow', 'giveBack', 'unload', 'scale', 'status'] as const;
+const METHODS = ['claim', 'devices', 'borrow', 'lend', 'giveBack', 'fallBack', 'unload', 'scale', 'status'] as const;
 type Method = (typeof METHODS)[number];
 type Ask = { fleet: 'ask'; id: number; method: Method; args: unknown[] };
 type Failure = { code: ErrorCode | null; message: string; data: ErrorData };
 type Answer = { fleet: 'answer'; id: number; value?: unknown; failure?: Failure };
-type Place = { fleet: 'place'; versionId: string; path: string };
+type Placed = { fleet: 'place'; versionId: string; place: Place };
 /** The parent's end of a child's channel, as `cluster.Worker` and `ChildProcess` have it. */
 export type Child = Pick<ChildProcess, 'send'> & {
   on(event: 'message', listener: (message: unknown) => void): unknown;
@@ -19,7 +20,7 @@ export type Child = Pick<ChildProcess, 'send'> & {
 export function serveFleet(fleet: FleetPort, child: Child): void {
   const loans = new Set<string>();
   let gone = false;
-  const say = (message: Answer | Place) => {
+  const say = (message: Answer | Placed) => {
     // A child that has gone has no use for it.
     if (!gone) child.send(message, () => {});
   };
@@ -28,7 +29,7 @@ export function serveFleet(fleet: FleetPort, child: Child): void {
     const work = fleet[method] as (...given: unknown[]) => Promise<unknown>;
     const value = await work.apply(fleet, args);
     if (method === 'giveBack') loans.delete(String(args[0]));
-    if (method === 'borrow') {
+    if ((method === 'borrow' || method === 'lend') && value !== null) {
       const { id } = value as { id: string };
       if (gone) void fleet.giveBack(id);
       else loans.add(id);
@@ -48,13 +49,13 @@ export function serveFleet(fleet: FleetPort, child: Child): void {
     gone = true;
     for (const loan of loans) void fleet.giveBack(loan);
   });
-  fleet.onPlace((versionId, path) => say({ fleet: 'place', versionId, path }));
+  fleet.onPlace((versionId, place) => say({ fleet: 'place', versionId, place }));
 }
 
 /** The fleet of the parent process, as a child sees it. */
 export function connectFleet(parent: NodeJS.Process): FleetPort {
   const waiting = new Map<number, { resolve(value: unknown): void; reject(error: Error): void }>();
-  const listeners: ((versionId: string, path: string) => void)[] = [];
+  const listeners: ((versionId: string, place: Place) => void)[] = [];
   let asked = 0;
 
   function ask<T>(method: Method, ...args: unknown[]): Promise<T> {
@@ -70,7 +71,7 @@ export function connectFleet(parent: NodeJS.Process): FleetPort {
   }
 
   parent.on('message', (message: unknown) => {
-    if (isPlace(message)) for (const listener of listeners) listener(message.versionId, message.path);
+    if (isPlaced(message)) for (const listener of listeners) listener(message.versionId, message.place);
     if (!isAnswer(message)) return;
     const { id, value, failure } = message;
     const call = waiting.get(id);
@@ -83,7 +84,9 @@ export function connectFleet(parent: NodeJS.Process): FleetPort {
     claim: (version, dead) => ask('claim', version, dead),
     devices: () => ask('devices'),
     borrow: (fileBytes) => ask('borrow', fileBytes),
+    lend: (version, device) => ask('lend', version, device),
     giveBack: (loanId) => ask('giveBack', loanId),
+    fallBack: (versionId, device) => ask('fallBack', versionId, device),
     unload: (versionId) => ask('unload', versionId),
     scale: (versionId, bounds) => ask('scale', versionId, bounds),
     status: () => ask('status'),
@@ -106,4 +109,4 @@ function kindOf(message: unknown): string | null {
 
 const isAsk = (message: unknown): message is Ask => kindOf(message) === 'ask' && METHODS.includes((message as Ask).method);
 const isAnswer = (message: unknown): message is Answer => kindOf(message) === 'answer';
-const isPlace = (message: unknown): message is Place => kindOf(message) === 'place';
+const isPlaced = (message: unknown): message is Placed => kindOf(message) === 'place';

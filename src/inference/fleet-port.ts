@@ -1,4 +1,5 @@
 import type { DeviceMemory } from './budget.ts';
+import type { Place } from './connection.ts';
 import type { DeviceChain } from './devices.ts';
 import type { RunnerStats } from './frames.ts';
 import type { ReplicaBounds } from './scaling.ts';
@@ -22,7 +23,7 @@ export type LoadableVersion = {
   peakMemoryBytes: number | null;
 };
 
-/** A runner without a model that its borrower may load and use up. */
+/** A runner that its borrower may use up. */
 export type Loan = { id: string; path: string };
 
 /** `partlyOnCpu`: the device has no kernel for some of the model's operators. */
@@ -45,20 +46,24 @@ export type InferenceStatus = { deployments: Deployment[]; spares: number; memor
 /** The way to the host's runners, from whichever of its server processes. */
 export type FleetPort = {
   /**
-   * The sockets of the version's runners, which is loaded first where it is not: one load for all that ask meanwhile. `dead`: sockets that the
+   * The places of the version's runners, which is loaded first where it is not: one load for all that ask meanwhile. `dead`: paths of sockets that the
    * caller could not reach. OVERLOADED where no room can be made within 2 s, MODEL_FAILED where it cannot be loaded.
    */
-  claim(version: LoadableVersion, dead: readonly string[]): Promise<string[]>;
+  claim(version: LoadableVersion, dead: readonly string[]): Promise<Place[]>;
   /** What versions are tried on, in this order. */
   devices(): Promise<DeviceChain>;
   /** A runner with room for a model file of so many bytes. OVERLOADED where there is none within 30 s. */
   borrow(fileBytes: number): Promise<Loan>;
+  /** A runner with the version on the next device after `device` that takes it; null where there is no next. OVERLOADED, MODEL_FAILED as `claim`. */
+  lend(version: LoadableVersion, device: string): Promise<(Loan & Place) | null>;
   giveBack(loanId: string): Promise<void>;
+  /** The version runs on `device` no more, since its runs fail there and not on the next, until it is unloaded. Its runners there answer what they were asked. */
+  fallBack(versionId: string, device: string): Promise<void>;
   /** Ends the version's runners once they have answered what they were asked, and resolves when they are gone. */
   unload(versionId: string): Promise<void>;
   /** Bounds the version's runners, within what the host allows; those of its minimum are not ended for being idle, nor for room. It loads none that is not loaded. */
   scale(versionId: string, bounds: ReplicaBounds): Promise<void>;
   status(): Promise<InferenceStatus>;
   /** `listener` hears of each runner of a version that others may use from now on. */
-  onPlace(listener: (versionId: string, path: string) => void): void;
+  onPlace(listener: (versionId: string, place: Place) => void): void;
 };

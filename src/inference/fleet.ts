@@ -3,7 +3,7 @@ import { MercatoError } from '../base/errors.ts';
 import type { Log } from '../base/log.ts';
 import { type Footprint, footprintOf, type MemoryBounds, MemoryBudget } from './budget.ts';
 import { limitMemory, lowerPriority } from './confinement.ts';
-import { RunnerLost } from './connection.ts';
+import { type Place, RunnerLost } from './connection.ts';
 import type { DeviceChain } from './devices.ts';
 import type { Deployment, FleetPort, InferenceStatus, LoadableVersion, Loan } from './fleet-port.ts';
 import { hostMs, type RunnerStats } from './frames.ts';
@@ -61,6 +61,13 @@ function held({ footprint, stats, ...more }: Holder | Replica): Footprint {
   return { ...footprint, bytes };
 }
 
+const placeOf = ({ runner, footprint }: Holder): Place => ({ path: runner.path, device: footprint.device });
+
+function asFailed(error: unknown): unknown {
+  if (!(error instanceof RunnerLost)) return error;
+  return new MercatoError('MODEL_FAILED', 'The model could not be loaded.', {}, { cause: error });
+}
+
 const kindOf = (device: string | undefined): string => device?.split(':')[0] ?? '';
 
 /**
@@ -74,7 +81,9 @@ export class Fleet implements FleetPort {
   readonly #deployed = new Map<string, Deployed>();
   readonly #bounds = new Map<string, ReplicaBounds>();
   readonly #loans = new Map<string, Holder>();
-  readonly #listeners: ((versionId: string, path: string) => void)[] = [];
+  readonly #listeners: ((versionId: string, place: Place) => void)[] = [];
+  /** Devices on which runs of a version were seen to fail. */
+  readonly #failing = new Map<string, Set<string>>();
   readonly #leaving = new Set<Promise<void>>();
   readonly #timer: NodeJS.Timeout;
   readonly #budget: MemoryBudget;
@@ -91,7 +100,7 @@ export class Fleet implements FleetPort {
     this.#timer.unref();
   }
 
-  async claim(version: LoadableVersion, dead: readonly string[]): Promise<string[]> {
+  async claim(version: LoadableVersion, dead: readonly string[]): Promise<Place[]> {
     const deployed = this.#deployed.get(version.id) ?? this.#add(version);
     // Not killed: what one process cannot reach another may still use, and one that hangs is found by its silence.
     for (const replica of deployed.replicas) if (dead.includes(replica.runner.path)) void this.#retire(replica);
@@ -100,7 +109,7 @@ export class Fleet implements FleetPort {
       deployed.loading ??= this.#load(deployed);
       await deployed.loading;
     }
-    return this.#usable(deployed).map(({ runner }) => runner.path);
+    return this.#usable(deployed).map(placeOf);
   }
 
   devices(): Promise<DeviceChain> {
@@ -115,13 +124,37 @@ export class Fleet implements FleetPort {
       const runner = await this.#supervisor.take();
       // What it is to load is unproven, and who serves goes first.
       lowerPriority(runner.pid);
-      return this.#lend({ runner, footprint, stats: NO_STATS });
+      return this.#register({ runner, footprint, stats: NO_STATS });
     } finally {
       this.#budget.release(place);
     }
   }
 
-  #lend(lent: Holder): Loan {
+  async lend(version: LoadableVersion, device: string): Promise<(Loan & Place) | null> {
+    const chain = await this.#chainOf(version);
+    const next = chain.slice(chain.indexOf(device) + 1);
+    if (next.length === 0) return null;
+    const place = Symbol(version.id);
+    try {
+      const replica = await this.#place(place, version, next, true);
+      return { ...this.#register(replica), ...placeOf(replica) };
+    } catch (error) {
+      throw asFailed(error);
+    } finally {
+      this.#budget.release(place);
+    }
+  }
+
+  async fallBack(versionId: string, device: string): Promise<void> {
+    const failing = this.#failing.get(versionId) ?? new Set();
+    if (failing.has(device)) return;
+    this.#failing.set(versionId, failing.add(device));
+    this.#log.warn({ versionId, device }, 'runs of a model fail on a device and not on the next; it leaves the device');
+    for (const replica of this.#deployed.get(versionId)?.replicas ?? [])
+      if (replica.footprint.device === device) void this.#retire(replica);
+  }
+
+  #register(lent: Holder): Loan {
     const id = String(++this.#loanCount);
     this.#loans.set(id, lent);
     void lent.runner.ended.then(() => this.#loans.delete(id));
@@ -137,6 +170,7 @@ export class Fleet implements FleetPort {
 
   async unload(versionId: string): Promise<void> {
     const deployed = this.#deployed.get(versionId);
+    this.#failing.delete(versionId);
     if (deployed === undefined) return;
     deployed.ended = true;
     await deployed.loading?.catch(() => {});
@@ -161,7 +195,7 @@ export class Fleet implements FleetPort {
     };
   }
 
-  onPlace(listener: (versionId: string, path: string) => void): void {
+  onPlace(listener: (versionId: string, place: Place) => void): void {
     this.#listeners.push(listener);
   }
 
@@ -199,8 +233,7 @@ export class Fleet implements FleetPort {
     try {
       this.#enter(deployed, await this.#place(place, version, await this.#chainOf(version), mayEvict));
     } catch (error) {
-      if (error instanceof RunnerLost) throw new MercatoError('MODEL_FAILED', 'The model could not be loaded.', {}, { cause: error });
-      throw error;
+      throw asFailed(error);
     } finally {
       this.#budget.release(place);
       deployed.loading = null;
@@ -211,9 +244,10 @@ export class Fleet implements FleetPort {
   }
 
   /** The devices that may run a version; the last of all where each was seen not to. */
-  async #chainOf({ passedOver }: LoadableVersion): Promise<readonly string[]> {
+  async #chainOf({ id, passedOver }: LoadableVersion): Promise<readonly string[]> {
     const devices = await this.#options.devices;
-    const left = devices.filter((device) => !passedOver.includes(device));
+    const failing = this.#failing.get(id);
+    const left = devices.filter((device) => !passedOver.includes(device) && !failing?.has(device));
     return left.length > 0 ? left : devices.slice(-1);
   }
 
@@ -253,7 +287,7 @@ export class Fleet implements FleetPort {
       deployed.replicas.delete(replica);
       this.#forgetIfEmpty(deployed);
     });
-    for (const listener of this.#listeners) listener(deployed.version.id, runner.path);
+    for (const listener of this.#listeners) listener(deployed.version.id, placeOf(replica));
   }
 
   /** One that has to stay loaded is not forgotten where its runners end by themselves. */

@@ -1,4 +1,4 @@
-import { connectRunner, type RunnerConnection, RunnerLost } from './connection.ts';
+import { connectRunner, type Place, type RunnerConnection, RunnerLost } from './connection.ts';
 import type { FleetPort, LoadableVersion } from './fleet-port.ts';
 import type { Signature } from './tensor.ts';
 
@@ -6,7 +6,7 @@ import type { Signature } from './tensor.ts';
 export type RunnableVersion = LoadableVersion & { signature: Signature };
 
 /** What of a version goes to the fleet. */
-function loadable({ signature: _, ...version }: RunnableVersion): LoadableVersion {
+export function loadable({ signature: _, ...version }: RunnableVersion): LoadableVersion {
   return version;
 }
 
@@ -42,9 +42,10 @@ class Host {
     return this.#opening;
   }
 
-  async add(path: string): Promise<void> {
+  async add(place: Place): Promise<void> {
+    const { path } = place;
     if (this.#connections.has(path) || this.#dead.has(path)) return;
-    const connecting = this.#connecting.get(path) ?? this.#connect(path).finally(() => this.#connecting.delete(path));
+    const connecting = this.#connecting.get(path) ?? this.#connect(place).finally(() => this.#connecting.delete(path));
     this.#connecting.set(path, connecting);
     await connecting;
   }
@@ -54,16 +55,17 @@ class Host {
   }
 
   async #open(): Promise<RunnerConnection> {
-    const paths = await this.#fleet.claim(loadable(this.#version), [...this.#dead]);
+    const places = await this.#fleet.claim(loadable(this.#version), [...this.#dead]);
     this.#dead.clear();
-    await Promise.all(paths.map((path) => this.add(path)));
+    await Promise.all(places.map((place) => this.add(place)));
     const connection = this.pick('');
     if (connection === null) throw new RunnerLost(false);
     return connection;
   }
 
-  async #connect(path: string): Promise<void> {
-    const connection = await connectRunner(path, () => this.#lose(path)).catch(() => null);
+  async #connect(place: Place): Promise<void> {
+    const { path } = place;
+    const connection = await connectRunner(place, () => this.#lose(path)).catch(() => null);
     if (connection?.usable) this.#connections.set(path, connection);
     else this.#lose(path);
   }
@@ -92,7 +94,7 @@ export class Hosts {
 
   constructor(fleet: FleetPort) {
     this.#fleet = fleet;
-    fleet.onPlace((versionId, path) => void this.#hosts.get(versionId)?.add(path));
+    fleet.onPlace((versionId, place) => void this.#hosts.get(versionId)?.add(place));
   }
 
   /** A connection to a runner of the version for a call of the tenant, at once where there is one; else when it is loaded. As `FleetPort.claim`, or RunnerLost. */

@@ -8,6 +8,7 @@ import { type Gate, type Grounds, groundsOf, type Inspection, inspectModel, type
 import { createRunFolder } from './run-folder.ts';
 import type { ReplicaBounds } from './scaling.ts';
 import { Supervisor } from './supervisor.ts';
+import { Trials } from './trials.ts';
 
 export { ModelKilled, type RunRequest, type RunResult } from './calls.ts';
 export { confined, confinement } from './confinement.ts';
@@ -97,11 +98,12 @@ export function createFleet(config: FleetConfig, log: Log): HostFleet {
  */
 export function createInference(fleet: FleetPort): Inference {
   const hosts = new Hosts(fleet);
+  const ways = { hosts, trials: new Trials(fleet) };
   return {
     inspect: (model, gate, onRead) => inspectModel(model, gate, fleet, onRead),
     verify: (model, gate) => verifySamples(model, gate, fleet),
     grounds: () => groundsOf(fleet),
-    run: (request) => runRequest(hosts, request),
+    run: (request) => runRequest(ways, request),
     async load(version) {
       await hosts.enter(version);
     },

@@ -159,7 +159,7 @@ async function inRunner<T>(
   }, options.endMs - performance.now());
   try {
     const startedMs = performance.now();
-    const connection = await connectRunner(loan.path, () => {});
+    const connection = await connectRunner({ path: loan.path, device: options.device }, () => {});
     const runner = { connection, kill: () => void fleet.giveBack(loan.id) };
     const described = await loadInto(runner, { ...options, joinable: false, shared: false }, model.slice());
     const loadMs = performance.now() - startedMs;

@@ -58,7 +58,7 @@ export async function startRunner({ folder, env, gpu }: RunnerSettings, log: Log
   try {
     await listening(child, ended);
     const listeners: (() => void)[] = [];
-    const connection = await connectRunner(socketPath, () => {
+    const connection = await connectRunner({ path: socketPath, device: null }, () => {
       for (const listener of listeners) listener();
     });
     connected = connection;

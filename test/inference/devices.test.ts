@@ -1,10 +1,11 @@
 import { existsSync } from 'node:fs';
-import { describe, expect, test } from 'vitest';
+import { pino } from 'pino';
+import { describe, expect, test, vi } from 'vitest';
 import { createInference } from '../../src/inference/inference.ts';
 import { node, tensor } from '../../src/inference/onnx/onnx.ts';
 import { hasVulkan, vulkan } from '../support/vulkan.ts';
-import { floats, numbersOf, request, testFleet, testInference, versionOf } from './setup.ts';
-import { identityModel, poolModel, tinyModel } from './tiny-models.ts';
+import { floats, longs, numbersOf, request, testFleet, testInference, versionOf } from './setup.ts';
+import { identityModel, loopModel, poolModel, tinyModel } from './tiny-models.ts';
 
 const hasCuda = existsSync('/dev/nvidia0');
 
@@ -106,6 +107,51 @@ describe('the chain of devices', () => {
     const never = tinyModel([['x', 'FP32', ['N', 2]]], [['y', 'FP32', ['N', 2]]], [node('MatMul', ['x', 'x'], ['y'])]);
     const { profile } = await inference.inspect(never, { runLimitMs: 20_000, maxBatchRows: 1 });
     expect(profile).toMatchObject({ device: 'webgpu', fallbacks: [], latencies: [] });
+  });
+
+  test.skipIf(!hasVulkan)(
+    `lets a version leave a device whose runs fail where those of the next do not${unlessVulkan}`,
+    LIMIT,
+    async () => {
+      const warnings: Record<string, unknown>[] = [];
+      const log = pino({ level: 'warn' }, { write: (line) => warnings.push(JSON.parse(line)) });
+      const inference = await testInference({ devices: 'webgpu,cpu', deviceEnvironment: vulkan }, log);
+      const version = versionOf(poolModel());
+      const pair = floats([1, 1, 2], [1, 2]);
+      await inference.load(version);
+      expect((await inference.status()).deployments[0]?.replicas).toMatchObject([{ device: 'webgpu' }]);
+      const results = await Promise.all(Array.from({ length: 4 }, () => inference.run(request(version, [pair]))));
+      for (const { device, outputs } of results) expect([device, numbersOf(outputs[0])]).toEqual(['cpu', [2]]);
+      expect(await inference.run(request(version, [pair]))).toMatchObject({ device: 'cpu' });
+      expect((await inference.status()).deployments[0]?.replicas).toMatchObject([{ device: 'cpu' }]);
+      expect(warnings.filter(({ versionId }) => versionId === version.id)).toMatchObject([{ level: 40, device: 'webgpu' }]);
+    },
+  );
+
+  test.skipIf(!hasVulkan)(`keeps a version where an input fails that no device answers${unlessVulkan}`, LIMIT, async () => {
+    const inference = await testInference({ devices: 'webgpu,cpu', deviceEnvironment: vulkan });
+    const shapes = [['a', 'FP32', ['N', 'K']] as const, ['b', 'FP32', ['K', 'M']] as const];
+    const version = versionOf(tinyModel(shapes, [['y', 'FP32', ['N', 'M']]], [node('MatMul', ['a', 'b'], ['y'])]), { joinable: false });
+    const run = (inner: number) =>
+      inference.run(request(version, [floats([1, 2], [1, 2], 'a'), floats([inner, 1], new Array(inner).fill(1), 'b')]));
+    await expect(run(3)).rejects.toMatchObject({ code: 'MODEL_FAILED', message: expect.stringContaining('dimension mismatch') });
+    expect(await run(2)).toMatchObject({ device: 'webgpu' });
+    expect((await inference.status()).deployments[0]?.replicas).toMatchObject([{ device: 'webgpu' }]);
+  });
+
+  test.skipIf(!hasVulkan)(`asks the next device before a crash counts as the model's${unlessVulkan}`, LIMIT, async () => {
+    const inference = await testInference({ devices: 'webgpu,cpu', deviceEnvironment: vulkan });
+    const version = versionOf(loopModel());
+    const killed: object[] = [];
+    const run = inference.run(request(version, [longs([1_000_000])], { onKilled: (one) => void killed.push(one) }));
+    const running = async () => {
+      const [replica] = (await inference.status()).deployments[0]?.replicas ?? [];
+      expect(replica).toMatchObject({ device: 'webgpu', running: 1 });
+      return replica?.pid ?? 0;
+    };
+    process.kill(await vi.waitFor(running, { timeout: 60_000 }), 'SIGKILL');
+    expect(await run).toMatchObject({ device: 'cpu', rows: 1 });
+    expect(killed).toEqual([]);
   });
 
   test.skipIf(!hasVulkan)(`has a budget of memory for each device${unlessVulkan}`, LIMIT, async () => {

@@ -4,7 +4,7 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { setImmediate as turn } from 'node:timers/promises';
 import { afterEach, beforeEach, describe, expect, onTestFinished, test, vi } from 'vitest';
-import { connectRunner, type RunnerConnection } from '../../src/inference/connection.ts';
+import { connectRunner, type Place, type RunnerConnection } from '../../src/inference/connection.ts';
 import type { FleetPort } from '../../src/inference/fleet-port.ts';
 import { FRAME, frameReader, writeFrame } from '../../src/inference/frames.ts';
 import { Hosts } from '../../src/inference/hosts.ts';
@@ -43,7 +43,7 @@ describe('what a runner refused a moment ago', () => {
 
   test('does not reach the runner again with a call like it, one of another tenant does', async () => {
     const runner = await listening('busy');
-    const connection = await connectRunner(runner.path, () => {});
+    const connection = await connectRunner(placeOf(runner), () => {});
     onTestFinished(() => connection.close());
     const codes = [await ask(connection, 'a'), await ask(connection, 'a'), await ask(connection, 'b')];
     expect(codes).toEqual(['OVERLOADED', 'OVERLOADED', 'OVERLOADED']);
@@ -52,18 +52,18 @@ describe('what a runner refused a moment ago', () => {
 
   test('sends the calls that follow to another replica', async () => {
     const [busy, idle] = [await listening('busy'), await listening('idle')];
-    let place = (_versionId: string, _path: string) => {};
+    let place = (_versionId: string, _place: Place) => {};
     const fleet = {
       onPlace: (told: typeof place) => {
         place = told;
       },
-      claim: async () => [busy.path],
+      claim: async () => [placeOf(busy)],
     } as unknown as FleetPort;
     const hosts = new Hosts(fleet);
     onTestFinished(() => hosts.close());
     const version = versionOf(identityModel());
     expect(await ask(await hosts.enter(version, 'a'), 'a')).toBe('OVERLOADED');
-    place(version.id, idle.path);
+    place(version.id, placeOf(idle));
     for (let tried = 0; tried < 1_000 && idle.seen.length === 0; tried++) {
       await turn();
       await ask(await hosts.enter(version, 'a'), 'a');
@@ -72,6 +72,8 @@ describe('what a runner refused a moment ago', () => {
     expect(busy.seen).toEqual(['a']);
   });
 });
+
+const placeOf = ({ path }: { path: string }): Place => ({ path, device: 'cpu' });
 
 const ask = (connection: RunnerConnection, tenantKey: string) =>
   connection

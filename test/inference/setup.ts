@@ -3,7 +3,7 @@ import { mkdtemp, rm } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { onTestFinished } from 'vitest';
-import { createLog } from '../../src/base/log.ts';
+import { createLog, type Log } from '../../src/base/log.ts';
 import {
   createFleet,
   createInference,
@@ -25,7 +25,7 @@ export function fileOf(read: () => Promise<Uint8Array>): string {
 }
 
 /** The runners of a host, which end when the test does. */
-export async function testFleet(options: Partial<FleetConfig> = {}): Promise<HostFleet> {
+export async function testFleet(options: Partial<FleetConfig> = {}, log: Log = createLog('error')): Promise<HostFleet> {
   const dataDir = await mkdtemp(join(tmpdir(), 'mercato-test-'));
   const bounds = {
     spares: 0,
@@ -38,7 +38,7 @@ export async function testFleet(options: Partial<FleetConfig> = {}): Promise<Hos
     deviceEnvironment: {},
   };
   const readModel = async (file: string) => (await models.get(file)?.()) ?? new Uint8Array();
-  const fleet = createFleet({ dataDir, readModel, ...bounds, ...options }, createLog('error'));
+  const fleet = createFleet({ dataDir, readModel, ...bounds, ...options }, log);
   onTestFinished(async () => {
     await fleet[Symbol.asyncDispose]();
     await rm(dataDir, { recursive: true, force: true });
@@ -47,8 +47,8 @@ export async function testFleet(options: Partial<FleetConfig> = {}): Promise<Hos
 }
 
 /** An Inference on runners of its own. */
-export async function testInference(options: Partial<FleetConfig> = {}): Promise<Inference> {
-  const inference = createInference(await testFleet(options));
+export async function testInference(options: Partial<FleetConfig> = {}, log?: Log): Promise<Inference> {
+  const inference = createInference(await testFleet(options, log));
   onTestFinished(() => inference[Symbol.asyncDispose]());
   return inference;
 }

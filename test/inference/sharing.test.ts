@@ -22,7 +22,7 @@ test('server processes share the batches of one runner, and one that leaves take
   });
   const options = { device: 'cpu', threads: 1, joinable: true, shared: false, maxBatchRows: 8, runLimitMs: 30_000 };
   await loadInto(runner, options, loopModel());
-  const [second, third] = [await connectRunner(path, () => {}), await connectRunner(path, () => {})];
+  const [second, third] = [await connectRunner({ path, device: 'cpu' }, () => {}), await connectRunner({ path, device: 'cpu' }, () => {})];
   onTestFinished(() => second.close());
 
   const patience = { expiresMs: performance.now() + 60_000, signal: undefined };
