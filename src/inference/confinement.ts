@@ -11,6 +11,8 @@ type Confinement = { inForce: string[]; missing: string[] };
 /** Writable memory that Node with ONNX Runtime reserves, before it loads a model; 1.1 GiB measured on 2 cores, Nov 2026. */
 const BASE_BYTES = 2 * 1024 ** 3;
 const OPEN_FILES_MAX = 512;
+/** Threads count too; a runner has about 20, and drivers of graphics processors add some for each core. */
+const PROCESSES_MAX = 512;
 /** Of a process that may not slow down the others. */
 const LOW_PRIORITY = 5;
 
@@ -31,40 +33,53 @@ const NETWORK: Measure = { words: 'no network', prefix: [UNSHARE, '--net'] };
 const NETWORK_OF_A_USER: Measure = { words: 'no network', prefix: [UNSHARE, '--user', '--map-current-user', '--net'] };
 const LIMITS: Measure = { words: 'bounds of memory and open files, no core file', prefix: [PRLIMIT, '--core=0'] };
 
-const works = ({ prefix: [program = '', ...args] }: Measure) =>
-  existsSync(program) && spawnSync(program, [...args, '/bin/true'], { stdio: 'ignore', timeout: 5_000 }).status === 0;
+/**
+ * The kernel counts the processes of a user, and of one user namespace where there is one: only there is the bound a process's own. It never binds root, whose
+ * runners keep that no operator of ONNX Runtime starts a process.
+ */
+const PROCESSES: Measure = { words: 'a bound of processes', prefix: [PRLIMIT, `--nproc=${PROCESSES_MAX}`] };
 
-type Taken = { limits: boolean; network: Measure | null; privileges: Measure | null };
+/** Whether a shell that may be one process alone is refused a second. */
+const bindsProcesses = () => {
+  const [program = '', ...args] = NETWORK_OF_A_USER.prefix;
+  const alone = [...args, PRLIMIT, '--nproc=1', '/bin/sh', '-c', '/bin/true; exit 0'];
+  return works({ ...PROCESSES, prefix: [program, ...args, ...PROCESSES.prefix] }) && spawnSync(program, alone, TRIAL).status !== 0;
+};
+
+const TRIAL = { stdio: 'ignore', timeout: 5_000 } as const;
+const works = ({ prefix: [program = '', ...args] }: Measure) =>
+  existsSync(program) && spawnSync(program, [...args, '/bin/true'], TRIAL).status === 0;
+
+type Taken = { limits: boolean; network: Measure | null; processes: Measure | null; privileges: Measure | null };
 let taken: Taken | null = null;
 
-/** Tried once per process: it costs three short-lived processes. */
+/** Tried once per process: it costs some short-lived processes. */
 function measures(): Taken {
-  taken ??= {
-    limits: works(LIMITS),
-    network: [NETWORK, NETWORK_OF_A_USER].find(works) ?? null,
-    privileges: [PRIVILEGES, NO_NEW_PRIVILEGES].find(works) ?? null,
-  };
+  if (taken !== null) return taken;
+  const network = [NETWORK, NETWORK_OF_A_USER].find(works) ?? null;
+  const processes = network === NETWORK_OF_A_USER && bindsProcesses() ? PROCESSES : null;
+  taken = { limits: works(LIMITS), network, processes, privileges: [PRIVILEGES, NO_NEW_PRIVILEGES].find(works) ?? null };
   return taken;
 }
 
 /** What holds for every process under `confined` on this system. */
 export function confinement(): Confinement {
-  const { limits, network, privileges } = measures();
-  const found = [privileges?.words ?? null, network?.words ?? null, limits ? LIMITS.words : null];
-  const wanted = [PRIVILEGES.words, NETWORK.words, LIMITS.words];
+  const { limits, network, processes, privileges } = measures();
+  const found = [privileges?.words ?? null, network?.words ?? null, limits ? LIMITS.words : null, processes?.words ?? null];
+  const wanted = [PRIVILEGES.words, NETWORK.words, LIMITS.words, PROCESSES.words];
   return { inForce: found.filter((words) => words !== null), missing: wanted.filter((_, index) => found[index] === null) };
 }
 
 /**
- * The command of a process that ends with this one, even when that is killed, has no network and no way to more rights, leaves no core, and holds
- * at most `bytes` of memory beyond what an idle one reserves; `writes` false: it cannot write a file either. Each where the system allows it.
+ * The command of a process that ends with this one, even when that is killed, has no network and no way to more rights, leaves no core, holds
+ * at most `bytes` of memory beyond what an idle one reserves, and starts few processes and threads; `writes` false: it cannot write a file either. Each where the system allows it.
  */
 export function confined(command: Command, { bytes, writes }: { bytes: number; writes: boolean }): Command {
-  const { limits, network, privileges } = measures();
+  const { limits, network, processes, privileges } = measures();
   const rights = privileges?.prefix ?? [];
   const bounds = [PRLIMIT, `--data=${BASE_BYTES + bytes}`, `--nofile=${OPEN_FILES_MAX}`, '--core=0', ...(writes ? [] : ['--fsize=0'])];
   // Innermost what asks for the parent's death: another program in between would take that away again.
-  return [...(limits ? bounds : []), ...(network?.prefix ?? []), ...rights, ...command] as unknown as Command;
+  return [...(limits ? bounds : []), ...(network?.prefix ?? []), ...(processes?.prefix ?? []), ...rights, ...command] as unknown as Command;
 }
 
 /** Lowers the bound of a process that was started under `confined`, once it is known what it needs; of one that has ended, none. */

@@ -67,6 +67,15 @@ describe('a confined process', () => {
     server.close();
   });
 
+  test.runIf(holds('a bound of processes'))('starts few processes', async () => {
+    const script = `let n = 0;
+      const next = () => require('node:child_process').spawn('/bin/sleep', ['60'], { stdio: 'ignore' })
+        .on('error', (error) => { console.log(error.code); process.exit(); })
+        .on('spawn', () => { if (++n < 512) return next(); console.log('STARTED'); process.exit(); });
+      next();`;
+    expect(await say(script)).toBe('EAGAIN');
+  });
+
   test.runIf(holds('bounds of memory'))('writes no file, unless it may', async () => {
     const folder = await mkdtemp(join(tmpdir(), 'mercato-test-'));
     const script = `require('node:fs').writeFileSync('${folder}/file', 'text'); console.log('WRITTEN')`;
