@@ -8,6 +8,7 @@ import { aliasTarget, createAliases, type Mover } from './aliases.ts';
 import { createChecks } from './checks.ts';
 import { createDeployments, type Deployments } from './deployments.ts';
 import { createEntitlements, type Entitlement } from './entitlements.ts';
+import { createEstimates, type EstimateRun } from './estimates.ts';
 import { importShipped } from './imports.ts';
 import type { Jobs } from './jobs.ts';
 import * as listings from './listings.ts';
@@ -67,6 +68,11 @@ export type Catalog = AsyncDisposable & {
   /** By a plan version's id. */
   findPlan(tx: Tx, tenantId: string | null, id: string): Promise<PlanView | null>;
   findSubscription(tx: Tx, tenantId: string | null, id: string): Promise<SubscriptionView | null>;
+  /**
+   * What a run of a version would take on inputs of these shapes, by its file alone. NOT_FOUND, CONFLICT (not READY), BAD_USER_INPUT (a call with
+   * such inputs would be refused), OVERLOADED.
+   */
+  estimateRun: EstimateRun;
   findUpload(tx: Tx, tenantId: string | null, id: string): Promise<UploadView | null>;
 
   /** BAD_USER_INPUT (`name`, `summary`, `tags`), CONFLICT. */
@@ -150,6 +156,7 @@ export function createCatalog(options: CatalogOptions): Catalog {
     findModelVersion: models.findModelVersion,
     findPlan: models.findPlan,
     findSubscription: subscriptions.findSubscription,
+    estimateRun: createEstimates(options),
     findUpload: uploads.find,
     createModel: (tenantId, input) => models.createModel(db, tenantId, input),
     createUpload: uploads.create,

@@ -26,6 +26,10 @@ function sumOf(deployment: HostedVersion['deployment'], key: 'memoryBytes' | 'qu
   return deployment?.replicas.reduce((sum, replica) => sum + replica[key], 0) ?? 0;
 }
 
+function shownEstimate<T extends { activationBytes: number | null }>({ activationBytes, ...estimate }: T) {
+  return { ...estimate, activationBytes: activationBytes?.toString() ?? null };
+}
+
 function fallbackFindings(profile: ModelVersionView['profile']): string[] {
   return profile?.fallbacks?.map(({ device, fault }) => `It does not run on ${device}, but on ${profile.device}: ${fault}`) ?? [];
 }
@@ -46,6 +50,11 @@ export const resolvers = {
       const tenantId = tenantOf(ctx, 'subscription:read');
       const page = pageRequest(args);
       return ctx.read((tx) => ctx.catalog.subscriptions(tx, tenantId, page));
+    },
+    estimateRun: (_, { modelVersionId, inputs }, ctx) => {
+      const tenantId = tenantOf(ctx, 'model:read');
+      const versionId = idOf('ModelVersion', modelVersionId);
+      return ctx.apart(async () => shownEstimate(await ctx.catalog.estimateRun(tenantId, versionId, inputs)));
     },
     deployments: (_, __, ctx) => {
       const owner = ownerOf(ctx, 'model:read');
@@ -149,7 +158,7 @@ export const resolvers = {
         ...rest,
         parameters: String(parameters),
         findings: [...findings, ...(batchFinding === null ? [] : [batchFinding]), ...fallbackFindings(profile)],
-        estimates: estimates.map((one) => ({ ...one, activationBytes: one.activationBytes?.toString() ?? null })),
+        estimates: estimates.map(shownEstimate),
       };
     },
     profile: ({ profile }) =>

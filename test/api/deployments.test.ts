@@ -158,3 +158,29 @@ test('anybody sees what the check read and measured of a version on offer', asyn
   expect(Number(model.version.profile.peakMemoryBytes)).toBeGreaterThan(2 ** 24);
   expect(model.version.profile.latencies.map(({ rows }) => rows)).toEqual([1, 2, 4, 8, 16, 32, 64]);
 });
+
+test('a run is estimated for the shapes of a call, and for no others', async () => {
+  const modelVersionId = await digitsId();
+  const query =
+    'query ($modelVersionId: ID!, $inputs: [InputShape!]!) { estimateRun(modelVersionId: $modelVersionId, inputs: $inputs) { rows flops activationBytes } }';
+  const estimate = async (inputs: object[], token: string | null = operator) => {
+    const { data, errors } = await client.send(query, { modelVersionId, inputs }, token);
+    return errors?.[0]?.extensions ?? data?.estimateRun;
+  };
+  const contents =
+    '{ model(handle: "mercato/digits") { signature { inputs { name shape } } version { inspection { estimates { rows flops activationBytes } } } } }';
+  type Read = { model: { signature: { inputs: { name: string; shape: number[] }[] }; version: { inspection: { estimates: object[] } } } };
+  const { model } = await client.ask<Read>(contents, {}, null);
+  const [input] = model.signature.inputs;
+  const [name, rest] = [input?.name ?? '', input?.shape.slice(1) ?? []];
+  expect(await estimate([{ name, shape: [64, ...rest] }])).toEqual(model.version.inspection.estimates[1]);
+  expect(await estimate([{ name, shape: [1000, ...rest] }])).toMatchObject({ rows: 1000, flops: expect.closeTo(204e6, -7) });
+  for (const [inputs, field, expected] of [
+    [[{ name, shape: [1, ...rest, 2] }], 'inputs[0]', `[${['N', ...rest]}]`],
+    [[{ name: 'nothing', shape: [1] }], 'inputs[0].name', name],
+    [[{ name, shape: [-1, ...rest] }], 'inputs[0].shape', '0 or more'],
+    [[], 'inputs', name],
+  ] as const)
+    expect(await estimate([...inputs])).toMatchObject({ code: 'BAD_USER_INPUT', field, expected: expect.stringContaining(expected) });
+  expect(await estimate([{ name, shape: [1, ...rest] }], null)).toMatchObject({ code: 'UNAUTHENTICATED' });
+});

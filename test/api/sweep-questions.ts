@@ -139,6 +139,11 @@ export const QUESTIONS: Question[] = [
     variables: (ids) => inputs(global('ModelVersion', ids).map((versionId) => ({ versionId }))),
   },
   { field: 'cancelPrediction', scope: 'model:predict', variables: ({ key }) => inputs(key.map((idempotencyKey) => ({ idempotencyKey }))) },
+  {
+    field: 'estimateRun',
+    scope: 'model:read',
+    variables: (ids) => global('ModelVersion', ids).map((modelVersionId) => ({ modelVersionId, inputs: [{ name: 'x', shape: [1, 3] }] })),
+  },
   { field: 'deployments', scope: 'model:read', operatorSees: true, variables: plain },
   ...(['loadModelVersion', 'unloadModelVersion'] as const).map((field) => ({
     field,

@@ -4,6 +4,7 @@ import { describe, expect, it } from 'vitest';
 import { MercatoError } from '../../src/base/errors.ts';
 import {
   encodeModel,
+  estimateRun,
   graph,
   model,
   node,
@@ -30,6 +31,18 @@ function file(nodes: OnnxNode[], constants: OnnxTensor[] = [], x: (number | stri
 const runOf = (bytes: Uint8Array) => readContents(bytes).estimates[0] ?? { flops: null, activationBytes: null };
 
 describe('what a file says by itself', () => {
+  it('estimates a run for any sizes of its inputs, named or not', () => {
+    const bytes = file([node('MatMul', ['x', 'w'], ['m']), node('Relu', ['m'], ['y'])], [floats('w', 4, 3)], ['N', 'words', null, 4]);
+    // 2 × 7 × 5 rows of 4, by 4×3, then a pass over the result.
+    const rows = 2 * 7 * 5;
+    expect(estimateRun(bytes, new Map([['x', [2, 7, 5, 4]]]))).toEqual({
+      flops: 2 * rows * 4 * 3 + 3 * rows,
+      activationBytes: 4 * (rows * 4 + 2 * 3 * rows),
+    });
+    const pooled = file([node('NonZero', ['x'], ['z']), node('Cast', ['z'], ['y'], { to: 1 })]);
+    expect(estimateRun(pooled, new Map([['x', [2, 4]]]))).toEqual({ flops: null, activationBytes: null });
+  });
+
   it('estimates the steps of a product, and what lives at once, for the given number of rows', () => {
     const bytes = file([node('MatMul', ['x', 'w'], ['m']), node('Relu', ['m'], ['r']), node('Relu', ['r'], ['y'])], [floats('w', 4, 3)]);
     // A product of 5×4 by 4×3, then two passes over 5×3; x with the first result and one more at a time.

@@ -53,6 +53,27 @@ export function readContents(bytes: Uint8Array, rowCounts: readonly number[] = [
   return { operators, opsets, parameters, rowsProved: proof.proved, rowRules: ROW_RULES, findings, estimates };
 }
 
+/**
+ * What a run on inputs of these shapes takes, by a file that `checkModel` accepts. `shapes`: of each input, as its signature allows. A dimension that no input
+ * has is not known.
+ */
+export function estimateRun(bytes: Uint8Array, shapes: ReadonlyMap<string, readonly number[]>): Omit<RunEstimate, 'rows'> {
+  const model = decodeModel(bytes);
+  const { graph } = model;
+  const named = new Map<string, number>();
+  const input = graph?.input.map((one) => {
+    const given = shapes.get(one.name ?? '');
+    const dims = one.type?.tensorType?.shape?.dim;
+    if (given === undefined || dims === undefined) return one;
+    for (const [axis, { dimParam }] of dims.entries()) if (dimParam) named.set(dimParam, given[axis] ?? 0);
+    const shape = { dim: given.map((size) => ({ dimValue: BigInt(size) })) };
+    return { ...one, type: { ...one.type, tensorType: { ...one.type?.tensorType, shape } } };
+  });
+  const sized = graph && input ? { ...model, graph: { ...graph, input } } : model;
+  const { flops, activationBytes } = estimate(sized, (name) => (name === null ? null : (named.get(name) ?? null)));
+  return { flops: told(flops), activationBytes: told(activationBytes) };
+}
+
 /** What was read earlier, as it is to be taken now: that other rules proved rows to be apart is worth nothing. */
 export function contentsNow(earlier: Contents | null): Contents | null {
   if (earlier === null || !earlier.rowsProved || earlier.rowRules === ROW_RULES) return earlier;

@@ -1,7 +1,7 @@
 /** The door of `inference/onnx/`: reads, checks and writes ONNX files without a runtime. */
 export { type AttributeValue, float, graph, model, node, tensor, value } from './build.ts';
 export { checkModel, type Dimension } from './check.ts';
-export { type Contents, contentsNow, readContents } from './contents.ts';
+export { type Contents, contentsNow, estimateRun, type RunEstimate, readContents } from './contents.ts';
 export { DATATYPES, type Datatype } from './datatypes.ts';
 export { decodeModel } from './read.ts';
 export { proveRows, type RowProof } from './row-wise.ts';
