@@ -91,7 +91,7 @@ async function call(
       connection = entered instanceof Promise ? await within(entered, patience) : entered;
       return await connection.call(request, { ...patience, onLate });
     } catch (error) {
-      const tried = connection && isRuns(error) ? await ways.trials.run(loadable(version), request, connection.device, patience) : null;
+      const tried = await tryNext(ways, version, request, { error, connection, patience, onKilled });
       if (tried !== null && tried !== 'again') return tried;
       if (tried === null) {
         if (!(error instanceof RunnerLost || error instanceof RunnerOverran)) throw error;
@@ -108,6 +108,26 @@ async function call(
 function isRuns(error: unknown): boolean {
   if (error instanceof RunnerLost) return error.begun && !error.mixed;
   return error instanceof MercatoError && error.code === 'MODEL_FAILED' && !(error instanceof RunnerOverran);
+}
+
+type Failed = { error: unknown; connection: RunnerConnection | null; patience: Patience; onKilled: RunRequest['onKilled'] };
+
+/** What the next device says to a call that failed on this one, as `Trials.run`; null where there is nothing to ask. Rejects where the caller gives up. */
+async function tryNext(
+  { trials }: Ways,
+  version: RunnableVersion,
+  request: CallRequest,
+  { error, connection, patience, onKilled }: Failed,
+): Promise<CallResult | 'again' | null> {
+  const device = connection?.device ?? 'cpu';
+  if (device === 'cpu' || !isRuns(error)) return null;
+  const trial = trials.run(loadable(version), request, device);
+  const killed = error instanceof RunnerLost ? killedBy(error, connection) : null;
+  return within(trial, patience).catch((gaveUp: unknown) => {
+    // Whoever gives up early would never be found to crash the model on every device.
+    if (killed) void trial.then((tried) => tried === null && onKilled?.(killed));
+    throw gaveUp;
+  });
 }
 
 /** What ended a runner; null where the call had not begun, or it cannot be told yet whose call it was. */

@@ -2,13 +2,13 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import { MercatoError } from '../base/errors.ts';
 import type { Log } from '../base/log.ts';
 import { type Footprint, footprintOf, type MemoryBounds, MemoryBudget } from './budget.ts';
-import { limitMemory, lowerPriority } from './confinement.ts';
+import { lowerPriority } from './confinement.ts';
 import { type Place, RunnerLost } from './connection.ts';
 import type { DeviceChain } from './devices.ts';
 import type { Deployment, FleetPort, InferenceStatus, LoadableVersion, Loan } from './fleet-port.ts';
 import { hostMs, type RunnerStats } from './frames.ts';
-import { loadInto } from './load.ts';
-import { modelBytes, type Runner } from './runner-process.ts';
+import { confineLoaded, loadInto } from './load.ts';
+import type { Runner } from './runner-process.ts';
 import { type ReplicaBounds, Scaler, withinHost } from './scaling.ts';
 import type { Supervisor } from './supervisor.ts';
 
@@ -45,9 +45,6 @@ const ROOM_LOOK_MS = 50;
 /** A check of a model has more patience than a call. */
 const LOAN_WAIT_MS = 30_000;
 const RETRY_AFTER_MS = 1_000;
-/** A caller's rows may be larger than those that were measured. */
-const PEAK_FACTOR = 3;
-const PEAK_BYTES_MORE = 1024 ** 3;
 /** What may be loaded besides, or has to stay, is tried again after so long where it could not be. */
 const GROW_AGAIN_MS = 10_000;
 
@@ -263,7 +260,7 @@ export class Fleet implements FleetPort {
       const runner = await this.#supervisor.take();
       try {
         const { partlyOnCpu } = await loadInto(runner, { ...version, device }, left.length > 0 ? model.slice() : model);
-        await this.#confine(runner, version);
+        await confineLoaded(runner, version);
         return { runner, footprint, partlyOnCpu, stats: NO_STATS };
       } catch (error) {
         if (left.length === 0) throw error;
@@ -271,12 +268,6 @@ export class Fleet implements FleetPort {
         this.#log.warn({ err: error, versionId: version.id, device, next: left[0] }, 'a device does not take a model; trying the next');
       }
     }
-  }
-
-  async #confine({ pid }: Runner, { trusted, peakMemoryBytes }: LoadableVersion): Promise<void> {
-    if (!trusted) lowerPriority(pid);
-    if (peakMemoryBytes === null) return;
-    await limitMemory(pid, Math.min(modelBytes(), Math.max(PEAK_FACTOR * peakMemoryBytes, peakMemoryBytes + PEAK_BYTES_MORE)));
   }
 
   #enter(deployed: Deployed, replica: Replica): void {

@@ -1,8 +1,12 @@
+import { limitMemory, lowerPriority } from './confinement.ts';
 import type { LoadableVersion } from './fleet-port.ts';
-import type { Runner } from './runner-process.ts';
+import { modelBytes, type Runner } from './runner-process.ts';
 import type { LoadedModel } from './session-thread.ts';
 
 const LOAD_LIMIT_MS = 60_000;
+/** A caller's rows may be larger than those that were measured. */
+const PEAK_FACTOR = 3;
+const PEAK_BYTES_MORE = 1024 ** 3;
 
 export type LoadOptions = Omit<LoadableVersion, 'id' | 'file' | 'trusted' | 'passedOver' | 'peakMemoryBytes'> & { device: string };
 /** What loads a model: a runner, or somebody's own connection to one. */
@@ -20,4 +24,11 @@ export async function loadInto(runner: Loads, options: LoadOptions, model: Uint8
   } finally {
     clearTimeout(limit);
   }
+}
+
+/** Lowers the priority of a runner that has loaded a version, unless that is trusted, and bounds its memory by what the version was seen to need. */
+export async function confineLoaded({ pid }: Runner, { trusted, peakMemoryBytes }: LoadableVersion): Promise<void> {
+  if (!trusted) lowerPriority(pid);
+  if (peakMemoryBytes === null) return;
+  await limitMemory(pid, Math.min(modelBytes(), Math.max(PEAK_FACTOR * peakMemoryBytes, peakMemoryBytes + PEAK_BYTES_MORE)));
 }

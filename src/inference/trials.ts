@@ -1,6 +1,5 @@
-import { type CallRequest, type CallResult, connectRunner, type Patience } from './connection.ts';
+import { type CallRequest, type CallResult, connectRunner } from './connection.ts';
 import type { FleetPort, LoadableVersion } from './fleet-port.ts';
-import { within } from './within.ts';
 
 /** Beyond the run limit, for the queue. */
 const GRACE_MS = 5_000;
@@ -21,20 +20,13 @@ export class Trials {
   }
 
   /** What the next device answers; 'again' where another call's trial has made the version leave; null: the fault is the model's, or it cannot be told. */
-  async run(
-    version: LoadableVersion,
-    request: CallRequest,
-    device: string | null,
-    patience: Patience,
-  ): Promise<CallResult | 'again' | null> {
-    if (device === null || device === 'cpu') return null;
+  async run(version: LoadableVersion, request: CallRequest, device: string): Promise<CallResult | 'again' | null> {
     const other = this.#running.get(version.id);
-    if (other !== undefined) return (await within(other, patience)) === null ? null : 'again';
+    if (other !== undefined) return (await other) === null ? null : 'again';
     if (performance.now() < (this.#pausedUntilMs.get(version.id) ?? 0)) return null;
-    // Whoever gives up early must not keep the others from what is found out.
     const trial = this.#try(version, request, device).finally(() => this.#running.delete(version.id));
     this.#running.set(version.id, trial);
-    return within(trial, patience);
+    return trial;
   }
 
   async #try(version: LoadableVersion, request: CallRequest, device: string): Promise<CallResult | null> {

@@ -53,7 +53,7 @@ describe('hosting', () => {
 
   test('waits for a place where all are busy', async () => {
     const inference = await testInference({ maxLoaded: 1 });
-    const busy = inference.run(request(versionOf(loopModel(), { id: 'busy' }), [longs([200_000])]));
+    const busy = inference.run(request(versionOf(loopModel(), { id: 'busy' }), [longs([20_000])]));
     expect(await inference.run(request(versionOf(identityModel()), [row]))).toMatchObject({ rows: 1 });
     expect(await busy).toMatchObject({ rows: 1 });
   });
