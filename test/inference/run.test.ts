@@ -207,11 +207,16 @@ describe('a busy runner', () => {
     await vi.waitFor(async () => expect((await inference.status()).deployments).toMatchObject([{ replicas: [{ running: 1 }] }]), {
       timeout: 20_000,
     });
-    const hangsUp = { tenantKey: 'hostile', signal: AbortSignal.timeout(1_000), onKilled: shared.resolve };
-    const [hostile, good] = await Promise.allSettled([
+    const leaving = new AbortController();
+    const hangsUp = { tenantKey: 'hostile', signal: leaving.signal, onKilled: shared.resolve };
+    const both = Promise.allSettled([
       inference.run(request(version, [longs([2 ** 52])], hangsUp)),
       inference.run(request(version, [longs([7])], { tenantKey: 'good' })),
     ]);
+    const running = async () => (await inference.status()).deployments[0]?.replicas[0]?.running;
+    await vi.waitFor(async () => expect(await running()).toBeGreaterThan(1), { timeout: 20_000 });
+    leaving.abort();
+    const [hostile, good] = await both;
     await busy;
     expect(hostile).toMatchObject({ status: 'rejected', reason: { code: 'CANCELLED' } });
     expect(good).toMatchObject({ status: 'fulfilled', value: { rows: 1 } });
