@@ -81,16 +81,26 @@ export const QUESTIONS: Question[] = [
   {
     field: 'signIn',
     scope: 'credentials',
-    variables: ({ email, tenantName }, own) =>
+    variables: ({ email, tenantName, key }, own) =>
       inputs([
         ...email.map((other) => ({ email: other, password: 'not the password' })),
+        ...key.map((idempotencyKey) => ({ email: email[0], password: 'not the password', idempotencyKey })),
         ...tenantName.map((other) => ({ email: own.email, password: own.password, tenantName: other })),
       ]),
   },
-  { field: 'refreshSession', scope: 'credentials', variables: () => inputs([{ refreshToken: `mr_${'A'.repeat(43)}` }]) },
+  {
+    field: 'refreshSession',
+    scope: 'credentials',
+    variables: ({ key }) => inputs(key.map((idempotencyKey) => ({ refreshToken: `mr_${'A'.repeat(43)}`, idempotencyKey }))),
+  },
   { field: 'signOut', scope: 'credentials', variables: () => inputs([{ refreshToken: `mr_${'A'.repeat(43)}` }]) },
   { field: 'createTenant', scope: 'person', differs: true, variables: ({ tenantName }) => inputs(tenantName.map((name) => ({ name }))) },
-  { field: 'switchTenant', scope: 'person', variables: (ids) => inputs(global('Tenant', ids).map((tenantId) => ({ tenantId }))) },
+  {
+    field: 'switchTenant',
+    scope: 'person',
+    variables: (ids) =>
+      inputs(global('Tenant', ids).flatMap((tenantId) => ids.key.map((idempotencyKey) => ({ tenantId, idempotencyKey })))),
+  },
   {
     field: 'createApiKey',
     scope: 'key:write',

@@ -172,6 +172,9 @@ describe('sessions', () => {
     expect(answers.filter(({ tokens }) => tokens !== null)).toHaveLength(1);
     expect(new Set(answers.map((answer) => answer.tenant.id))).toEqual(new Set([tenant.id]));
     expect(await sessions()).toBe(before + 1);
+    const other = await signUp(access);
+    const own = await access.signInOnce({ email: other.user.email, password: PASSWORD, tenantName: null }, 'signed in');
+    expect((await bearer(access, there(own.tokens).accessToken)).userId).toBe(other.user.id);
     await access.createTenant(principal, { name: `${tenant.name}-other`, displayName: null });
     await expect(signIn('signed in', `${tenant.name}-other`)).rejects.toMatchObject({ code: 'IDEMPOTENCY_CONFLICT' });
     await expect(signIn('')).rejects.toMatchObject({ code: 'BAD_USER_INPUT', data: { field: 'idempotencyKey' } });
