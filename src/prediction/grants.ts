@@ -179,10 +179,13 @@ function moreHeld(terms: PlanTerms | null, counter: CounterState, units: number)
   return holdOf(terms, { ...counter, leasedUnits: counter.leasedUnits + BigInt(units) }) - holdOf(terms, counter);
 }
 
+const above0 = (units: bigint) => (units > 0n ? units : 0n);
+
 /** Of the units after those used and leased. */
 function nextPriceOf(terms: PlanTerms | null, { usedUnits, leasedUnits }: CounterState): NextPrice {
-  const free = (terms?.freeUnits ?? 0n) - usedUnits - leasedUnits;
-  return { unitNanos: terms?.unitPriceNanos ?? 0n, free: free > 0n ? free : 0n };
+  const unused = above0((terms?.freeUnits ?? 0n) - usedUnits);
+  const free = above0(unused - leasedUnits);
+  return { unitNanos: terms?.unitPriceNanos ?? 0n, free, leasedFree: unused - free };
 }
 
 /** The quota's shortage, if any; also where leases of another plan version are still out, since a counter's leases share their terms. */

@@ -97,7 +97,8 @@ function refusedBy(limit: LockedLimit, need: number, price: NextPrice): Omit<Lim
   const message = `The limit "${name}" of ${text} is ${amount} ${what}${per}; of these, ${used} are used and ${leased} in flight. Who may write billing can raise it with updateUsageLimit.`;
   const retryAfterMs = can ? retryMsOf(limit, need) : null;
   if (retryAfterMs !== null) return { code: 'RATE_LIMITED', message, data: { ...data, retryAfterMs } };
-  const settled = most === 0 && measure !== 'CONCURRENCY' && window !== 'MINUTE' && used >= amount;
+  const mayComeBack = measure === 'SPEND' && price.leasedFree > 0n;
+  const settled = most === 0 && !mayComeBack && measure !== 'CONCURRENCY' && window !== 'MINUTE' && used >= amount;
   return { code: 'QUOTA_EXCEEDED', message, data, ...(settled ? { exhaustedMs: limit.windowMs } : {}) };
 }
 

@@ -31,8 +31,8 @@ export type LockedLimit = {
   windowMs: number;
 };
 
-/** What the next units of a month cost: `free` of them nothing, the others `unitNanos` each. */
-export type NextPrice = { unitNanos: bigint; free: bigint };
+/** What the next units of a month cost: `free` of them nothing, the others `unitNanos` each. `leasedFree` more are leased, and may come back. */
+export type NextPrice = { unitNanos: bigint; free: bigint; leasedFree: bigint };
 
 /** What one grant takes of each of its limits: units, what they cost, calls in flight. */
 export type Taking = { units: bigint; nanos: bigint; slots: bigint };
@@ -89,7 +89,7 @@ type Shown = { used: string; leased: string; windowMs: number | null };
 const ORDER: readonly LimitSubject[] = ['TENANT', 'SUBSCRIPTION', 'MEMBER', 'API_KEY'];
 
 /** How many units and calls a hard limit still admits; Infinity: any number. A soft one admits all. */
-export function roomOf(limit: LockedLimit, { unitNanos, free }: NextPrice): { units: number; slots: number } {
+export function roomOf(limit: LockedLimit, { unitNanos, free }: Pick<NextPrice, 'unitNanos' | 'free'>): { units: number; slots: number } {
   const any = { units: Number.POSITIVE_INFINITY, slots: Number.POSITIVE_INFINITY };
   if (!limit.hard) return any;
   if (limit.burstUnits !== null) {

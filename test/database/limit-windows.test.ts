@@ -114,6 +114,20 @@ test('a call whose free units others had is refused unbilled where its spend lim
   expect((await limits(right)).map(({ used, inFlight }) => [used, inFlight])).toEqual([[14n, 0n]]);
 });
 
+test.each([
+  ['UNITS', 3n],
+  ['SPEND', 0n],
+] as const)('a limit of %s that was removed refuses nothing that is settled late', async (measure, amount) => {
+  const right = await core.consumer({ unitPriceNanos: 7n, freeUnits: 3n }, 1_000n);
+  const { id } = await limit(right, { measure, amount });
+  const first = await one.leases.admit(right, 3, 5_000);
+  await core.usage.deleteLimit(right.consumerTenantId, id);
+  await core.setClock('2026-11-15T12:00:10Z');
+  await two.leases.maintain();
+  await call(two, right, 3);
+  expect(await one.settlement.settle(finished(right, first))).toMatchObject({ amountNanos: 21n });
+});
+
 test('what a lease holds of spend is what its units cost, and less as they are settled or returned', async () => {
   const right = await core.consumer({ unitPriceNanos: 7n, freeUnits: 5n }, 1_000n);
   const { id } = await limit(right, { measure: 'SPEND', amount: 100n, hard: false });

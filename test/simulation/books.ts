@@ -282,8 +282,9 @@ export class Books {
 
 /** As grants.ts: what the units after those used and leased cost. */
 export function nextPriceOf(terms: GrantKey['terms'], { used, leased }: Pick<Counter, 'used' | 'leased'>): NextPrice {
-  const free = (terms?.freeUnits ?? 0n) - used - leased;
-  return { unitNanos: terms?.unitPriceNanos ?? 0n, free: free > 0n ? free : 0n };
+  const unused = (terms?.freeUnits ?? 0n) > used ? (terms?.freeUnits ?? 0n) - used : 0n;
+  const free = unused > leased ? unused - leased : 0n;
+  return { unitNanos: terms?.unitPriceNanos ?? 0n, free, leasedFree: unused - free };
 }
 
 /** What must be held for leased units while `used` are settled. */

@@ -149,6 +149,11 @@ export class Calls {
         if (!spent) move(1);
         admission.giveBack(spent);
       },
+      forfeit() {
+        watched.isRunning = false;
+        move(1);
+        admission.forfeit();
+      },
       settled() {
         watched.isRunning = false;
         admission.settled();

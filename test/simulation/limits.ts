@@ -156,7 +156,9 @@ export class Limits {
         if (counter.limit.measure === measure) sums.set(counter, (sums.get(counter) ?? 0n) + more);
       }
     }
-    return [...sums].every(([{ limit, used, leased }, sum]) => !limit.hard || sum <= 0n || used + leased + sum <= limit.amount);
+    return [...sums].every(
+      ([{ limit, used, leased }, sum]) => !limit.hard || limit.isRemoved || sum <= 0n || used + leased + sum <= limit.amount,
+    );
   }
 
   /**

@@ -30,10 +30,12 @@ describe('a limit has room', () => {
 });
 
 describe('a limit refuses', () => {
-  it.each<[string, Partial<LockedLimit>, number, string | null, boolean]>([
+  it.each<[string, Partial<LockedLimit>, number, string | null, boolean, bigint?]>([
     ['nothing that it has room for', {}, 3, null, false],
     ['what it has no room for', {}, 4, 'QUOTA_EXCEEDED', false],
     ['all until its window ends, once it is used', { used: 10n, leased: 0n }, 1, 'QUOTA_EXCEEDED', true],
+    ['all until its window ends, once all is spent', { measure: 'SPEND', used: 10n, leased: 0n }, 1, 'QUOTA_EXCEEDED', true],
+    ['not beyond now, where free units may come back', { measure: 'SPEND', used: 10n, leased: 0n }, 1, 'QUOTA_EXCEEDED', false, 2n],
     ['for a moment, where it is of a minute', { window: 'MINUTE', used: 10n, leased: 0n }, 1, 'RATE_LIMITED', false],
     [
       'for a moment, where calls in flight are as many',
@@ -42,8 +44,8 @@ describe('a limit refuses', () => {
       'RATE_LIMITED',
       false,
     ],
-  ])('%s', (_, given, need, code, exhausted) => {
-    const short = shortOfLimit([{ ...LIMIT, ...given }], need, { unitNanos: 1n, free: 0n });
+  ])('%s', (_, given, need, code, exhausted, leasedFree = 0n) => {
+    const short = shortOfLimit([{ ...LIMIT, ...given }], need, { unitNanos: 1n, free: 0n, leasedFree });
     expect([short?.code ?? null, short?.exhaustedMs !== undefined]).toEqual([code, exhausted]);
   });
 });

@@ -11,7 +11,7 @@ UPDATE lease l SET nanos = l.units * v.unit_price_nanos
 SET LOCAL ROLE mercato_owner;
 ALTER TABLE "lease" ADD CONSTRAINT "lease_nanos_check" CHECK ("nanos" >= 0);
 
--- Locks the counters of calls under limits, and admits again those whose lease was swept: MC002 where a hard limit of units has no room for them.
+-- Locks the counters of calls under limits, and admits again those whose lease was swept: MC002 where a hard limit of units, in force, has no room for them.
 CREATE OR REPLACE FUNCTION mercato_lock_limits(given mercato_call[], present uuid[]) RETURNS void LANGUAGE plpgsql AS $$
 DECLARE
   full_limit uuid;
@@ -20,7 +20,7 @@ BEGIN
   SELECT l.id INTO full_limit
     FROM unnest(given) c CROSS JOIN unnest(c.counters) n (counter_id)
     JOIN limit_counter k ON k.id = n.counter_id
-    JOIN usage_limit l ON l.id = k.limit_id AND l.hard
+    JOIN usage_limit l ON l.id = k.limit_id AND l.hard AND l.removed_at IS NULL
    WHERE NOT c.lease_id = ANY (present) AND k.measure = 'UNITS' AND k.arrival_at IS NULL
    GROUP BY l.id, l.amount, k.id, k.used, k.leased
   HAVING k.used + k.leased + sum(c.units) > l.amount
@@ -33,7 +33,7 @@ $$;
 
 -- Moves what was billed from leased to used in the counters of its limits, and tells of thresholds. A lease held f(used + leased) - f(used) of spend when it was
 -- granted; what is billed of it is held no more, nor what the rest cannot cost. Where others settled first, or returned theirs, a call costs more or less
--- than its lease held: MC002 where that is more and a hard limit has no room for it.
+-- than its lease held: MC002 where that is more and a hard limit in force has no room for it.
 CREATE OR REPLACE FUNCTION mercato_count_limits(given mercato_call[], present uuid[]) RETURNS void
   LANGUAGE plpgsql SET plan_cache_mode = 'force_generic_plan' AS $$
 DECLARE
@@ -62,7 +62,7 @@ BEGIN
       FROM moving m WHERE k.id = m.counter_id AND k.measure <> 'CONCURRENCY' AND k.arrival_at IS NULL
     RETURNING k.id, k.limit_id, k.used + k.leased taken, k.measure = 'SPEND' AND m.nanos > m.leased_nanos more
   )
-  SELECT array_agg(c.id), (array_agg(l.id ORDER BY l.id) FILTER (WHERE l.hard AND c.more AND c.taken > l.amount))[1] INTO changed, full_limit
+  SELECT array_agg(c.id), (array_agg(l.id ORDER BY l.id) FILTER (WHERE l.hard AND l.removed_at IS NULL AND c.more AND c.taken > l.amount))[1] INTO changed, full_limit
     FROM counted c JOIN usage_limit l ON l.id = c.limit_id;
   IF full_limit IS NOT NULL THEN
     RAISE EXCEPTION 'no room in limit % for what the call costs', full_limit USING ERRCODE = 'MC002';

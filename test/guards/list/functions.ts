@@ -113,7 +113,9 @@ const spend: Guard[] = guardsOf('function', SPEND, 'database/limit-windows', [
     RAISE EXCEPTION 'a swept lease left no room in limit %', full_limit USING ERRCODE = 'MC002';`,
     'IF false THEN NULL;',
   ],
-  ['a soft limit refuses no call whose lease was swept', 'l.id = k.limit_id AND l.hard\n', 'l.id = k.limit_id\n'],
+  ['a soft limit refuses no call whose lease was swept', 'k.limit_id AND l.hard AND', 'k.limit_id AND'],
+  ['a limit that was removed refuses no call whose lease was swept', 'AND l.hard AND l.removed_at IS NULL\n', 'AND l.hard\n'],
+  ['a limit that was removed refuses nothing for its cost', 'l.hard AND l.removed_at IS NULL AND c.more', 'l.hard AND c.more'],
   ['what is leased needs no second room', 'WHERE NOT c.lease_id = ANY (present) AND k.measure', 'WHERE k.measure'],
   [
     'calls in flight and spend are not added up as units',
@@ -151,7 +153,7 @@ const spend: Guard[] = guardsOf('function', SPEND, 'database/limit-windows', [
     "RAISE EXCEPTION 'no room in limit % for what the call costs', full_limit USING ERRCODE = 'MC002';",
     'NULL;',
   ],
-  ['a soft limit of spend refuses nothing that was settled', 'WHERE l.hard AND c.more', 'WHERE c.more'],
+  ['a soft limit of spend refuses nothing that was settled', 'WHERE l.hard AND l.removed', 'WHERE l.removed'],
   ['what a lease held needs no second room', 'AND c.more AND c.taken', 'AND c.taken'],
   ['a settlement tells of thresholds', 'PERFORM mercato_tell_thresholds(changed);', ''],
 ]);
