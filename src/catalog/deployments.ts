@@ -133,7 +133,11 @@ export function createDeployments({ db, inference, invalidations, log }: Deploym
         const expected = `at least minReplicas, ${minReplicas}`;
         throw badInput('maxReplicas', `maxReplicas is ${expected}.`, { given: String(maxReplicas), expected });
       }
-      return keep(version, { minReplicas, maxReplicas });
+      // Nothing that was not given, which somebody else may change meanwhile.
+      return keep(version, {
+        ...(given.minReplicas == null ? {} : { minReplicas }),
+        ...(given.maxReplicas === undefined ? {} : { maxReplicas }),
+      });
     },
     async start() {
       const where: Prisma.ModelVersionWhereInput = {

@@ -179,6 +179,9 @@ test('a run is estimated for the shapes of a call, and for no others', async () 
     [[{ name, shape: [1, ...rest, 2] }], 'inputs[0]', `[${['N', ...rest]}]`],
     [[{ name: 'nothing', shape: [1] }], 'inputs[0].name', name],
     [[{ name, shape: [-1, ...rest] }], 'inputs[0].shape', '0 or more'],
+    [Array.from({ length: 257 }, (_, i) => ({ name: `${i}`, shape: [] })), 'inputs', 'at most 256'],
+    [[{ name, shape: Array(17).fill(1) }], 'inputs[0].shape', 'at most 16'],
+    [[1, 2].map(() => ({ name, shape: [1, ...rest] })), 'inputs[1].name', 'different names'],
     [[], 'inputs', name],
   ] as const)
     expect(await estimate([...inputs])).toMatchObject({ code: 'BAD_USER_INPUT', field, expected: expect.stringContaining(expected) });

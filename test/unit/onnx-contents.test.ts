@@ -19,10 +19,11 @@ const floats = (name: string, ...dims: number[]) => tensor(name, 'FP32', dims, n
 const longs = (name: string, ...numbers: number[]) => tensor(name, 'INT64', [numbers.length], BigInt64Array.from(numbers, BigInt));
 
 /** A file from x [N, ...] to y. */
-function file(nodes: OnnxNode[], constants: OnnxTensor[] = [], x: (number | string | null)[] = ['N', 4]): Uint8Array {
+function file(nodes: OnnxNode[], constants: OnnxTensor[] = [], x: (number | string | null)[] = ['N', 4], opset = 17): Uint8Array {
   return encodeModel(
     model(
       graph({ name: 'g', nodes, inputs: [value('x', 'FP32', x)], outputs: [value('y', 'FP32', ['N', null])], initializers: constants }),
+      { opset },
     ),
   );
 }
@@ -92,6 +93,13 @@ describe('what a file says by itself', () => {
     const refused = () => readContents(bytes);
     expect(refused).toThrow(MercatoError);
     expect(refused).toThrow(expect.objectContaining({ code: 'MODEL_REJECTED', data: { place } }));
+  });
+
+  it('reads a Split of a hundred thousand outputs in time: nothing is looked up for each', () => {
+    const outputs = Array.from({ length: 100_000 }, (_, index) => `p${index}`);
+    const split = node('Split', ['x'], outputs, { axis: 1, split: outputs.map(() => 1) });
+    const bytes = file([split, node('Relu', ['p0'], ['y'])], [], ['N', 100_000], 11);
+    expect(readContents(bytes).estimates[0]?.activationBytes).toBeGreaterThan(100_000 * 4);
   });
 
   it('tells from the inside of a Reshape what an exporter computed', () => {

@@ -50,10 +50,10 @@ export const MOVING: Record<string, ShapeRule> = {
     const { node, inputs } = view;
     const dims = inputs[0]?.dims ?? null;
     const axis = dims && axisOf(integer(node, 'axis', 0), dims.length);
-    return node.output.map((_, index) => {
-      if (dims === null || axis === null) return info(inputs[0]?.elemType ?? 0, null);
-      return info(inputs[0]?.elemType ?? 0, dims.with(axis, partOf(view, dims[axis] ?? null, index)));
-    });
+    const partOf = dims !== null && axis !== null ? partsOf(view, dims[axis] ?? null) : null;
+    return node.output.map((_, index) =>
+      info(inputs[0]?.elemType ?? 0, dims && axis !== null && partOf ? dims.with(axis, partOf(index)) : null),
+    );
   },
   Slice: (view) => [info(view.inputs[0]?.elemType ?? 0, sliced(view))],
   Gather: ({ node, inputs: [data, indices] }) => {
@@ -169,13 +169,14 @@ function concatenated(shapes: readonly Dims[], axisGiven: number): Dims | null {
   });
 }
 
-function partOf(view: NodeView, dim: Dim, index: number): Dim {
+/** The size of each output of a Split; a node may have very many, so that nothing is looked up for each. */
+function partsOf(view: NodeView, dim: Dim): (index: number) => Dim {
   const parts = listOf(view, 'split', 1);
-  if (parts !== undefined) return parts?.[index] ?? null;
+  if (parts !== undefined) return (index) => parts?.[index] ?? null;
   const count = integer(view.node, 'num_outputs', view.node.output.length);
-  if (typeof dim !== 'number') return null;
+  if (typeof dim !== 'number') return () => null;
   const size = Math.ceil(dim / count);
-  return Math.max(0, Math.min(size, dim - index * size));
+  return (index) => Math.max(0, Math.min(size, dim - index * size));
 }
 
 function sliced(view: NodeView): Dims | null {
