@@ -1,7 +1,7 @@
 import { randomBytes } from 'node:crypto';
 import { asSystem, type Database, type Tx } from '../base/database.ts';
 import { MercatoError } from '../base/errors.ts';
-import { isKnown, onceFor } from '../base/idempotency.ts';
+import { checkIdempotencyKey, isKnown, onceFor } from '../base/idempotency.ts';
 import { newId } from '../base/ids.ts';
 import { membership, type Role, type Tenant } from '../tenancy/tenancy.ts';
 import { hashSecret } from './key-format.ts';
@@ -60,6 +60,7 @@ export function createSessions(db: Database, tokens: Tokens): Sessions {
 
     async refresh(refreshToken, key) {
       if (!REFRESH_TOKEN.test(refreshToken)) throw new MercatoError('UNAUTHENTICATED');
+      if (key !== null) checkIdempotencyKey(key);
       const hash = hashSecret(refreshToken);
       // A refusal is returned and thrown only after the commit: ending the session of a stolen token must last.
       const answer = await asSystem(db, async (tx) => {
@@ -112,12 +113,13 @@ const refreshed = (userId: string, hash: Uint8Array, key: string | null): Keyed 
   ...{ userId, mutation: 'REFRESH_SESSION', key, input: Buffer.from(hash).toString('hex') },
 });
 
-/** Whether a token of a live session was used under the same key: that is no thief's second use. */
+/** Whether the last token of a live session that was used was used under the same key. Once its successor was used too, somebody has both: that is no retry. */
 async function isRetry(tx: Tx, hash: Uint8Array, key: string | null): Promise<boolean> {
   if (key === null) return false;
   const [session] = await tx.$queryRaw<{ userId: string }[]>`
     select s.user_id as "userId" from session s join refresh_token t on t.session_id = s.id
-    where t.hash = ${hash}::bytea and s.revoked_at is null and s.expires_at > mercato_now()`;
+    where t.hash = ${hash}::bytea and s.expires_at > mercato_now() and s.revoked_at is null
+      and not exists (select from refresh_token n where n.session_id = s.id and n.used_at > t.used_at)`;
   if (!session) return false;
   const { userId, mutation, input } = refreshed(session.userId, hash, key);
   return isKnown(tx, { tenantId: userId, mutation, key, input });

@@ -17,11 +17,7 @@ export async function onceFor(
   { tenantId, mutation, key, input }: KeyedMutation,
   make: (id: string) => Promise<void>,
 ): Promise<{ id: string; replayed: boolean }> {
-  if (key.length < 1 || key.length > LIMITS.idempotencyKeyLength || key.includes('\0') || !key.isWellFormed()) {
-    throw badInput('idempotencyKey', `idempotencyKey must have 1 to ${LIMITS.idempotencyKeyLength} characters.`, {
-      given: `${key.length} characters`,
-    });
-  }
+  checkIdempotencyKey(key);
   const id = newId();
   const claimed = await tx.$executeRaw`
     insert into mutation_key (tenant_id, mutation, key, digest, object_id)
@@ -38,6 +34,14 @@ export async function onceFor(
     });
   }
   return { id: known.objectId, replayed: true };
+}
+
+/** @throws BAD_USER_INPUT */
+export function checkIdempotencyKey(key: string): void {
+  if (key.length >= 1 && key.length <= LIMITS.idempotencyKeyLength && !key.includes('\0') && key.isWellFormed()) return;
+  throw badInput('idempotencyKey', `idempotencyKey must have 1 to ${LIMITS.idempotencyKeyLength} characters.`, {
+    given: `${key.length} characters`,
+  });
 }
 
 /** Whether the mutation was made under this key, with this input. */

@@ -96,12 +96,22 @@ export function createGrants({ db, billing, processId }: { db: Database; billing
   ): Promise<Omit<Granted, 'usableUntil'> | Short> {
     const { terms } = key;
     const price = nextPriceOf(terms, counter);
-    const short = shortOfLimit(limits, given.need, price);
-    if (short) return { ...short, ...(await holdersOf(tx, short.limit.counterId, processId)), left: allowancesOf(key, counter, limits) };
-    const rooms = limits.map((limit) => roomOf(limit, price));
+    // Free units may be had by others before they are settled, so that only a call for which there is no room otherwise counts on them.
+    const full = { ...price, free: 0n };
+    const dear = shortOfLimit(limits, given.need, full);
+    const onFree = dear?.limit.measure === 'SPEND' && price.free > 0n;
+    const short = onFree ? shortOfLimit(limits, given.need, price) : dear;
+    if (short) {
+      const holders = await holdersOf(tx, short.limit.counterId, processId);
+      // Free units may lie unused with a lease that is not under this limit.
+      const mayBeFree = short.limit.measure === 'SPEND' && price.leasedFree > 0n && (await hasForeignLeases(tx, counter, processId));
+      return { ...short, ...holders, foreign: holders.foreign || mayBeFree, left: allowancesOf(key, counter, limits) };
+    }
+    const rooms = limits.map((limit) => roomOf(limit, onFree ? price : full));
     const quarter = (room: number, need: number) => Math.max(need, Math.ceil(room / 4));
     // The nearer the end of a limit, the smaller the grant, as with a quota.
-    const wish = { ...given, want: Math.min(given.want, ...rooms.map((room) => quarter(room.units, given.need))) };
+    const most = onFree ? given.need : given.want;
+    const wish = { ...given, want: Math.min(most, ...rooms.map((room) => quarter(room.units, given.need))) };
     const rate = rateOf(terms);
     const taken = rate ? await takeRequests(tx, key, rate, Math.max(wish.requests, Math.ceil(rate.requestsPerMinute / 120))) : null;
     const left = [...allowancesOf(key, counter, limits), ...rateAllowance(key, rate, taken)];
@@ -121,7 +131,8 @@ export function createGrants({ db, billing, processId }: { db: Database; billing
     const calls = Number.isFinite(slots) ? Math.min(slots, quarter(slots, Math.max(1, given.requests))) : slots;
     const quotaUnits = terms?.quotaUnits ?? null;
     const counterIds = limits.map(({ counterId }) => counterId);
-    const taking = { units: BigInt(units), nanos: moreHeld(terms, counter, units), slots: Number.isFinite(calls) ? BigInt(calls) : 0n };
+    const nanos = onFree ? moreHeld(terms, counter, units) : BigInt(units) * price.unitNanos;
+    const taking = { units: BigInt(units), nanos, slots: Number.isFinite(calls) ? BigInt(calls) : 0n };
     await takeFromLimits(tx, limits, taking);
     await grantLease(tx, counter, { leaseId, processId, planVersionId: terms?.planVersionId ?? null, quotaUnits, counterIds, ...taking });
     if (accounts) await billing.holdIn(tx, accounts.walletId, moreHeld(terms, counter, units));

@@ -50,7 +50,7 @@ export type Entry = {
   /** How often requests have gone back. */
   requestReturns: number;
   /** The units of a window are all settled: nothing but a change of the limit changes that before it ends. */
-  exhausted: { until: number; error: MercatoError } | null;
+  exhausted: { until: number; short: Short } | null;
   /** Counts up when limits change: what was granted under another count is returned unused. */
   epoch: number;
   /** What the last grant, or refusal, left of the limits, and when. */
@@ -192,15 +192,14 @@ export function createLeaseMemory(time: Time, onOwed: () => void) {
    * refused. Whoever came later is asked for anew.
    */
   function refuse(entry: Entry, need: number, short: Short, askedAt: number): void {
-    const error = refusalOf(entry.key, short);
     if (short.left) entry.allowances = { at: time.nowMs(), left: short.left };
     if (short.exhaustedMs !== undefined) {
       // The answer may have come late.
-      entry.exhausted = { until: askedAt + short.exhaustedMs, error };
+      entry.exhausted = { until: askedAt + short.exhaustedMs, short };
     }
     const concerned = entry.waiters.filter((waiter) => waiter.since <= askedAt && (short.short === 'RATE' || waiter.units >= need));
     entry.waiters = entry.waiters.filter((waiter) => !concerned.includes(waiter));
-    for (const waiter of concerned) waiter.reject(error);
+    for (const waiter of concerned) waiter.reject(refusalOf(entry.key, short, waiter.units));
   }
 
   /** Takes an entry's blocks out of use; returns their unused units, for the database, and remembers their unused requests. */

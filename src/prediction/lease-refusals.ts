@@ -38,9 +38,10 @@ const OWN = 'own-calls';
 /** For a place among the calls in flight: about a short call. */
 const CONCURRENCY_RETRY_MS = 50;
 
-/** What a caller is told of a shortage: which limit, whose, how much, until when, and what would lift it. */
-export function refusalOf(key: GrantKey, short: Short): MercatoError {
-  const { data } = short;
+/** What a caller of `units` is told of a shortage, which may have been found for another call: which limit, whose, how much, until when, and what would lift it. */
+export function refusalOf(key: GrantKey, short: Short, units: number): MercatoError {
+  const isOfUnits = short.short === 'QUOTA' || (short.short === 'LIMIT' && short.limit.measure !== 'CONCURRENCY');
+  const data = { ...short.data, ...(isOfUnits ? { given: unitsOf(units) } : {}) };
   if (short.short === 'LIMIT') return new MercatoError(short.code, short.message, data);
   const whose: ErrorData = {
     ...(key.subscriptionId === null
@@ -53,15 +54,24 @@ export function refusalOf(key: GrantKey, short: Short): MercatoError {
     return new MercatoError('QUOTA_EXCEEDED', message, whose);
   }
   if (short.short === 'RATE') {
-    const text = key.terms === null ? 'A publisher may call' : 'A larger plan would lift it: this one allows';
-    return new MercatoError('RATE_LIMITED', `${text} ${key.handle} ${data.limit} times per minute.`, whose);
+    const text =
+      key.terms === null
+        ? `A publisher may call ${key.handle} ${data.limit} times per minute; a subscription to a plan of its own would lift it.`
+        : `The plan allows ${data.limit} calls of ${key.handle} per minute. A larger plan would lift it.`;
+    return new MercatoError('RATE_LIMITED', text, whose);
   }
   if (short.short === 'CREDIT') {
     const message = `A call of ${key.handle} may cost ${data.neededNanos} nanos of ${data.currency}; the wallet, less what is held for calls in flight, has ${data.availableNanos}. Ask the operator for credit.`;
-    return new MercatoError('INSUFFICIENT_CREDIT', message, data);
+    return new MercatoError('INSUFFICIENT_CREDIT', message, {
+      subject: 'TENANT',
+      subjectId: globalId('Tenant', key.consumerTenantId),
+      ...data,
+    });
   }
   return new MercatoError('OVERLOADED', 'Another server has not yet returned the units it holds; try again.', data);
 }
+
+const unitsOf = (count: number) => `${count} unit${count === 1 ? '' : 's'}`;
 
 /** A limit that refuses; `exhaustedMs` as in `Short`. */
 export type LimitShort = { short: 'LIMIT'; limit: LockedLimit; code: ErrorCode; message: string; data: ErrorData; exhaustedMs?: number };
@@ -76,11 +86,13 @@ export function shortOfLimit(limits: readonly LockedLimit[], need: number, price
 }
 
 function refusedBy(limit: LockedLimit, need: number, price: NextPrice): Omit<LimitShort, 'short' | 'limit'> {
-  const { name, subject, subjectId, measure, window, amount, used, leased, burstUnits } = limit;
+  const { name, subject, subjectId, measure, window, amount, leased, burstUnits } = limit;
+  const used = burstUnits === null ? limit.used : BigInt(Math.ceil(limit.aheadUnits - 1e-6));
   const { type, text } = SUBJECT[subject];
   const room = roomOf(limit, price);
   const most = measure === 'CONCURRENCY' ? 0 : room.units;
-  const fits = burstUnits ?? (measure === 'SPEND' && price.unitNanos > 0n ? price.free + amount / price.unitNanos : amount);
+  const fits =
+    burstUnits ?? (measure === 'SPEND' && price.unitNanos > 0n ? price.free + price.leasedFree + amount / price.unitNanos : amount);
   const can = measure === 'CONCURRENCY' ? amount > 0n : BigInt(need) <= fits;
   const data: ErrorData = {
     limitName: name,
@@ -88,7 +100,7 @@ function refusedBy(limit: LockedLimit, need: number, price: NextPrice): Omit<Lim
     subjectId: globalId(type, subjectId),
     limit: amount.toString(),
     used: (used + leased).toString(),
-    given: measure === 'CONCURRENCY' ? '1 call' : `${need} unit${need === 1 ? '' : 's'}`,
+    given: measure === 'CONCURRENCY' ? '1 call' : unitsOf(need),
     expected: can ? `at most ${most} now` : `at most ${measure === 'CONCURRENCY' ? 0 : fits} a call`,
     ...(limit.resetsAt === null ? {} : { resetsAt: limit.resetsAt.toISOString() }),
   };
@@ -154,5 +166,5 @@ export function allowancesOf(
 export function rateAllowance({ terms }: Pick<GrantKey, 'terms'>, rate: Rate | null, taken: TakenRequests | null): Allowance[] {
   if (rate === null || taken === null) return [];
   const name = terms === null ? OWN : `${PLAN}-requests`;
-  return [{ name, unit: 'requests', limit: rate.requestsPerMinute, left: taken.left, windowS: 60, resetMs: taken.resetMs }];
+  return [{ name, unit: 'requests', limit: rate.burst, left: taken.left, windowS: 60, resetMs: taken.resetMs }];
 }

@@ -4,7 +4,7 @@ import { LIMITS } from '../base/limits.ts';
 import type { Log } from '../base/log.ts';
 import type { Granted, GrantKey, Short, Wish } from './grants.ts';
 import { type Admission, type Block, createLeaseMemory, type Entry, runsLow, wanted } from './lease-memory.ts';
-import type { Allowance } from './lease-refusals.ts';
+import { type Allowance, refusalOf } from './lease-refusals.ts';
 import { createLeaseReturns } from './lease-returns.ts';
 import { type LeaseStore, systemTime, type Time } from './lease-store.ts';
 
@@ -103,7 +103,7 @@ export async function createLeases(options: LeaseOptions): Promise<Leases> {
 
   function admitTo(entry: Entry, key: GrantKey, units: number, deadlineMs: number): Admission | Promise<Admission> {
     const now = time.nowMs();
-    if (entry.exhausted && now < entry.exhausted.until) throw entry.exhausted.error;
+    if (entry.exhausted && now < entry.exhausted.until) throw refusalOf(entry.key, entry.exhausted.short, units);
     const admission = entry.waiters.length === 0 ? memory.tryTake(entry, units) : null;
     if (admission) {
       if (runsLow(entry, now)) void refill(entry);

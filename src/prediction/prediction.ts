@@ -5,6 +5,7 @@
 import type { Access, Principal } from '../access/access.ts';
 import { assertNoTransaction, type Database } from '../base/database.ts';
 import { badInput, ERRORS, MercatoError } from '../base/errors.ts';
+import { checkIdempotencyKey } from '../base/idempotency.ts';
 import { newId } from '../base/ids.ts';
 import { LIMITS } from '../base/limits.ts';
 import type { Log } from '../base/log.ts';
@@ -154,7 +155,7 @@ export async function createPredictions(options: PredictionOptions): Promise<Pre
 
   /** Step 1: the form of the call, against fixed bounds. */
   function parse(caller: Caller, { model, inputs, outputs, idempotencyKey: key, deadlineMs }: PredictRequest): Call {
-    if (key !== null) checkKey(key);
+    if (key !== null) checkIdempotencyKey(key);
     if (deadlineMs !== null && (deadlineMs < 1 || deadlineMs > LIMITS.deadlineMsMax)) {
       throw badInput('deadlineMs', `deadlineMs must be 1 to ${LIMITS.deadlineMsMax}.`, {
         given: String(deadlineMs),
@@ -177,7 +178,7 @@ export async function createPredictions(options: PredictionOptions): Promise<Pre
   }
 
   async function cancel({ tenantId }: Principal, key: string): Promise<Cancellation> {
-    checkKey(key);
+    checkIdempotencyKey(key);
     const here = await cancellations.cancel(tenantId, key);
     const running = inFlight.get(`${tenantId}:${key}`);
     await running?.done.catch(() => {});
@@ -351,13 +352,6 @@ export async function createPredictions(options: PredictionOptions): Promise<Pre
       await leases[Symbol.asyncDispose]();
     },
   };
-}
-
-function checkKey(key: string): void {
-  if (key.length >= 1 && key.length <= LIMITS.idempotencyKeyLength && !key.includes('\0') && key.isWellFormed()) return;
-  throw badInput('idempotencyKey', `idempotencyKey must have 1 to ${LIMITS.idempotencyKeyLength} characters.`, {
-    given: `${key.length} characters`,
-  });
 }
 
 const remainingOf = (call: Call, deadlineMs: number) => deadlineMs - (performance.now() - call.startedAt);

@@ -110,7 +110,7 @@ export function createLimits(db: Database, announcer: Announcer) {
     update(tenantId: string, id: string, change: LimitChange): Promise<LimitView> {
       return announced(tenantId, async (tx) => {
         const [row] = await tx.$queryRaw<{ id: string }[]>`
-          select id from usage_limit where id = ${id}::uuid and tenant_id = ${tenantId}::uuid and removed_at is null for update`;
+          select id from usage_limit where id = ${id}::uuid and tenant_id = ${tenantId}::uuid and removed_at is null for no key update`;
         const [known] = row ? await readLimits(tx, tenantId, id) : [];
         if (!known) throw new MercatoError('NOT_FOUND');
         const { name, amount, burstUnits, hard, alertPercents } = known;

@@ -162,6 +162,22 @@ describe('sessions', () => {
     await expect(access.refreshSession(tokens.refreshToken, 'first')).rejects.toMatchObject(refused);
   });
 
+  it('a token that is used again under its key, after its successor was, ends the session; and a key has a form', async () => {
+    const { tokens } = await signUp(access);
+    const second = there(await access.refreshSession(tokens.refreshToken, 'known'));
+    await expect(access.refreshSession(tokens.refreshToken, 'a\0b')).rejects.toMatchObject({ code: 'BAD_USER_INPUT' });
+    const third = there(await access.refreshSession(second.refreshToken));
+    await expect(access.refreshSession(tokens.refreshToken, 'known')).rejects.toMatchObject(refused);
+    await expect(access.refreshSession(third.refreshToken)).rejects.toMatchObject(refused);
+  });
+
+  it('a retry with its key does not revive a session that was ended', async () => {
+    const { tokens } = await signUp(access);
+    const second = there(await access.refreshSession(tokens.refreshToken, 'once'));
+    await access.signOut(second.refreshToken);
+    await expect(access.refreshSession(tokens.refreshToken, 'once')).rejects.toMatchObject(refused);
+  });
+
   it('a retry of a sign-in with its key starts no other session', async () => {
     const { user, tenant, principal } = await signUp(access);
     const signIn = (key: string, tenantName: string | null = null) =>

@@ -1,6 +1,7 @@
 import { createHash } from 'node:crypto';
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, test } from 'vitest';
 import { asSystem, asTenant } from '../../src/base/database.ts';
+import type { MercatoError } from '../../src/base/errors.ts';
 import { newId } from '../../src/base/ids.ts';
 import { lockLimits } from '../../src/usage/usage.ts';
 import { asAdmin } from '../support/admin.ts';
@@ -121,12 +122,44 @@ test.each([
   const right = await core.consumer({ unitPriceNanos: 7n, freeUnits: 3n }, 1_000n);
   const { id } = await limit(right, { measure, amount });
   const first = await one.leases.admit(right, 3, 5_000);
+  await core.usage.updateLimit(right.consumerTenantId, id, { ...NOTHING, amount: 0n });
   await core.usage.deleteLimit(right.consumerTenantId, id);
   await core.setClock('2026-11-15T12:00:10Z');
   await two.leases.maintain();
   await call(two, right, 3);
   expect(await one.settlement.settle(finished(right, first))).toMatchObject({ amountNanos: 21n });
+  expect(await alertsOf(right)).toEqual([]);
 });
+
+test('free units that lie unused in another process are asked for before a spend limit refuses', async () => {
+  const right = await core.consumer({ unitPriceNanos: 7n, freeUnits: 5n }, 1_000n);
+  const frugal = await withKey(right, newId());
+  await limit(right, { name: 'key', subject: 'API_KEY', subjectId: frugal.apiKeyId, measure: 'SPEND', amount: 0n });
+  await call(two, right, 1);
+  await call(one, frugal, 4);
+  const refusal = { code: 'QUOTA_EXCEEDED', data: { given: '1 unit', expected: 'at most 0 a call' } };
+  await expect(one.leases.admit(frugal, 1, 5_000)).rejects.toMatchObject(refusal);
+});
+
+test('a refusal is of the call that is refused, though it was found for another', async () => {
+  const right = await core.consumer({});
+  await limit(right, { amount: 5n });
+  await call(one, right, 5);
+  for (const units of [7, 1]) {
+    const given = `${units} unit${units === 1 ? '' : 's'}`;
+    await expect(codeAndGiven(() => one.leases.admit(right, units, 5_000))).resolves.toEqual(['QUOTA_EXCEEDED', given]);
+  }
+});
+
+async function codeAndGiven(work: () => unknown): Promise<unknown[]> {
+  try {
+    await work();
+    return [];
+  } catch (error) {
+    const { code, data } = error as MercatoError;
+    return [code, data.given];
+  }
+}
 
 test('what a lease holds of spend is what its units cost, and less as they are settled or returned', async () => {
   const right = await core.consumer({ unitPriceNanos: 7n, freeUnits: 5n }, 1_000n);
@@ -170,6 +203,7 @@ test('what was used of a burst counts at once against the new amount and burst',
   const right = await core.consumer({});
   const { id } = await limit(right, { window: 'MINUTE', amount: 1n, burstUnits: 10n });
   await call(one, right, 10);
+  await expect(one.leases.admit(right, 1, 5_000)).rejects.toMatchObject({ code: 'RATE_LIMITED', data: { used: '10' } });
   const update = (change: object) => core.usage.updateLimit(right.consumerTenantId, id, { ...NOTHING, ...change });
   expect((await update({ amount: 60n })).used).toBe(10n);
   expect(await codeOf(() => one.leases.admit(right, 1, 5_000))).toBe('RATE_LIMITED');

@@ -115,6 +115,18 @@ it.skipIf(!onPostgres)('a limit that is lowered while a call is settled tells of
   expect(alerts).toMatchObject([{ percent: 80, amount: 10n }]);
 });
 
+it.skipIf(!onPostgres)('a limit is changed while calls cross its thresholds, and nobody waits for the other in turn', async () => {
+  const right = await core.consumer({});
+  const same = { name: null, burstUnits: null, hard: false, amount: null };
+  const limitId = await capped(right, 30n);
+  const percents = Array.from({ length: 10 }, (_, i) => i * 10 + 10);
+  const change = (i: number) =>
+    core.usage.updateLimit(right.consumerTenantId, limitId, { ...same, alertPercents: percents.slice(0, 1 + (i % 10)) });
+  const settle = async () => server.settlement.settle(finished(right, await admit(right, 1)));
+  const done = await Promise.allSettled([...Array.from({ length: 30 }, settle), ...Array.from({ length: 15 }, (_, i) => change(i))]);
+  expect(done.flatMap((one) => (one.status === 'rejected' ? [String(one.reason)] : []))).toEqual([]);
+});
+
 /** What a sweep gives back of the holds, for the tests' price of ten nanos. */
 async function holdsOf(changes: Awaited<ReturnType<typeof sweepLeases>>) {
   return changes.map(({ before, after }) => ({

@@ -119,25 +119,30 @@ export class Books {
     wish: Wish,
   ): Granted | Short {
     const price = nextPriceOf(key.terms, counter);
-    const short = shortOfLimit(limits, wish.need, price);
+    const full = { ...price, free: 0n };
+    const dear = shortOfLimit(limits, wish.need, full);
+    const onFree = dear?.limit.measure === 'SPEND' && price.free > 0n;
+    const short = onFree ? shortOfLimit(limits, wish.need, price) : dear;
     if (short) {
       const holders = [...this.leases.values()].filter(
         (lease) => lease.counterIds.includes(short.limit.counterId) && (lease.units > 0n || lease.slots > 0n),
       );
-      const foreign = holders.some((lease) => lease.processId !== processId && !lease.draining);
+      const mayBeFree = short.limit.measure === 'SPEND' && price.leasedFree > 0n && this.foreign(processId, key, true);
+      const foreign = mayBeFree || holders.some((lease) => lease.processId !== processId && !lease.draining);
       return { ...short, foreign, draining: holders.some((lease) => lease.draining) };
     }
     const rate = rateOf(key.terms);
     const conforming = this.requests.roomOf(key);
     if (conforming === 0) return { short: 'RATE', foreign: false, data: {} };
-    const room = most(limits, price);
-    const units = this.sizeOf(key, counter, room.units, wish);
+    const room = most(limits, onFree ? price : full);
+    const units = this.sizeOf(key, counter, room.units, onFree ? { ...wish, want: wish.need } : wish);
     if (units < wish.need) return { short: 'CREDIT', foreign: this.foreign(processId, key, false), data: {} };
     const slots = Number.isFinite(room.slots) ? 1 + this.world.below(room.slots) : room.slots;
     const ahead = Math.min(conforming, Math.max(wish.requests, Math.ceil((rate?.requestsPerMinute ?? 0) / 120)));
     const requests = rate ? 1 + this.world.below(ahead) : Number.POSITIVE_INFINITY;
     if (rate) this.requests.take(processId, key, requests);
-    return { ...this.lend(processId, leaseId, key, units, slots, limits), requests };
+    const unitNanos = onFree ? null : price.unitNanos;
+    return { ...this.lend(processId, leaseId, key, units, slots, limits, unitNanos), requests };
   }
 
   private sizeOf(key: GrantKey, counter: Counter, room: number, wish: Wish): number {
@@ -159,13 +164,15 @@ export class Books {
     units: number,
     slots: number,
     limits: readonly LockedLimit[],
+    unitNanos: bigint | null,
   ): Omit<Granted, 'requests'> {
     const period = this.period();
-    const nanos = this.moveCounter(key, period, BigInt(units), {
+    const cost = this.moveCounter(key, period, BigInt(units), {
       planVersionId: key.terms?.planVersionId ?? null,
       quota: key.terms?.quotaUnits ?? null,
     });
     const isUnbound = !Number.isFinite(slots);
+    const nanos = unitNanos === null ? cost : BigInt(units) * unitNanos;
     const lease: Lease = {
       ...{ processId, key, period, units: BigInt(units), nanos, slots: isUnbound ? 0n : BigInt(slots), isUnbound },
       counterIds: limits.map(({ counterId }) => counterId),

@@ -1,4 +1,4 @@
--- A lease holds of spend limits what its units cost, free ones nothing, no longer each at the full price.
+-- A lease holds of spend limits a sum of its own: what its units cost at the full price, or, where there is room for that alone, with what is free.
 BEGIN;
 SET LOCAL ROLE mercato_owner;
 
@@ -31,9 +31,9 @@ BEGIN
 END
 $$;
 
--- Moves what was billed from leased to used in the counters of its limits, and tells of thresholds. A lease held f(used + leased) - f(used) of spend when it was
--- granted; what is billed of it is held no more, nor what the rest cannot cost. Where others settled first, or returned theirs, a call costs more or less
--- than its lease held: MC002 where that is more and a hard limit in force has no room for it.
+-- Moves what was billed from leased to used in the counters of its limits, and tells of thresholds. What is billed of what a lease
+-- held of spend is held no more, nor what the rest cannot cost. A lease that counted on free units may lack them where others settled first: MC002 where a hard
+-- limit in force has no room for what its call costs beyond that.
 CREATE OR REPLACE FUNCTION mercato_count_limits(given mercato_call[], present uuid[]) RETURNS void
   LANGUAGE plpgsql SET plan_cache_mode = 'force_generic_plan' AS $$
 DECLARE

@@ -209,11 +209,13 @@ export const accessChecks: Guard[] = [
       '(await isRetry(tx, hash, key)) ? { tokens: null } : null;',
     ],
     ['only a retry under its key ends no session', '(await isRetry(tx, hash, key)) ?', 'key !== null ?'],
+    ['a retry of an ended session is refused', 's.expires_at > mercato_now() and s.revoked_at is null\n', 's.expires_at > mercato_now()\n'],
     [
-      'a retry of an ended session is refused',
-      'where t.hash = ${hash}::bytea and s.revoked_at is null and',
-      'where t.hash = ${hash}::bytea and',
+      'a retry is of the last token that was used',
+      'and not exists (select from refresh_token n where n.session_id = s.id and n.used_at > t.used_at)`',
+      '`',
     ],
+    ["a refresh's key is in form", 'if (key !== null) checkIdempotencyKey(key);', ''],
     ['a refresh token is used once', ' and used_at is null`', '`'],
     ['an ended session is not refreshed', "if (answer === null) throw new MercatoError('UNAUTHENTICATED');", ''],
     [
@@ -324,8 +326,8 @@ export const accessChecks: Guard[] = [
   ...guardsOf('code', 'src/base/idempotency.ts', KEYS, [
     [
       "a mutation's key is in form",
-      "if (key.length < 1 || key.length > LIMITS.idempotencyKeyLength || key.includes('\\0') || !key.isWellFormed()) {\n    throw badInput",
-      'if (false) {\n    throw badInput',
+      "&& key.isWellFormed()) return;\n  throw badInput('idempotencyKey'",
+      "&& key.isWellFormed()) return;\n  badInput('idempotencyKey'",
     ],
     ["a mutation's key has one input", 'if (!known?.same) {\n    throw new MercatoError', 'if (!known) {\n    throw new MercatoError'],
     [

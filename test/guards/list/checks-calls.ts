@@ -29,14 +29,13 @@ export const callChecks: Guard[] = [
       "if (deadlineMs !== null && (deadlineMs < 1 || deadlineMs > LIMITS.deadlineMsMax)) {\n      throw badInput('deadlineMs'",
       "if (false) {\n      throw badInput('deadlineMs'",
     ],
-    ["a call's key is in form", 'if (key !== null) checkKey(key);', ''],
+    ["a call's key is in form", 'if (key !== null) checkIdempotencyKey(key);', ''],
     [
       "a cancelled call's key is in form",
-      'cancel({ tenantId }: Principal, key: string): Promise<Cancellation> {\n    checkKey(key);',
+      'cancel({ tenantId }: Principal, key: string): Promise<Cancellation> {\n    checkIdempotencyKey(key);',
       'cancel({ tenantId }: Principal, key: string): Promise<Cancellation> {',
       'api/cancel',
     ],
-    ['an idempotency key has a form', "throw badInput('idempotencyKey'", "if (false) throw badInput('idempotencyKey'"],
     ['a key in flight has one input', 'if (!first.digest.equals(keyed.digest)) throw keyConflict();', ''],
     [
       "a key in flight is its tenant's",

@@ -19,11 +19,18 @@ export const predictionChecks: Guard[] = [
       'counter.usedUnits <= quota) return null;',
     ],
     ['a grant needs credit', 'return moreHeld(terms, counter, wish.need) <= available ? wish.need : 0;', 'return wish.need;'],
+    ['a grant needs room in the limits', 'if (short) {\n      const holders', 'if (short && false) {\n      const holders', LIMITS],
     [
-      'a grant needs room in the limits',
-      'if (short) return { ...short, ...(await holdersOf',
-      'if (short && false) return { ...(short as LimitShort), ...(await holdersOf',
-      LIMITS,
+      'free units that lie unused elsewhere are asked for',
+      'price.leasedFree > 0n && (await hasForeignLeases(tx, counter, processId));',
+      'false;',
+      'database/limit-windows',
+    ],
+    [
+      'a call is let in on free units where it has no room otherwise',
+      "dear?.limit.measure === 'SPEND' && price.free > 0n",
+      'false',
+      'database/limit-windows database/limits',
     ],
     ['a grant needs room in the rate', 'if (taken?.granted === 0) {', 'if (false) {'],
     [

@@ -24,7 +24,7 @@ const byItsTenant = (name: string, rest: string): Guard => ({
 });
 
 export const usageChecks: Guard[] = [
-  byItsTenant("a limit that is changed is the tenant's", 'and removed_at is null for update'),
+  byItsTenant("a limit that is changed is the tenant's", 'and removed_at is null for no key update'),
   byItsTenant("a limit that is removed is the tenant's", 'and removed_at is null`;'),
   ...guardsOf('code', 'src/usage/alerts.ts', 'database/without-walls', [
     ["alerts are the tenant's", 'where a.tenant_id = ${tenantId}::uuid\n       and', 'where true\n       and'],

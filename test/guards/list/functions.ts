@@ -161,6 +161,7 @@ const spend: Guard[] = guardsOf('function', SPEND, 'database/limit-windows', [
 const limitChanges: Guard[] = guardsOf('function', LIMIT_CHANGES, 'database/limit-windows', [
   ['an alert is of a threshold that is reached', 'k.used * 100 >= l.amount::numeric * p.percent', 'true'],
   ['an alert is of something used', 'AND k.used > 0 AND', 'AND'],
+  ['an alert is of a limit in force', 'AND l.removed_at IS NULL AND k.used', 'AND k.used'],
   ['a change tells of thresholds', 'PERFORM mercato_tell_thresholds(ARRAY[open_counter]);', ''],
   [
     'a burst goes on at the new rate',

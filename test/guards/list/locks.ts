@@ -42,7 +42,7 @@ const usage: Guard[] = [
     ['what comes back to limits locks their counters by key', ' order by k.id for update)', ')', ORDER],
   ]),
   ...guardsOf('lock', 'src/usage/limits.ts', LOCKS, [
-    ['a limit that is changed is locked', 'removed_at is null for update`', 'removed_at is null`'],
+    ['a limit that is changed is locked', 'removed_at is null for no key update`', 'removed_at is null`'],
     [
       "a tenant's number of limits is counted under a lock",
       "await tx.$executeRaw`select pg_advisory_xact_lock(hashtext('mercato.limits'), hashtext(${tenantId}))`;",
