@@ -41,7 +41,7 @@ async function moneyMoved(stage: Stage, runs: number, dice: Dice): Promise<Round
   return round;
 }
 
-/** In turns, and not at once: a server process that is started while its connections are cut ends, as it should. */
+/** Cuts before kills: a server process that is started while its connections are cut ends, as it should. */
 async function moveAll(ledger: Ledger, { stage, dice, callers, note }: Running, runs: number): Promise<string[]> {
   const cut = async () => stage.proxy.resetAll();
   const kill = async () => {
@@ -57,7 +57,7 @@ async function moveAll(ledger: Ledger, { stage, dice, callers, note }: Running, 
     const faulting = (async () => {
       for (; !over; faults++) {
         await sleep(dice.below(300));
-        await (turn % 2 === 0 ? cut : kill)();
+        await (turn < runs ? cut : kill)();
         await callers.more(SERVED_BETWEEN);
       }
     })();
