@@ -89,17 +89,17 @@ export function createLeaseReturns(options: { store: LeaseStore; time: Time; mem
     await entry.returning;
   }
 
-  /** Returns idle units, renews leases in flight, drops the finished, sweeps the expired ones of any process. */
+  /** Renews leases in flight, before whatever else may take its time; returns idle units, drops the finished, sweeps the expired ones of any process. */
   async function maintain(): Promise<void> {
+    const blocksNow = () => memory.all().flatMap((entry) => entry.blocks);
+    const busy = blocksNow().flatMap(({ leaseId, inFlight }) => (inFlight > 0 ? [leaseId] : []));
+    if (busy.length > 0) await store.renew(busy);
     const now = time.nowMs();
     const spent = (block: Block) => now >= block.usableUntil || block.free === 0;
     const unused = memory.all().flatMap((entry) => memory.close(entry, spent));
     await putBack([...memory.takeOwed(), ...unused], false);
     for (const entry of memory.all()) await putBackRequests(entry);
-    const blocks = memory.all().flatMap((entry) => entry.blocks);
-    const busy = blocks.filter((block) => block.inFlight > 0).map((block) => block.leaseId);
-    const done = blocks.filter((block) => !block.open && block.inFlight === 0).map((block) => block.leaseId);
-    if (busy.length > 0) await store.renew(busy);
+    const done = blocksNow().flatMap(({ leaseId, open, inFlight }) => (!open && inFlight === 0 ? [leaseId] : []));
     if (done.length > 0) await store.drop(done);
     memory.forget(done);
     await store.sweep();

@@ -4,11 +4,9 @@ import { shortOfLimit } from '../../src/prediction/lease-refusals.ts';
 import type { LeaseScope, LockedLimit, NextPrice, ReturnedUnits } from '../../src/usage/usage.ts';
 import { type Account, Ledger, walletId } from './ledger.ts';
 import { Limits, most } from './limits.ts';
-import { concerns, LEASE_MS, type Market, PERIOD_MS } from './market.ts';
+import { concerns, LEASE_MS, MARGIN_MS, type Market, PERIOD_MS } from './market.ts';
 import { Requests } from './requests.ts';
 import type { World } from './world.ts';
-
-const MARGIN_MS = 700;
 
 export type Counter = { used: bigint; leased: bigint; planVersionId: string | null; quota: bigint | null };
 export type Lease = {

@@ -7,6 +7,7 @@ type Offer = Pick<Terms, 'unitPriceNanos' | 'freeUnits' | 'quotaUnits' | 'reques
 /** Simulated months and leases are short, so that schedules cross their ends. */
 export const PERIOD_MS = 20_000;
 export const LEASE_MS = 2_000;
+export const MARGIN_MS = 700;
 export const TENANTS = ['one', 'two'] as const;
 export const CREDIT_NANOS = 150n;
 export const COMMISSION_BPS = 1_500n;

@@ -6,7 +6,7 @@ import { createSettlement, type Settlement } from '../../src/prediction/settleme
 import type { SettlementStore } from '../../src/prediction/settlement-store.ts';
 import type { LeaseScope } from '../../src/usage/usage.ts';
 import type { Books } from './books.ts';
-import { LEASE_MS } from './market.ts';
+import { LEASE_MS, MARGIN_MS } from './market.ts';
 import { type Ended, settle } from './settle.ts';
 import { SimProcess, type World } from './world.ts';
 
@@ -31,6 +31,8 @@ export class Servers {
   faultPercent = 0;
   /** Whether every transaction has been done, and heard of, within a second. */
   isQuiet = true;
+  /** Whether no process has been later with its upkeep than a block's margin allows: then no lease ends while it has calls in flight. */
+  keepsPace = true;
   /** Runs after every transaction. */
   check: () => void = () => {};
   private readonly world: World;
@@ -97,11 +99,16 @@ export class Servers {
     });
     const settlement = createSettlement({ store: this.settlementStore(process), inFlight: () => 0, log });
     this.all.push({ process, leases, settlement, unheard, isFresh, ...heard });
+    let maintainedAt = this.world.now;
     const maintain = (): void => {
       if (!process.alive) return;
       void process
         .sleep(MAINTAIN_MS)
-        .then(() => leases.maintain())
+        .then(() => {
+          if (this.world.now - maintainedAt > MARGIN_MS) this.keepsPace = false;
+          maintainedAt = this.world.now;
+          return leases.maintain();
+        })
         .catch(() => {})
         .then(maintain);
     };

@@ -137,7 +137,7 @@ export class Truths {
     }
     return [...running].flatMap(([id, { units, calls }]) => {
       const lease = this.books.leases.get(id);
-      if (!lease) return this.servers.isQuiet ? [`${id} was ended while it had calls in flight`] : [];
+      if (!lease) return this.servers.isQuiet && this.servers.keepsPace ? [`${id} was ended while it had calls in flight`] : [];
       const isOver = units > lease.units || (!lease.isUnbound && calls > lease.slots);
       return isOver ? [`${id} has ${calls} calls of ${units} units in flight, and ${lease.slots} places and ${lease.units} units`] : [];
     });
