@@ -1,5 +1,5 @@
 import { execFile, spawnSync } from 'node:child_process';
-import { existsSync, readdirSync } from 'node:fs';
+import { existsSync, readdirSync, readFileSync } from 'node:fs';
 import { setPriority } from 'node:os';
 import { promisify } from 'node:util';
 
@@ -53,6 +53,13 @@ const works = ({ prefix: [program = '', ...args] }: Measure) =>
 type Taken = { limits: boolean; network: Measure | null; processes: Measure | null; privileges: Measure | null };
 let taken: Taken | null = null;
 
+/** No process can be allowed more than this one is. */
+function ownBytesMax(): number {
+  const limits = '/proc/self/limits';
+  const found = existsSync(limits) ? /^Max data size +\S+ +(\d+)/m.exec(readFileSync(limits, 'utf8')) : null;
+  return Number(found?.[1] ?? Number.POSITIVE_INFINITY);
+}
+
 /** Tried once per process: it costs some short-lived processes. */
 function measures(): Taken {
   if (taken !== null) return taken;
@@ -77,7 +84,13 @@ export function confinement(): Confinement {
 export function confined(command: Command, { bytes, writes }: { bytes: number; writes: boolean }): Command {
   const { limits, network, processes, privileges } = measures();
   const rights = privileges?.prefix ?? [];
-  const bounds = [PRLIMIT, `--data=${BASE_BYTES + bytes}`, `--nofile=${OPEN_FILES_MAX}`, '--core=0', ...(writes ? [] : ['--fsize=0'])];
+  const bounds = [
+    PRLIMIT,
+    `--data=${Math.min(BASE_BYTES + bytes, ownBytesMax())}`,
+    `--nofile=${OPEN_FILES_MAX}`,
+    '--core=0',
+    ...(writes ? [] : ['--fsize=0']),
+  ];
   // Innermost what asks for the parent's death: another program in between would take that away again.
   return [...(limits ? bounds : []), ...(network?.prefix ?? []), ...(processes?.prefix ?? []), ...rights, ...command] as unknown as Command;
 }
@@ -91,13 +104,20 @@ export async function limitMemory(pid: number, bytes: number): Promise<void> {
 
 /** Lets others go first on the processor. On Linux a priority is of a thread, so each gets its own; elsewhere it is of the process. */
 export function lowerPriority(pid: number): void {
-  const folder = `/proc/${pid}/task`;
-  const threads = existsSync(folder) ? readdirSync(folder).map(Number) : [pid];
-  for (const thread of threads) {
+  for (const thread of existsSync('/proc/self/task') ? threadsOf(pid) : [pid]) {
     try {
       setPriority(thread, LOW_PRIORITY);
     } catch {
       // It has ended meanwhile.
     }
+  }
+}
+
+/** None of a process that has ended. */
+function threadsOf(pid: number): number[] {
+  try {
+    return readdirSync(`/proc/${pid}/task`).map(Number);
+  } catch {
+    return [];
   }
 }

@@ -5,11 +5,13 @@ import { mkdtemp, rm } from 'node:fs/promises';
 import { createServer } from 'node:net';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
+import { promisify } from 'node:util';
 import { describe, expect, test } from 'vitest';
 import { confined, confinement } from '../../src/inference/inference.ts';
 import { floats, request, testInference, versionOf } from './setup.ts';
 import { identityModel } from './tiny-models.ts';
 
+const CONFINEMENT = new URL('../../src/inference/confinement.ts', import.meta.url).href;
 const { inForce } = confinement();
 const holds = (words: string) => inForce.some((measure) => measure.includes(words));
 const row = floats([1, 2], [1, 2]);
@@ -57,6 +59,14 @@ describe('a runner', () => {
 });
 
 describe('a confined process', () => {
+  test.runIf(holds('bounds of memory'))('starts where this process may itself hold less', async () => {
+    const script = `const { confined } = await import(${JSON.stringify(CONFINEMENT)});
+      const [command, ...args] = confined(['/bin/true'], { bytes: 2 ** 40, writes: false });
+      console.log(require('node:child_process').spawnSync(command, args).status);`;
+    const args = [`--data=${2 ** 30}`, process.execPath, '--input-type=commonjs', '-e', `(async () => { ${script} })()`];
+    expect((await promisify(execFile)('/usr/bin/prlimit', args)).stdout.trim()).toBe('0');
+  });
+
   test.runIf(holds('no network'))('reaches no port of this machine', async () => {
     const server = createServer((socket) => socket.end()).listen(0, '127.0.0.1');
     await once(server, 'listening');
