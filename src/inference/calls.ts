@@ -3,7 +3,7 @@ import { type CallRequest, type CallResult, type Patience, type RunnerConnection
 import { type Hosts, loadable, type RunnableVersion } from './hosts.ts';
 import { joinResults, sliceInputs } from './slices.ts';
 import { commonRows, rowsOf, type Tensor } from './tensor.ts';
-import type { Trials } from './trials.ts';
+import type { Trials, Verdict } from './trials.ts';
 import { within } from './within.ts';
 
 /**
@@ -92,13 +92,12 @@ async function call(
       return await connection.call(request, { ...patience, onLate });
     } catch (error) {
       const tried = await tryNext(ways, version, request, { error, connection, patience, onKilled });
-      if (tried !== null && tried !== 'again') return tried;
-      if (tried === null) {
-        if (!(error instanceof RunnerLost || error instanceof RunnerOverran)) throw error;
-        const killed = killedBy(error, connection);
-        if (killed !== null) throw killed;
-        if (error.mixed) request = { ...request, alone: true };
-      }
+      if (typeof tried === 'object') return tried;
+      if (!(error instanceof RunnerLost || error instanceof RunnerOverran)) throw error;
+      const killed = killedBy(error, connection);
+      // Nobody is struck for what may be the device's fault.
+      if (killed !== null) throw tried === 'fails' ? killed : new MercatoError('MODEL_FAILED', killed.message, {}, { cause: killed });
+      if (error.mixed) request = { ...request, alone: true };
       if (attempt === ATTEMPTS_MAX) throw new MercatoError('OVERLOADED', undefined, { retryAfterMs: RETRY_AFTER_MS });
     }
   }
@@ -112,20 +111,20 @@ function isRuns(error: unknown): boolean {
 
 type Failed = { error: unknown; connection: RunnerConnection | null; patience: Patience; onKilled: RunRequest['onKilled'] };
 
-/** What the next device says to a call that failed on this one, as `Trials.run`; null where there is nothing to ask. Rejects where the caller gives up. */
+/** What the next device says to a call that failed on this one; 'fails' where there is nothing to ask. Rejects where the caller gives up. */
 async function tryNext(
   { trials }: Ways,
   version: RunnableVersion,
   request: CallRequest,
   { error, connection, patience, onKilled }: Failed,
-): Promise<CallResult | 'again' | null> {
+): Promise<Verdict> {
   const device = connection?.device ?? 'cpu';
-  if (device === 'cpu' || !isRuns(error)) return null;
-  const trial = trials.run(loadable(version), request, device);
+  if (device === 'cpu' || !isRuns(error)) return 'fails';
+  const trial = trials.run(loadable(version), request, device, error instanceof RunnerLost);
   const killed = error instanceof RunnerLost ? killedBy(error, connection) : null;
   return within(trial, patience).catch((gaveUp: unknown) => {
     // Whoever gives up early would never be found to crash the model on every device.
-    if (killed) void trial.then((tried) => tried === null && onKilled?.(killed));
+    if (killed) void trial.then((tried) => tried === 'fails' && onKilled?.(killed));
     throw gaveUp;
   });
 }

@@ -86,7 +86,7 @@ export function connectFleet(parent: NodeJS.Process): FleetPort {
     borrow: (fileBytes) => ask('borrow', fileBytes),
     lend: (version, device) => ask('lend', version, device),
     giveBack: (loanId) => ask('giveBack', loanId),
-    fallBack: (versionId, device) => ask('fallBack', versionId, device),
+    fallBack: (versionId, device, tenantKey) => ask('fallBack', versionId, device, tenantKey),
     unload: (versionId) => ask('unload', versionId),
     scale: (versionId, bounds) => ask('scale', versionId, bounds),
     status: () => ask('status'),

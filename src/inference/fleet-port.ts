@@ -57,8 +57,11 @@ export type FleetPort = {
   /** A runner with the version on the next device after `device` that takes it; null where there is no next. OVERLOADED, MODEL_FAILED as `claim`. */
   lend(version: LoadableVersion, device: string): Promise<(Loan & Place) | null>;
   giveBack(loanId: string): Promise<void>;
-  /** The version runs on `device` no more, since its runs fail there and not on the next, until it is unloaded. Its runners there answer what they were asked. */
-  fallBack(versionId: string, device: string): Promise<void>;
+  /**
+   * A run of the version failed on `device`, and not on the next: one of `tenantKey`; null: it crashed. After a crash, or failures of two tenants, the version leaves
+   * the device for ten minutes, or until it is unloaded. Its runners there answer what they were asked.
+   */
+  fallBack(versionId: string, device: string, tenantKey: string | null): Promise<void>;
   /** Ends the version's runners once they have answered what they were asked, and resolves when they are gone. */
   unload(versionId: string): Promise<void>;
   /** Bounds the version's runners, within what the host allows; those of its minimum are not ended for being idle, nor for room. It loads none that is not loaded. */

@@ -5,6 +5,7 @@ import { type Footprint, footprintOf, type MemoryBounds, MemoryBudget } from './
 import { lowerPriority } from './confinement.ts';
 import { type Place, RunnerLost } from './connection.ts';
 import type { DeviceChain } from './devices.ts';
+import { FailingDevices } from './failing-devices.ts';
 import type { Deployment, FleetPort, InferenceStatus, LoadableVersion, Loan } from './fleet-port.ts';
 import { hostMs, type RunnerStats } from './frames.ts';
 import { confineLoaded, loadInto } from './load.ts';
@@ -79,8 +80,7 @@ export class Fleet implements FleetPort {
   readonly #bounds = new Map<string, ReplicaBounds>();
   readonly #loans = new Map<string, Holder>();
   readonly #listeners: ((versionId: string, place: Place) => void)[] = [];
-  /** Devices on which runs of a version were seen to fail. */
-  readonly #failing = new Map<string, Set<string>>();
+  readonly #failing = new FailingDevices();
   readonly #leaving = new Set<Promise<void>>();
   readonly #timer: NodeJS.Timeout;
   readonly #budget: MemoryBudget;
@@ -142,10 +142,10 @@ export class Fleet implements FleetPort {
     }
   }
 
-  async fallBack(versionId: string, device: string): Promise<void> {
-    const failing = this.#failing.get(versionId) ?? new Set();
-    if (failing.has(device)) return;
-    this.#failing.set(versionId, failing.add(device));
+  async fallBack(versionId: string, device: string, tenantKey: string | null): Promise<void> {
+    const knew = this.#failing.has(versionId, device);
+    this.#failing.add(versionId, device, tenantKey);
+    if (knew || !this.#failing.has(versionId, device)) return;
     this.#log.warn({ versionId, device }, 'runs of a model fail on a device and not on the next; it leaves the device');
     for (const replica of this.#deployed.get(versionId)?.replicas ?? [])
       if (replica.footprint.device === device) void this.#retire(replica);
@@ -167,7 +167,7 @@ export class Fleet implements FleetPort {
 
   async unload(versionId: string): Promise<void> {
     const deployed = this.#deployed.get(versionId);
-    this.#failing.delete(versionId);
+    this.#failing.forget(versionId);
     if (deployed === undefined) return;
     deployed.ended = true;
     await deployed.loading?.catch(() => {});
@@ -243,8 +243,7 @@ export class Fleet implements FleetPort {
   /** The devices that may run a version; the last of all where each was seen not to. */
   async #chainOf({ id, passedOver }: LoadableVersion): Promise<readonly string[]> {
     const devices = await this.#options.devices;
-    const failing = this.#failing.get(id);
-    const left = devices.filter((device) => !passedOver.includes(device) && !failing?.has(device));
+    const left = devices.filter((device) => !passedOver.includes(device) && !this.#failing.has(id, device));
     return left.length > 0 ? left : devices.slice(-1);
   }
 

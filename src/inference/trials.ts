@@ -1,53 +1,77 @@
-import { type CallRequest, type CallResult, connectRunner } from './connection.ts';
+import { MercatoError } from '../base/errors.ts';
+import { type CallRequest, type CallResult, connectRunner, type RunnerConnection, RunnerLost } from './connection.ts';
 import type { FleetPort, LoadableVersion } from './fleet-port.ts';
 
 /** Beyond the run limit, for the queue. */
 const GRACE_MS = 5_000;
-/** Whose failures were seen to be the model's is not tried again for so long: a trial costs a load, and anybody can send a wrong input. */
+/** A tenant whose failure was not the device's is not tried again for so long: a trial costs a load, and anybody can send a wrong input. */
 const PAUSE_MS = 60_000;
 
-/**
- * Finds out whether a run failed by its device or by its model: the next device of the chain is asked the same, once, in a runner of its own. Where that answers,
- * the version leaves the device that failed.
- */
+/** What `Trials` finds: the answer of the next device; 'fails': it fails there too, so that the fault is the model's; 'unknown': that cannot be told. */
+export type Verdict = CallResult | 'fails' | 'unknown';
+
+/** A version in a runner of its own on the next device; null: there is none. `calls`: that ask it now. */
+type Trial = { connection: Promise<RunnerConnection | null>; calls: number; end(): Promise<void> };
+
+/** Finds out whether a run failed by its device or by its model: the next device of the chain is asked the same, once, in a runner that serves nothing else. */
 export class Trials {
   readonly #fleet: FleetPort;
-  readonly #running = new Map<string, Promise<CallResult | null>>();
+  /** By version and device. */
+  readonly #open = new Map<string, Trial>();
+  /** By version and tenant, of the monotonic clock. */
   readonly #pausedUntilMs = new Map<string, number>();
 
   constructor(fleet: FleetPort) {
     this.#fleet = fleet;
   }
 
-  /** What the next device answers; 'again' where another call's trial has made the version leave; null: the fault is the model's, or it cannot be told. */
-  async run(version: LoadableVersion, request: CallRequest, device: string): Promise<CallResult | 'again' | null> {
-    const other = this.#running.get(version.id);
-    if (other !== undefined) return (await other) === null ? null : 'again';
-    if (performance.now() < (this.#pausedUntilMs.get(version.id) ?? 0)) return null;
-    const trial = this.#try(version, request, device).finally(() => this.#running.delete(version.id));
-    this.#running.set(version.id, trial);
-    return trial;
+  /** Of a run of the version that failed on `device`, or, `crashed`, ended its runner. That is tried each time: the version is loaded again anyway. */
+  async run(version: LoadableVersion, request: CallRequest, device: string, crashed: boolean): Promise<Verdict> {
+    const pause = `${version.id} ${request.tenantKey}`;
+    if (!crashed && performance.now() < (this.#pausedUntilMs.get(pause) ?? 0)) return 'unknown';
+    const verdict = await this.#ask(version, request, device);
+    // The answer is there, whatever becomes of the version.
+    if (typeof verdict === 'object') await this.#fleet.fallBack(version.id, device, crashed ? null : request.tenantKey).catch(() => {});
+    else if (!crashed) this.#pause(pause);
+    return verdict;
   }
 
-  async #try(version: LoadableVersion, request: CallRequest, device: string): Promise<CallResult | null> {
-    const { id } = version;
-    this.#pausedUntilMs.set(id, performance.now() + PAUSE_MS);
+  async #ask(version: LoadableVersion, request: CallRequest, device: string): Promise<Verdict> {
+    const key = `${version.id} ${device}`;
+    const trial = this.#open.get(key) ?? this.#begin(version, device);
+    this.#open.set(key, trial);
+    trial.calls++;
     try {
-      const loan = await this.#fleet.lend(version, device);
-      if (loan === null) return null;
-      try {
-        const connection = await connectRunner(loan, () => {});
-        const patience = { expiresMs: performance.now() + version.runLimitMs + GRACE_MS, signal: undefined };
-        const result = await connection.call({ ...request, alone: true }, patience);
-        await this.#fleet.fallBack(id, device);
-        this.#pausedUntilMs.delete(id);
-        return result;
-      } finally {
-        await this.#fleet.giveBack(loan.id);
+      const connection = await trial.connection.catch(() => undefined);
+      if (connection === undefined) return 'unknown';
+      if (connection === null) return 'fails';
+      const patience = { expiresMs: performance.now() + version.runLimitMs + GRACE_MS, signal: undefined };
+      return await connection.call({ ...request, alone: true }, patience);
+    } catch (error) {
+      return isRuns(error) ? 'fails' : 'unknown';
+    } finally {
+      if (--trial.calls === 0) {
+        this.#open.delete(key);
+        await trial.end();
       }
-    } catch {
-      // It fails there too, or could not be tried: the caller is told what happened on its device.
-      return null;
     }
   }
+
+  #begin(version: LoadableVersion, device: string): Trial {
+    const lent = this.#fleet.lend(version, device);
+    const connection = lent.then((loan) => (loan === null ? null : connectRunner(loan, () => {})));
+    const end = () => lent.then((loan) => (loan === null ? undefined : this.#fleet.giveBack(loan.id))).catch(() => {});
+    return { connection, calls: 0, end };
+  }
+
+  #pause(key: string): void {
+    const nowMs = performance.now();
+    for (const [other, untilMs] of this.#pausedUntilMs) if (untilMs <= nowMs) this.#pausedUntilMs.delete(other);
+    this.#pausedUntilMs.set(key, nowMs + PAUSE_MS);
+  }
+}
+
+/** Whether a run failed by itself, rather than that it was not run. */
+function isRuns(error: unknown): boolean {
+  return error instanceof RunnerLost ? error.begun : error instanceof MercatoError && error.code === 'MODEL_FAILED';
 }

@@ -1,0 +1,43 @@
+/** Of a device that fails: for so long after the last run that was seen to. */
+const FAILING_MS = 600_000;
+/** Of one it may be the input, and would be everybody's loss. */
+const TENANTS_MIN = 2;
+
+type Seen = { crashed: boolean; tenants: Set<string>; untilMs: number };
+
+/** Knows on which devices runs of a version fail that the next device answers. `nowMs`: of a monotonic clock. */
+export class FailingDevices {
+  readonly #nowMs: () => number;
+  readonly #seen = new Map<string, Map<string, Seen>>();
+
+  constructor(nowMs = () => performance.now()) {
+    this.#nowMs = nowMs;
+  }
+
+  /** A run of `tenantKey` failed; null: it crashed. */
+  add(versionId: string, device: string, tenantKey: string | null): void {
+    this.#forgetOld();
+    const devices = this.#seen.get(versionId) ?? new Map<string, Seen>();
+    const { crashed, tenants } = devices.get(device) ?? { crashed: false, tenants: new Set<string>() };
+    if (tenantKey !== null && tenants.size < TENANTS_MIN) tenants.add(tenantKey);
+    devices.set(device, { crashed: crashed || tenantKey === null, tenants, untilMs: this.#nowMs() + FAILING_MS });
+    this.#seen.set(versionId, devices);
+  }
+
+  /** Whether a run crashed there, or runs of two tenants failed, of late. */
+  has(versionId: string, device: string): boolean {
+    const seen = this.#seen.get(versionId)?.get(device);
+    return seen !== undefined && this.#nowMs() < seen.untilMs && (seen.crashed || seen.tenants.size >= TENANTS_MIN);
+  }
+
+  forget(versionId: string): void {
+    this.#seen.delete(versionId);
+  }
+
+  #forgetOld(): void {
+    for (const [versionId, devices] of this.#seen) {
+      for (const [device, { untilMs }] of devices) if (untilMs <= this.#nowMs()) devices.delete(device);
+      if (devices.size === 0) this.#seen.delete(versionId);
+    }
+  }
+}
