@@ -4,6 +4,7 @@ import { type Runner, type RunnerSettings, startRunner } from './runner-process.
 
 /** A spare that ends by itself is replaced after this pause, so that a broken installation does not spawn in a loop. */
 const REPLACE_AFTER_MS = 1_000;
+const RETRY_AFTER_MS = 1_000;
 
 /** Owns every runner of this process, and the spares among them: runners that wait for a model with ONNX Runtime in memory. */
 export class Supervisor {
@@ -55,7 +56,7 @@ export class Supervisor {
   }
 
   async #start(): Promise<Runner> {
-    if (this.#ending) throw new MercatoError('OVERLOADED', 'The server is shutting down.');
+    if (this.#ending) throw new MercatoError('OVERLOADED', 'The server is shutting down.', { retryAfterMs: RETRY_AFTER_MS });
     const started = startRunner(this.#settings, this.#log).then((runner) => {
       this.#living.add(runner);
       void runner.ended.then(() => this.#living.delete(runner));
