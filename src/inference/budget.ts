@@ -46,13 +46,22 @@ export class MemoryBudget {
     this.#promised.delete(place);
   }
 
-  /** What is larger than all memory of the host or of a device may still be alone there: each process has a limit of its own. */
-  fits({ device, bytes, deviceBytes }: Footprint): boolean {
-    return this.fitsHost(bytes) && (device === 'cpu' || this.#isRoom(this.#on(device), 'deviceBytes', deviceBytes, this.#boundOf(device)));
-  }
-
-  fitsHost(bytes: number): boolean {
-    return this.#isRoom(this.#all(), 'bytes', bytes, this.#boundOf('cpu'));
+  /**
+   * Whether there is room once what `ending` held is free. What is larger than all memory of the host or of a device may still be alone there: each process has a limit
+   * of its own.
+   */
+  fits({ device, bytes, deviceBytes }: Footprint, ending: readonly Footprint[] = []): boolean {
+    if (!this.#isRoom('cpu', this.#all(), ending, 'bytes', bytes)) return false;
+    return (
+      device === 'cpu' ||
+      this.#isRoom(
+        device,
+        this.#on(device),
+        ending.filter((one) => one.device === device),
+        'deviceBytes',
+        deviceBytes,
+      )
+    );
   }
 
   memoryOf(device: string): DeviceMemory {
@@ -60,8 +69,8 @@ export class MemoryBudget {
     return { device, memoryBytes, memoryBytesMax: this.#boundOf(device) };
   }
 
-  #isRoom(taken: readonly Footprint[], key: 'bytes' | 'deviceBytes', bytes: number, max: number): boolean {
-    return taken.length === 0 || sumOf(taken, key) + bytes <= max;
+  #isRoom(device: string, taken: readonly Footprint[], ending: readonly Footprint[], key: 'bytes' | 'deviceBytes', bytes: number): boolean {
+    return taken.length === ending.length || sumOf(taken, key) - sumOf(ending, key) + bytes <= this.#boundOf(device);
   }
 
   #boundOf(device: string): number {

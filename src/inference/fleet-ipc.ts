@@ -4,7 +4,7 @@ import type { Place } from './connection.ts';
 import type { FleetPort } from './fleet-port.ts';
 
 /** How the server processes of one host reach the fleet of the one that owns it: the channel that a child has with its parent. */
-const METHODS = ['claim', 'devices', 'borrow', 'lend', 'giveBack', 'fallBack', 'unload', 'scale', 'status'] as const;
+const METHODS = ['claim', 'devices', 'borrow', 'lend', 'giveBack', 'fallBack', 'passOver', 'unload', 'scale', 'status'] as const;
 type Method = (typeof METHODS)[number];
 type Ask = { fleet: 'ask'; id: number; method: Method; args: unknown[] };
 type Failure = { code: ErrorCode | null; message: string; data: ErrorData };
@@ -83,10 +83,11 @@ export function connectFleet(parent: NodeJS.Process): FleetPort {
   return {
     claim: (version, dead) => ask('claim', version, dead),
     devices: () => ask('devices'),
-    borrow: (fileBytes) => ask('borrow', fileBytes),
+    borrow: (fileBytes, device) => ask('borrow', fileBytes, device),
     lend: (version, device) => ask('lend', version, device),
     giveBack: (loanId) => ask('giveBack', loanId),
     fallBack: (versionId, device, tenantKey) => ask('fallBack', versionId, device, tenantKey),
+    passOver: (versionId, devices) => ask('passOver', versionId, devices),
     unload: (versionId) => ask('unload', versionId),
     scale: (versionId, bounds) => ask('scale', versionId, bounds),
     status: () => ask('status'),

@@ -52,8 +52,8 @@ export type FleetPort = {
   claim(version: LoadableVersion, dead: readonly string[]): Promise<Place[]>;
   /** What versions are tried on, in this order. */
   devices(): Promise<DeviceChain>;
-  /** A runner with room for a model file of so many bytes. OVERLOADED where there is none within 30 s. */
-  borrow(fileBytes: number): Promise<Loan>;
+  /** A runner with room for a model file of so many bytes on a device. OVERLOADED where there is none within 30 s. */
+  borrow(fileBytes: number, device: string): Promise<Loan>;
   /** A runner with the version on the next device after `device` that takes it; null where there is no next. OVERLOADED, MODEL_FAILED as `claim`. */
   lend(version: LoadableVersion, device: string): Promise<(Loan & Place) | null>;
   giveBack(loanId: string): Promise<void>;
@@ -62,6 +62,8 @@ export type FleetPort = {
    * the device for ten minutes, or until it is unloaded. Its runners there answer what they were asked.
    */
   fallBack(versionId: string, device: string, tenantKey: string | null): Promise<void>;
+  /** As a new `passedOver` of a version that is loaded: its runners on those devices answer what they were asked, and end. */
+  passOver(versionId: string, devices: readonly string[]): Promise<void>;
   /** Ends the version's runners once they have answered what they were asked, and resolves when they are gone. */
   unload(versionId: string): Promise<void>;
   /** Bounds the version's runners, within what the host allows; those of its minimum are not ended for being idle, nor for room. It loads none that is not loaded. */

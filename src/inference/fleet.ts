@@ -1,7 +1,7 @@
 import { setTimeout as sleep } from 'node:timers/promises';
 import { MercatoError } from '../base/errors.ts';
 import type { Log } from '../base/log.ts';
-import { type Footprint, footprintOf, type MemoryBounds, MemoryBudget } from './budget.ts';
+import { footprintOf, type MemoryBounds, MemoryBudget } from './budget.ts';
 import { lowerPriority } from './confinement.ts';
 import { type Place, RunnerLost } from './connection.ts';
 import type { DeviceChain } from './devices.ts';
@@ -9,7 +9,7 @@ import { FailingDevices } from './failing-devices.ts';
 import type { Deployment, FleetPort, InferenceStatus, LoadableVersion, Loan } from './fleet-port.ts';
 import { hostMs, type RunnerStats } from './frames.ts';
 import { confineLoaded, loadInto } from './load.ts';
-import type { Runner } from './runner-process.ts';
+import { type Holder, held, kindOf, type Replica, Room } from './room.ts';
 import { type ReplicaBounds, Scaler, withinHost } from './scaling.ts';
 import type { Supervisor } from './supervisor.ts';
 
@@ -25,9 +25,6 @@ export type FleetOptions = MemoryBounds & {
   replicasMax: number;
 };
 
-/** A runner that takes memory: `footprint` is what it is expected to take, `stats` what its process tells. */
-type Holder = { runner: Runner; footprint: Footprint; stats: RunnerStats };
-type Replica = Holder & { partlyOnCpu: boolean };
 type Deployed = {
   version: LoadableVersion;
   replicas: Set<Replica>;
@@ -41,23 +38,11 @@ type Deployed = {
 };
 
 const TICK_MS = 1_000;
-const ROOM_WAIT_MS = 2_000;
-const ROOM_LOOK_MS = 50;
-/** A check of a model has more patience than a call. */
-const LOAN_WAIT_MS = 30_000;
-const RETRY_AFTER_MS = 1_000;
 /** What may be loaded besides, or has to stay, is tried again after so long where it could not be. */
 const GROW_AGAIN_MS = 10_000;
 
 const FREE: ReplicaBounds = { min: 0, max: null };
 const NO_STATS: RunnerStats = { queued: 0, running: 0, idleSinceMs: null, busyMs: 0, queueMs: 0, runMs: 0, memoryBytes: 0, peakBytes: 0 };
-
-/** A replica takes what its process tells, once it does; a loan may still load what it was borrowed for. */
-function held({ footprint, stats, ...more }: Holder | Replica): Footprint {
-  const { memoryBytes } = stats;
-  const bytes = 'partlyOnCpu' in more ? memoryBytes || footprint.bytes : Math.max(memoryBytes, footprint.bytes);
-  return { ...footprint, bytes };
-}
 
 const placeOf = ({ runner, footprint }: Holder): Place => ({ path: runner.path, device: footprint.device });
 
@@ -65,8 +50,6 @@ function asFailed(error: unknown): unknown {
   if (!(error instanceof RunnerLost)) return error;
   return new MercatoError('MODEL_FAILED', 'The model could not be loaded.', {}, { cause: error });
 }
-
-const kindOf = (device: string | undefined): string => device?.split(':')[0] ?? '';
 
 /**
  * Owns which version runs in which of the host's runners. Versions are loaded when they are asked for; further replicas follow the time that
@@ -84,8 +67,7 @@ export class Fleet implements FleetPort {
   readonly #leaving = new Set<Promise<void>>();
   readonly #timer: NodeJS.Timeout;
   readonly #budget: MemoryBudget;
-  /** Room is made for one load after the other. */
-  #room: Promise<unknown> = Promise.resolve();
+  readonly #room: Room;
   #loanCount = 0;
 
   constructor(options: FleetOptions, supervisor: Supervisor, log: Log) {
@@ -93,6 +75,12 @@ export class Fleet implements FleetPort {
     this.#supervisor = supervisor;
     this.#log = log;
     this.#budget = new MemoryBudget(options, () => [...this.#replicas(), ...this.#loans.values()].map(held));
+    this.#room = new Room(this.#budget, options.maxLoaded, {
+      replicas: () => this.#replicas(),
+      ask: () => this.#ask(),
+      idle: () => this.#idle(),
+      retire: (replica) => this.#retire(replica),
+    });
     this.#timer = setInterval(() => void this.#tick(), TICK_MS);
     this.#timer.unref();
   }
@@ -113,11 +101,11 @@ export class Fleet implements FleetPort {
     return this.#options.devices;
   }
 
-  async borrow(fileBytes: number): Promise<Loan> {
-    const footprint = footprintOf('cpu', fileBytes, null);
+  async borrow(fileBytes: number, device: string): Promise<Loan> {
+    const footprint = footprintOf(device, fileBytes, null);
     const place = Symbol('loan');
     try {
-      await this.#awaitRoom(place, footprint);
+      await this.#room.forLoan(place, footprint);
       const runner = await this.#supervisor.take();
       // What it is to load is unproven, and who serves goes first.
       lowerPriority(runner.pid);
@@ -128,12 +116,12 @@ export class Fleet implements FleetPort {
   }
 
   async lend(version: LoadableVersion, device: string): Promise<(Loan & Place) | null> {
-    const chain = await this.#chainOf(version);
-    const next = chain.slice(chain.indexOf(device) + 1);
+    const devices = await this.#options.devices;
+    const next = (await this.#chainOf(version)).filter((other) => devices.indexOf(other) > devices.indexOf(device));
     if (next.length === 0) return null;
     const place = Symbol(version.id);
     try {
-      const replica = await this.#place(place, version, next, true);
+      const replica = await this.#place(place, version, next, () => true);
       return { ...this.#register(replica), ...placeOf(replica) };
     } catch (error) {
       throw asFailed(error);
@@ -145,10 +133,23 @@ export class Fleet implements FleetPort {
   async fallBack(versionId: string, device: string, tenantKey: string | null): Promise<void> {
     const knew = this.#failing.has(versionId, device);
     this.#failing.add(versionId, device, tenantKey);
-    if (knew || !this.#failing.has(versionId, device)) return;
-    this.#log.warn({ versionId, device }, 'runs of a model fail on a device and not on the next; it leaves the device');
-    for (const replica of this.#deployed.get(versionId)?.replicas ?? [])
-      if (replica.footprint.device === device) void this.#retire(replica);
+    if (!this.#failing.has(versionId, device)) return;
+    if (!knew) this.#log.warn({ versionId, device }, 'runs of a model fail on a device and not on the next; it leaves the device');
+    await this.#leaveDevices(this.#deployed.get(versionId));
+  }
+
+  async passOver(versionId: string, devices: readonly string[]): Promise<void> {
+    const deployed = this.#deployed.get(versionId);
+    if (deployed === undefined) return;
+    deployed.version = { ...deployed.version, passedOver: devices };
+    await this.#leaveDevices(deployed);
+  }
+
+  /** Ends the replicas on devices that may not run the version any more. */
+  async #leaveDevices(deployed: Deployed | undefined): Promise<void> {
+    if (deployed === undefined) return;
+    const chain = await this.#chainOf(deployed.version);
+    for (const replica of deployed.replicas) if (!chain.includes(replica.footprint.device)) void this.#retire(replica);
   }
 
   #register(lent: Holder): Loan {
@@ -224,12 +225,13 @@ export class Fleet implements FleetPort {
   }
 
   /** Loads one replica of the version; there is never more than one load of a version under way. */
-  async #load(deployed: Deployed, mayEvict = true): Promise<void> {
-    const { version } = deployed;
-    const place = Symbol(version.id);
+  async #load(deployed: Deployed): Promise<void> {
+    const place = Symbol(deployed.version.id);
     try {
-      this.#enter(deployed, await this.#place(place, version, await this.#chainOf(version), mayEvict));
+      this.#enter(deployed, await this.#replicaOf(deployed, place));
+      deployed.growAgainMs = 0;
     } catch (error) {
+      deployed.growAgainMs = performance.now() + GROW_AGAIN_MS;
       throw asFailed(error);
     } finally {
       this.#budget.release(place);
@@ -240,6 +242,17 @@ export class Fleet implements FleetPort {
     }
   }
 
+  async #replicaOf(deployed: Deployed, place: symbol): Promise<Replica> {
+    // As it is when room is looked for: the last replica may end while a further one is loaded.
+    const mayEvict = () => this.#usable(deployed).length < Math.max(1, this.#boundsOf(deployed).min);
+    const replica = await this.#place(place, deployed.version, await this.#chainOf(deployed.version), mayEvict);
+    if ((await this.#chainOf(deployed.version)).includes(replica.footprint.device)) return replica;
+    // Its device was seen not to run the version meanwhile.
+    replica.runner.kill();
+    this.#budget.release(place);
+    return this.#replicaOf(deployed, place);
+  }
+
   /** The devices that may run a version; the last of all where each was seen not to. */
   async #chainOf({ id, passedOver }: LoadableVersion): Promise<readonly string[]> {
     const devices = await this.#options.devices;
@@ -247,15 +260,17 @@ export class Fleet implements FleetPort {
     return left.length > 0 ? left : devices.slice(-1);
   }
 
-  /** Loads a version on the first of `devices` that takes it; of several of a kind, on the first with room. `place` has that room then, until it is released. */
-  async #place(place: symbol, version: LoadableVersion, devices: readonly string[], mayEvict: boolean): Promise<Replica> {
+  /** Loads a version on the first of `devices` that has room and takes it. `place` has that room then, until it is released. */
+  async #place(place: symbol, version: LoadableVersion, devices: readonly string[], mayEvict: () => boolean): Promise<Replica> {
     const model = await this.#options.readModel(version.file);
     for (let left = devices; ; ) {
-      const alike = left.filter((device) => kindOf(device) === kindOf(left[0]));
-      const footprints = alike.map((device) => footprintOf(device, model.length, version.peakMemoryBytes));
-      const footprint = await this.#inTurn(() => this.#makeRoom(place, footprints, mayEvict));
+      const footprints = left.map((device) => footprintOf(device, model.length, version.peakMemoryBytes));
+      const footprint = await this.#room.forReplica(place, footprints, mayEvict);
       const { device } = footprint;
-      left = left.filter((other) => other !== device);
+      const [first = device] = left;
+      if (kindOf(device) !== kindOf(first))
+        this.#log.info({ versionId: version.id, device: first, next: device }, 'a device has no room for a model');
+      left = left.slice(left.findIndex((other) => kindOf(other) === kindOf(device))).filter((other) => other !== device);
       const runner = await this.#supervisor.take();
       try {
         const { partlyOnCpu } = await loadInto(runner, { ...version, device }, left.length > 0 ? model.slice() : model);
@@ -306,65 +321,19 @@ export class Fleet implements FleetPort {
     return ended;
   }
 
-  #inTurn<T>(work: () => Promise<T>): Promise<T> {
-    const done = this.#room.then(work);
-    this.#room = done.catch(() => {});
-    return done;
-  }
-
-  /** Promises room for one of `footprints`, the first with some, where need be by ending idle versions that were called the longest ago. */
-  async #makeRoom(place: symbol, footprints: readonly Footprint[], mayEvict: boolean): Promise<Footprint> {
-    const giveUpMs = performance.now() + ROOM_WAIT_MS;
-    for (;;) {
-      const fitting = footprints.find((footprint) => this.#fits(footprint));
-      if (fitting !== undefined) {
-        this.#budget.promise(place, fitting);
-        return fitting;
-      }
-      const oldest = mayEvict ? await this.#idlest(footprints) : null;
-      if (oldest !== null) await Promise.race([this.#retire(oldest), sleep(ROOM_WAIT_MS, undefined, { ref: false })]);
-      else if (!mayEvict || performance.now() > giveUpMs) {
-        throw new MercatoError('OVERLOADED', 'Every place for a model is busy.', { retryAfterMs: RETRY_AFTER_MS });
-      } else await sleep(ROOM_LOOK_MS);
-    }
-  }
-
-  /** Promises room for a runner that serves nobody. It ends idle versions too, and does not hold up a load while it waits. */
-  async #awaitRoom(place: symbol, footprint: Footprint): Promise<void> {
-    const giveUpMs = performance.now() + LOAN_WAIT_MS;
-    while (!this.#budget.fits(footprint)) {
-      const oldest = await this.#inTurn(() => this.#idlest([footprint]));
-      if (oldest !== null) await this.#retire(oldest);
-      else if (performance.now() > giveUpMs) {
-        throw new MercatoError('OVERLOADED', 'There is no memory to check a model in.', { retryAfterMs: RETRY_AFTER_MS });
-      } else await sleep(ROOM_LOOK_MS);
-    }
-    this.#budget.promise(place, footprint);
-  }
-
-  #fits(footprint: Footprint): boolean {
-    return this.#placesLeft() > 0 && this.#budget.fits(footprint);
-  }
-
-  #placesLeft(): number {
-    return this.#options.maxLoaded - this.#replicas().length - this.#budget.promised;
-  }
-
   #replicas(): Replica[] {
     return [...this.#deployed.values()].flatMap(({ replicas }) => [...replicas]);
   }
 
-  /** Of those whose end makes room for one of `footprints`: where the host has room, those on its device. */
-  async #idlest(footprints: readonly Footprint[]): Promise<Replica | null> {
-    await this.#ask();
-    const hostFull = this.#placesLeft() <= 0 || !footprints.some(({ bytes }) => this.#budget.fitsHost(bytes));
-    const idle = [...this.#deployed.values()]
-      .filter((deployed) => this.#surplus(deployed) > 0)
-      .flatMap((deployed) => this.#usable(deployed))
-      .filter(({ stats }) => stats.queued + stats.running === 0)
-      .filter((replica) => hostFull || footprints.some(({ device }) => device === replica.footprint.device));
+  /** Those that may end for others, by what they last told; first the one that was called the longest ago. */
+  #idle(): Replica[] {
     const since = ({ stats }: Replica) => stats.idleSinceMs ?? Number.POSITIVE_INFINITY;
-    return idle.toSorted((a, b) => (since(a) < since(b) ? -1 : 1))[0] ?? null;
+    const oldestFirst = (a: Replica, b: Replica) => (since(a) < since(b) ? -1 : 1);
+    const mayEnd = (deployed: Deployed) => {
+      const idle = this.#usable(deployed).filter(({ stats }) => stats.queued + stats.running === 0);
+      return idle.toSorted(oldestFirst).slice(0, Math.max(0, this.#surplus(deployed)));
+    };
+    return [...this.#deployed.values()].flatMap(mayEnd).toSorted(oldestFirst);
   }
 
   /** Asks every runner how it is; what one does not say stays as it was. */
@@ -406,9 +375,8 @@ export class Fleet implements FleetPort {
     const last = usable.at(-1);
     if (step < 0 && last !== undefined) void this.#retire(last);
     if (step <= 0) return;
-    deployed.loading = this.#load(deployed, usable.length < bounds.min);
+    deployed.loading = this.#load(deployed);
     deployed.loading.catch((error: unknown) => {
-      deployed.growAgainMs = performance.now() + GROW_AGAIN_MS;
       this.#log.info({ err: error, versionId: deployed.version.id }, 'no further replica');
     });
   }

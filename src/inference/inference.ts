@@ -50,6 +50,8 @@ export type Inference = AsyncDisposable & {
   run(request: RunRequest): Promise<RunResult>;
   /** Loads a version before anybody calls it; one that is loaded stays so. OVERLOADED, MODEL_FAILED. */
   load(version: RunnableVersion): Promise<void>;
+  /** As `FleetPort.passOver`. */
+  passOver(versionId: string, devices: readonly string[]): Promise<void>;
   /** Ends the version's processes once they have answered what they were asked; a later call loads it again. */
   unload(versionId: string): Promise<void>;
   /** As `FleetPort.scale`. */
@@ -108,6 +110,7 @@ export function createInference(fleet: FleetPort): Inference {
     async load(version) {
       await hosts.enter(version);
     },
+    passOver: (versionId, devices) => fleet.passOver(versionId, devices),
     unload: (versionId) => fleet.unload(versionId),
     scale: (versionId, bounds) => fleet.scale(versionId, bounds),
     status: () => fleet.status(),

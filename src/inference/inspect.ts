@@ -151,7 +151,7 @@ async function inRunner<T>(
   fleet: FleetPort,
   work: (loaded: Loaded) => Promise<T>,
 ): Promise<T> {
-  const loan = await fleet.borrow(model.length);
+  const loan = await fleet.borrow(model.length, options.device);
   let late = false;
   const overtime = setTimeout(() => {
     late = true;

@@ -1,7 +1,8 @@
 import { existsSync } from 'node:fs';
 import { pino } from 'pino';
 import { describe, expect, test, vi } from 'vitest';
-import { createInference } from '../../src/inference/inference.ts';
+import { loadable } from '../../src/inference/hosts.ts';
+import { createInference, type FleetPort } from '../../src/inference/inference.ts';
 import { node, tensor } from '../../src/inference/onnx/onnx.ts';
 import { hasVulkan, vulkan } from '../support/vulkan.ts';
 import { floats, longs, numbersOf, request, testFleet, testInference, versionOf } from './setup.ts';
@@ -11,6 +12,7 @@ const hasCuda = existsSync('/dev/nvidia0');
 
 const unless = (there: boolean, what: string) => (there ? '' : ` (not run: no ${what})`);
 
+const MIB = 1024 ** 2;
 const row = floats([1, 2], [1, 2]);
 const LIMIT = { timeout: 90_000 };
 
@@ -157,7 +159,6 @@ describe('the chain of devices', () => {
   });
 
   test.skipIf(!hasVulkan)(`has a budget of memory for each device${unlessVulkan}`, LIMIT, async () => {
-    const MIB = 1024 ** 2;
     const inference = await testInference({ devices: 'webgpu,cpu', deviceEnvironment: vulkan, deviceMemoryBytesMax: 80 * MIB });
     const use = (id: string, passedOver: string[] = []) =>
       inference.run(
@@ -174,6 +175,45 @@ describe('the chain of devices', () => {
     ]);
     await use('host', ['webgpu']);
     expect((await inference.status()).deployments).toHaveLength(2);
+  });
+
+  test.skipIf(!hasVulkan)(`takes the next device where the first is full of what has to stay${unlessVulkan}`, LIMIT, async () => {
+    const inference = await testInference({ devices: 'webgpu,cpu', deviceEnvironment: vulkan, deviceMemoryBytesMax: 80 * MIB });
+    await inference.scale('first', { min: 1, max: null });
+    for (const id of ['first', 'second']) await inference.load(versionOf(network(), { id, peakMemoryBytes: 110 * MIB }));
+    expect((await inference.status()).deployments).toMatchObject([
+      { versionId: 'first', replicas: [{ device: 'webgpu' }] },
+      { versionId: 'second', replicas: [{ device: 'cpu' }] },
+    ]);
+  });
+
+  test.skipIf(!hasVulkan)(`counts what is checked on its device${unlessVulkan}`, LIMIT, async () => {
+    const fleet = await testFleet({ devices: 'webgpu,cpu', deviceEnvironment: vulkan });
+    const loan = await fleet.borrow(50 * MIB, 'webgpu');
+    expect((await fleet.status()).memory).toMatchObject([{ device: 'webgpu', memoryBytes: 100 * MIB }, { device: 'cpu' }]);
+    await fleet.giveBack(loan.id);
+  });
+
+  const devicesOf = async (fleet: FleetPort) => (await fleet.status()).deployments[0]?.replicas.map(({ device }) => device);
+
+  test.skipIf(!hasVulkan)(`leaves a device with a replica too that was being loaded there${unlessVulkan}`, LIMIT, async () => {
+    const fleet = await testFleet({ devices: 'webgpu,cpu', deviceEnvironment: vulkan, replicasMax: 2 });
+    const version = loadable(versionOf(network()));
+    await fleet.scale(version.id, { min: 2, max: null });
+    expect(await fleet.claim(version, [])).toMatchObject([{ device: 'webgpu' }]);
+    await fleet.fallBack(version.id, 'webgpu', null);
+    await vi.waitFor(async () => expect(await devicesOf(fleet)).toEqual(['cpu', 'cpu']), { timeout: 60_000 });
+    expect(await fleet.claim(version, [])).toMatchObject([{ device: 'cpu' }, { device: 'cpu' }]);
+  });
+
+  test.skipIf(!hasVulkan)(`keeps a pinned version loaded that is passed over by a device, on the next${unlessVulkan}`, LIMIT, async () => {
+    const fleet = await testFleet({ devices: 'webgpu,cpu', deviceEnvironment: vulkan });
+    const version = loadable(versionOf(network()));
+    await fleet.scale(version.id, { min: 1, max: null });
+    await fleet.claim(version, []);
+    expect(await devicesOf(fleet)).toEqual(['webgpu']);
+    await fleet.passOver(version.id, ['webgpu']);
+    await vi.waitFor(async () => expect(await devicesOf(fleet)).toEqual(['cpu']), { timeout: 60_000 });
   });
 
   test.skipIf(!hasCuda)(`runs on CUDA as on the CPU${unless(hasCuda, 'CUDA device')}`, LIMIT, async () => {

@@ -100,7 +100,7 @@ describe('hosting', () => {
     onTestFinished(() => inference[Symbol.asyncDispose]());
     const use = (id: string) => inference.run(request(versionOf(identityModel(), { id }), [row]));
     await use('a');
-    const loan = await fleet.borrow(60 * 1024 ** 2);
+    const loan = await fleet.borrow(60 * 1024 ** 2, 'cpu');
     expect(await loadedIds(inference)).toEqual([]);
     expect((await inference.status()).memory).toMatchObject([{ device: 'cpu', memoryBytes: 184 * 1024 ** 2 }]);
     await expect(use('b')).rejects.toMatchObject({ code: 'OVERLOADED' });

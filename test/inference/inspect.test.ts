@@ -89,7 +89,7 @@ describe('an inspection', () => {
 
   test.runIf(existsSync('/proc/self'))('runs at a lower priority than what serves', async () => {
     const fleet = await testFleet();
-    const { id, path } = await fleet.borrow(1);
+    const { id, path } = await fleet.borrow(1, 'cpu');
     const isRunner = (pid: string) => {
       try {
         return readFileSync(`/proc/${pid}/cmdline`, 'utf8').includes(path);

@@ -1,0 +1,100 @@
+import { beforeEach, describe, expect, it } from 'vitest';
+import { type Footprint, MemoryBudget } from '../../src/inference/budget.ts';
+import type { RunnerStats } from '../../src/inference/frames.ts';
+import { held, type Replica, Room } from '../../src/inference/room.ts';
+import type { Runner } from '../../src/inference/runner-process.ts';
+
+const NO_STATS: RunnerStats = { queued: 0, running: 0, idleSinceMs: null, busyMs: 0, queueMs: 0, runMs: 0, memoryBytes: 0, peakBytes: 0 };
+const on = (device: string, bytes: number, deviceBytes = 0): Footprint => ({ device, bytes, deviceBytes });
+const EVICTS = () => true;
+const EVICTS_NOT = () => false;
+
+/** A host of 1000 bytes, and devices of 100 each, whose runners end when they are told to, unless they hang. */
+let present: Replica[];
+let idle: Replica[];
+let retired: Replica[];
+let hanging: Replica[];
+let room: Room;
+let budget: MemoryBudget;
+beforeEach(() => {
+  [present, idle, retired, hanging] = [[], [], [], []];
+  budget = new MemoryBudget({ memoryBytesMax: 1000, deviceMemoryBytesMax: 100 }, () => present.map(held));
+  room = new Room(budget, 16, {
+    replicas: () => present,
+    ask: async () => {},
+    idle: () => idle.filter((replica) => !retired.includes(replica)),
+    retire: async (replica) => {
+      if (!retired.includes(replica)) retired.push(replica);
+      await new Promise<void>((resolve) => (hanging.includes(replica) ? undefined : setImmediate(resolve)));
+      present = present.filter((other) => other !== replica);
+    },
+  });
+});
+
+function add(footprint: Footprint, isIdle: boolean): Replica {
+  const replica = { runner: {} as Runner, footprint, stats: NO_STATS, partlyOnCpu: false };
+  present.push(replica);
+  if (isIdle) idle.push(replica);
+  return replica;
+}
+
+const take = (footprints: Footprint[], mayEvict = EVICTS) => room.forReplica(Symbol(), footprints, mayEvict);
+
+describe('room for a load', () => {
+  it('is on the first device of a kind that has some, and on the next kind where none has', async () => {
+    const choices = ['cuda:0', 'cuda:1', 'cpu'].map((device) => on(device, 10, device === 'cpu' ? 0 : 60));
+    for (const device of ['cuda:0', 'cuda:1', 'cpu', 'cpu']) expect(await take(choices)).toMatchObject({ device });
+  });
+
+  it('is made on the wanted device before the next is taken', async () => {
+    const old = add(on('cuda:0', 10, 60), true);
+    expect(await take([on('cuda:0', 10, 60), on('cpu', 10)])).toMatchObject({ device: 'cuda:0' });
+    expect(retired).toEqual([old]);
+  });
+
+  it('is made by those that were called the longest ago, of the device where the host has room', async () => {
+    add(on('cpu', 10), true);
+    const [first, second] = [add(on('cuda:0', 10, 40), true), add(on('cuda:0', 10, 40), true)];
+    await take([on('cuda:0', 10, 60)]);
+    expect(retired).toEqual([first]);
+    await take([on('cuda:0', 10, 40)]);
+    expect(retired).toEqual([first, second]);
+  });
+
+  it('ends nobody where that would not be enough', async () => {
+    add(on('cpu', 100), false);
+    for (let i = 0; i < 5; i++) add(on('cpu', 100), true);
+    await expect(take([on('cpu', 950)])).rejects.toMatchObject({ code: 'OVERLOADED', data: { retryAfterMs: expect.any(Number) } });
+    expect(retired).toEqual([]);
+  });
+
+  it('is refused at once to what may end nobody', async () => {
+    add(on('cpu', 900), true);
+    await expect(take([on('cpu', 200)], EVICTS_NOT)).rejects.toMatchObject({ code: 'OVERLOADED' });
+    expect(retired).toEqual([]);
+  });
+
+  it('that is not there holds up nobody else', async () => {
+    add(on('cuda:0', 10, 100), false);
+    const settled: string[] = [];
+    const hopeless = Array.from({ length: 5 }, () => take([on('cuda:0', 10, 10)]).catch(() => settled.push('refused')));
+    await take([on('cpu', 10)]).then(() => settled.push('loaded'));
+    await Promise.all(hopeless);
+    expect(settled[0]).toBe('loaded');
+  });
+
+  it('is for whom it was made alone: two that want it at once end no more than they need', async () => {
+    const [first, second] = [add(on('cpu', 400), true), add(on('cpu', 400), true), add(on('cpu', 200), true)];
+    await Promise.all([take([on('cpu', 400)]), take([on('cpu', 400)])]);
+    expect(retired).toEqual([first, second]);
+    expect(budget.memoryOf('cpu').memoryBytes).toBe(1000);
+  });
+
+  it('of a check is not waited for where somebody does not end', async () => {
+    const stuck = add(on('cpu', 500), true);
+    hanging.push(stuck);
+    const other = add(on('cpu', 500), true);
+    await room.forLoan(Symbol(), on('cpu', 500));
+    expect(retired).toEqual([stuck, other]);
+  });
+});
