@@ -90,14 +90,20 @@ export function createChecks({ db, store, inference, invalidations, jobs, log }:
     tellFallbacks(version, verified);
     await asSystem(db, (tx) => resumeVerified(tx, id));
     // Last: a version whose profile names the grounds of now is not looked at again.
-    const profile = { ...(version.profile as object), ...verified };
+    const before = version.profile as Pick<Profile, 'fallbacks'> | null;
+    // Hosts of one database may have different devices: what this one cannot tell stays as it was.
+    const elsewhere = (before?.fallbacks ?? []).filter(({ device }) => !verified.devices.includes(device));
+    const profile = { ...before, ...verified, fallbacks: [...elsewhere, ...verified.fallbacks] };
     const seq = await asTenant(db, tenantId, async (tx) => {
       await tx.modelVersion.updateMany({ where: { id, tenantId }, data: { profile } });
       return tell(tx);
     });
     await invalidations.confirmed(seq);
     // What runs was loaded before it was known which devices answer.
-    if (verified.fallbacks.length > 0) await inference.unload(id);
+    await inference.passOver(
+      id,
+      profile.fallbacks.map(({ device }) => device),
+    );
   }
 
   function tellFallbacks({ id }: ModelVersion, { device, fallbacks }: Pick<Profile, 'device' | 'fallbacks'>): void {

@@ -40,9 +40,10 @@ test.skipIf(!hasVulkan)(
     await rig.catalog.start();
     expect((await jobs()).length).toBe(before);
 
-    await write({ ...profile, devices: ['cpu'], fallbacks: [] });
+    const elsewhere = { device: 'cuda:7', fault: 'seen on another host' };
+    await write({ ...profile, devices: ['cpu'], fallbacks: [elsewhere] });
     await rig.catalog.start();
-    await expect.poll(reread, { timeout: 60_000 }).toEqual(profile);
+    await expect.poll(reread, { timeout: 60_000 }).toEqual({ ...profile, fallbacks: [elsewhere, ...(profile?.fallbacks ?? [])] });
     expect(told()).toHaveLength(2);
   },
 );
