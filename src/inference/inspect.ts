@@ -23,7 +23,7 @@ export type Inspection = {
   profile: Profile;
 };
 
-/** `limitMs`: of the whole check; 240 s. */
+/** `limitMs`: of the whole check, without the waits for a runner; 240 s. */
 export type Gate = { runLimitMs: number; maxBatchRows: number; samples?: readonly Sample[]; limitMs?: number };
 
 /** Told what the file says before a runtime sees it. */
@@ -37,7 +37,7 @@ export type Verified = Grounds & Pick<Profile, 'device' | 'partlyOnCpu' | 'fallb
 const { version } = JSON.parse(readFileSync(new URL(import.meta.resolve('onnxruntime-node/package.json')), 'utf8')) as { version: string };
 const RUNTIME = `onnxruntime-node ${version}`;
 
-/** The whole of a check: less than its job may take, so that a slow model does not take the place of others. */
+/** The whole of a check, but for the waits for a runner: less than its job may take, so that a slow model does not take the place of others. */
 const GATE_MS = 240_000;
 
 /** As `Inference.verify` says. */
@@ -54,7 +54,7 @@ export async function verifySamples(model: Uint8Array, gate: Gate, fleet: FleetP
   } catch (error) {
     // Of a model that answered before, a crash or a late run may be the host's: the check is tried again.
     if (error instanceof TooSlow) throw new Error('the samples could not be verified in time', { cause: error });
-    const cause = error instanceof MercatoError && error.cause instanceof RunnerOverran ? error.cause : error;
+    const cause = error instanceof MercatoError && error.cause !== undefined ? error.cause : error;
     throw cause instanceof RunnerLost || cause instanceof RunnerOverran ? cause : rejected(error);
   }
 }
@@ -77,9 +77,10 @@ export async function inspectModel(model: Uint8Array, gate: Gate, fleet: FleetPo
     const finding = { signature, ...found, profile: { ...profile, ...chosen } };
     const threads = threadsToTry(profile.latencies);
     if (threads === null) return finding;
+    // All is known of the version: it runs on one thread where this cannot be measured.
     const more = await inRunner(model, { ...box, threads, device: profile.device }, fleet, async (loaded) => {
       return (await measure(signature, range, found.maxBatchRows, loaded)).latencies;
-    });
+    }).catch(() => []);
     const best = isWorth(profile.latencies, more) ? { threads, latencies: more } : {};
     return { ...finding, profile: { ...finding.profile, ...best } };
   } catch (error) {
@@ -102,9 +103,10 @@ async function look(loaded: Loaded, { maxBatchRows: asked, samples = [] }: Gate,
 }
 
 type Loaded = Bench & LoadedModel & { loadMs: number };
-type Options = Omit<Gate, 'samples'> & { threads: number; endMs: number; limitMs: number };
+/** `time`: what is left of the check's, in all its runners. */
+type Options = Omit<Gate, 'samples'> & { threads: number; time: { leftMs: number }; limitMs: number };
 
-const boxed = ({ limitMs = GATE_MS, ...gate }: Gate): Options => ({ ...gate, threads: 1, endMs: performance.now() + limitMs, limitMs });
+const boxed = ({ limitMs = GATE_MS, ...gate }: Gate): Options => ({ ...gate, threads: 1, time: { leftMs: limitMs }, limitMs });
 
 class TooSlow extends MercatoError {
   constructor({ limitMs }: Options) {
@@ -152,13 +154,13 @@ async function inRunner<T>(
   work: (loaded: Loaded) => Promise<T>,
 ): Promise<T> {
   const loan = await fleet.borrow(model.length, options.device);
+  const startedMs = performance.now();
   let late = false;
   const overtime = setTimeout(() => {
     late = true;
     void fleet.giveBack(loan.id);
-  }, options.endMs - performance.now());
+  }, options.time.leftMs);
   try {
-    const startedMs = performance.now();
     const connection = await connectRunner({ path: loan.path, device: options.device }, () => {});
     const runner = { connection, kill: () => void fleet.giveBack(loan.id) };
     const described = await loadInto(runner, { ...options, joinable: false, shared: false }, model.slice());
@@ -171,6 +173,7 @@ async function inRunner<T>(
     throw late ? new TooSlow(options) : error;
   } finally {
     clearTimeout(overtime);
+    options.time.leftMs -= performance.now() - startedMs;
     await fleet.giveBack(loan.id);
   }
 }

@@ -1,5 +1,6 @@
 import { badInput, MercatoError } from '../base/errors.ts';
 import { LIMITS } from '../base/limits.ts';
+import { RunnerLost } from './connection.ts';
 import type { Signature, Tensor } from './tensor.ts';
 import { checkAgainst, type GivenTensor, parseInputs, toJson } from './tensor-input.ts';
 
@@ -80,6 +81,7 @@ export async function checkSamples(
     if (rows > maxBatchRows) throw wrong(i, `it has ${rows} rows, and a run at most ${maxBatchRows}.`);
     const { outputs } = await run(inputs, rows).catch((error: unknown) => {
       if (error instanceof MercatoError && error.code === 'MODEL_FAILED') throw wrong(i, `its run failed: ${error.message}`, error);
+      if (error instanceof RunnerLost) throw wrong(i, 'its run crashed.', error);
       throw error;
     });
     for (const one of expected)

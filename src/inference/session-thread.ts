@@ -58,6 +58,9 @@ const VIEWS = {
   FP64: Float64Array,
 } as const;
 
+/** Of the runtime's words where a device has no kernel for an operator; what else fails the first time is no sign of that. */
+const CPU_NEEDED = 'fallback to CPU EP has been explicitly disabled';
+
 let session: Ort.InferenceSession | null = null;
 
 /** `cuda:1` is ONNX Runtime's provider `cuda` on device 1. */
@@ -80,13 +83,20 @@ async function load({ model, threads, device }: SessionOrder & { kind: 'load' })
       logSeverityLevel: 4,
       extra: { session: { intra_op: { allow_spinning: '0' }, disable_cpu_ep_fallback: disableCpuFallback ? '1' : '0' } },
     });
-  // The runtime has no other way to tell: a session that is refused without the CPU and made with it has operators there.
-  const whole = device === 'cpu' ? null : await create(true).catch(() => null);
-  session = whole ?? (await create(false));
+  // The runtime has no other way to tell: a session that is refused without the CPU, and made with it, has operators there.
+  let partlyOnCpu = false;
+  const whole =
+    device === 'cpu'
+      ? null
+      : create(true).catch((error: Error) => {
+          partlyOnCpu = error.message.includes(CPU_NEEDED);
+          return null;
+        });
+  session = (await whole) ?? (await create(false));
   const inputs = session.inputMetadata.map(describe);
   const outputs = session.outputMetadata.map(describe);
   const signature = { inputs, outputs, batchDimension: batchDimension([...inputs, ...outputs]) };
-  return { signature, partlyOnCpu: device !== 'cpu' && whole === null };
+  return { signature, partlyOnCpu };
 }
 
 function describe(metadata: Ort.InferenceSession.ValueMetadata): SignatureTensor {

@@ -1,9 +1,18 @@
 import { existsSync, readdirSync, readFileSync } from 'node:fs';
-import { getPriority } from 'node:os';
-import { describe, expect, test } from 'vitest';
+import { availableParallelism, getPriority } from 'node:os';
+import { describe, expect, onTestFinished, test, vi } from 'vitest';
+import { MercatoError } from '../../src/base/errors.ts';
+import { RunnerLost } from '../../src/inference/connection.ts';
+import type { FleetPort } from '../../src/inference/inference.ts';
+import { inspectModel } from '../../src/inference/inspect.ts';
 import { node, tensor } from '../../src/inference/onnx/onnx.ts';
+import { checkSamples } from '../../src/inference/samples.ts';
 import { testFleet, testInference } from './setup.ts';
 import { identityModel, loopModel, mixingModel, tableModel, tinyModel } from './tiny-models.ts';
+
+/** A fleet that lends as `borrow` does. */
+const lending = (fleet: FleetPort, borrow: FleetPort['borrow']): FleetPort =>
+  ({ borrow, devices: () => fleet.devices(), giveBack: (id: string) => fleet.giveBack(id) }) as FleetPort;
 
 const GATE = { runLimitMs: 5_000, maxBatchRows: 8 };
 
@@ -85,6 +94,42 @@ describe('an inspection', () => {
       message: expect.stringContaining('Sample 0'),
     });
     await expect(inference.verify(loopModel(), gate)).rejects.toMatchObject({ code: 'MODEL_FAILED' });
+  });
+
+  test('of samples tells a crash as one of the sample', async () => {
+    const x = { name: 'x', datatype: 'FP32', data: [1] } as const;
+    const tensor = { name: 'x', datatype: 'FP32', shape: [-1], dimensions: ['N'] } as const;
+    const signature = { inputs: [tensor], outputs: [{ ...tensor, name: 'y' }], batchDimension: 'N' };
+    const checked = checkSamples([{ inputs: [x], outputs: [{ ...x, name: 'y' }], tolerance: 0 }], signature, 1, async () => {
+      throw new RunnerLost(true);
+    });
+    await expect(checked).rejects.toMatchObject({ code: 'MODEL_REJECTED', message: expect.stringMatching(/Sample 0 .* crashed/) });
+  });
+
+  test('does not count the wait for a runner', async () => {
+    const fleet = await testFleet();
+    const { now } = performance;
+    let waitedMs = 0;
+    const clock = vi.spyOn(performance, 'now').mockImplementation(() => now.call(performance) + waitedMs);
+    onTestFinished(() => clock.mockRestore());
+    const borrow: FleetPort['borrow'] = async (...of) => {
+      const loan = await fleet.borrow(...of);
+      waitedMs += 100_000;
+      return loan;
+    };
+    const found = await inspectModel(identityModel(), { ...GATE, limitMs: 100_000 }, lending(fleet, borrow));
+    expect(found).toMatchObject({ joinable: true });
+  });
+
+  test.skipIf(availableParallelism() < 2)('keeps what it found where more threads cannot be tried', async () => {
+    const fleet = await testFleet();
+    const lent = vi.fn(fleet.borrow.bind(fleet)).mockImplementationOnce((...of) => {
+      lent.mockRejectedValueOnce(new MercatoError('OVERLOADED'));
+      return fleet.borrow(...of);
+    });
+    const found = await inspectModel(loopModel(200_000), GATE, lending(fleet, lent));
+    expect(lent).toHaveBeenCalledTimes(2);
+    expect(found).toMatchObject({ profile: { threads: 1 } });
   });
 
   test.runIf(existsSync('/proc/self'))('runs at a lower priority than what serves', async () => {
