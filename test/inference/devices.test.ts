@@ -1,9 +1,11 @@
 import { existsSync } from 'node:fs';
 import { pino } from 'pino';
-import { describe, expect, test, vi } from 'vitest';
-import { loadable } from '../../src/inference/hosts.ts';
-import { createInference, type FleetPort } from '../../src/inference/inference.ts';
+import { describe, expect, onTestFinished, test, vi } from 'vitest';
+import { runRequest } from '../../src/inference/calls.ts';
+import { Hosts, loadable } from '../../src/inference/hosts.ts';
+import { createInference, type FleetPort, ModelKilled } from '../../src/inference/inference.ts';
 import { node, tensor } from '../../src/inference/onnx/onnx.ts';
+import { Trials } from '../../src/inference/trials.ts';
 import { hasVulkan, vulkan } from '../support/vulkan.ts';
 import { floats, longs, numbersOf, request, testFleet, testInference, versionOf } from './setup.ts';
 import { identityModel, loopModel, poolModel, tinyModel } from './tiny-models.ts';
@@ -156,6 +158,28 @@ describe('the chain of devices', () => {
     process.kill(await vi.waitFor(running, { timeout: 60_000 }), 'SIGKILL');
     expect(await run).toMatchObject({ device: 'cpu', rows: 1 });
     expect(killed).toEqual([]);
+  });
+
+  test.skipIf(!hasVulkan)(`is struck for a crash only where the next device crashes too${unlessVulkan}`, LIMIT, async () => {
+    const fleet = await testFleet({ devices: 'webgpu,cpu', deviceEnvironment: vulkan });
+    const hosts = new Hosts(fleet);
+    onTestFinished(() => hosts.close());
+    const crash = async (verdict: 'fails' | 'unknown'): Promise<unknown> => {
+      const version = versionOf(loopModel(), { id: verdict });
+      const trials = Object.assign(new Trials(fleet), { run: async () => verdict });
+      const run = runRequest({ hosts, trials }, request(version, [longs([2 ** 52])])).catch((error: unknown) => error);
+      const running = async () => {
+        const [replica] = (await fleet.status()).deployments.find(({ versionId }) => versionId === verdict)?.replicas ?? [];
+        expect(replica).toMatchObject({ device: 'webgpu', running: 1 });
+        return replica?.pid ?? 0;
+      };
+      process.kill(await vi.waitFor(running, { timeout: 60_000 }), 'SIGKILL');
+      return run;
+    };
+    expect(await crash('fails')).toBeInstanceOf(ModelKilled);
+    const untold = await crash('unknown');
+    expect(untold).toMatchObject({ code: 'MODEL_FAILED' });
+    expect(untold).not.toBeInstanceOf(ModelKilled);
   });
 
   test.skipIf(!hasVulkan)(`has a budget of memory for each device${unlessVulkan}`, LIMIT, async () => {
