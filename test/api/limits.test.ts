@@ -105,7 +105,7 @@ test("what a plan's rate and quota, and a wallet, refuse says what is lacking an
   const subscription = { limitName: 'plan', subject: 'SUBSCRIPTION', subjectId: subscriptions.nodes[0]?.id };
   const refusal = ({ body }: { body: string }) => JSON.parse(body).errors[0];
   const first = await post(key.secret);
-  expect(first.headers.get('ratelimit-policy')).toMatch(/^"plan";q=2;qu="units";w=\d+, "plan-requests";q=1;qu="requests";w=60$/);
+  expect(first.headers.get('ratelimit-policy')).toMatch(/^"plan";q=2;qu="units";w=\d+, "plan-requests";q=3;qu="requests";w=60$/);
   expect(first.headers.get('ratelimit')).toMatch(/^"plan";r=1;t=\d+, "plan-requests";r=2;t=(60|5\d)$/);
   const poor = refusal(await post(key.secret));
   expect(poor.extensions).toMatchObject({ code: 'INSUFFICIENT_CREDIT', neededNanos: '5', availableNanos: '4', currency: 'EUR' });
