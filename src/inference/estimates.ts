@@ -6,10 +6,12 @@ import type { RunEstimate } from './onnx/onnx.ts';
 
 const LIMIT_MS = 10_000;
 const HEAP_MB = 512;
+/** Out of time, and out of the heap above. */
+const TOO_MUCH: ReadonlySet<unknown> = new Set(['ABORT_ERR', 'ERR_WORKER_OUT_OF_MEMORY']);
 
 /**
  * As `estimateRun`, in a thread of its own: a file may have as many operators as the reader admits, and the event loop waits for nobody. `model` is
- * moved there. @throws OVERLOADED where it takes longer than ten seconds
+ * moved there. @throws OVERLOADED where it takes longer than ten seconds, or more than 512 MiB beside the model
  */
 export async function estimateApart(model: Uint8Array, shapes: EstimateOrder['shapes']): Promise<Omit<RunEstimate, 'rows'>> {
   // What lies in a buffer with something else cannot be moved.
@@ -24,7 +26,9 @@ export async function estimateApart(model: Uint8Array, shapes: EstimateOrder['sh
     const [estimate] = await once(worker, 'message', { signal: AbortSignal.timeout(LIMIT_MS) });
     return estimate as Omit<RunEstimate, 'rows'>;
   } catch (error) {
-    throw new MercatoError('OVERLOADED', 'The model is too large to be estimated now.', {}, { cause: error });
+    const isTooMuch = error instanceof Error && 'code' in error && TOO_MUCH.has(error.code);
+    if (!isTooMuch) throw error;
+    throw new MercatoError('OVERLOADED', 'The model is too large to be estimated now.', { retryAfterMs: LIMIT_MS }, { cause: error });
   } finally {
     await worker.terminate();
   }

@@ -56,7 +56,7 @@ export function refusalOf(key: GrantKey, short: Short, units: number): MercatoEr
   if (short.short === 'RATE') {
     const text =
       key.terms === null
-        ? `A publisher may call ${key.handle} ${data.limit} times per minute; a subscription to a plan of its own would lift it.`
+        ? `A publisher may call its own ${key.handle} ${data.limit} times per minute, free of charge; nothing but waiting lifts that.`
         : `The plan allows ${data.limit} calls of ${key.handle} per minute. A larger plan would lift it.`;
     return new MercatoError('RATE_LIMITED', text, whose);
   }

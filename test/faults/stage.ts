@@ -3,7 +3,7 @@ import { join } from 'node:path';
 import type { Dice } from '../fuzz/random.ts';
 import { Client } from '../support/client.ts';
 import { consumer, createKey, offerDigits, signIn } from '../support/people.ts';
-import { type Market, openMarket, type Server } from '../support/server.ts';
+import { type Market, openMarket } from '../support/server.ts';
 import { type Cluster, freePort } from './cluster.ts';
 import { type Host, openHost } from './host.ts';
 import { uuidOf } from './journal.ts';
@@ -27,39 +27,25 @@ const PROCESSES: Record<Layout, readonly number[]> = { 1: [1], 4: [4], '2×2': [
 
 export type Payer = { name: string; secret: string; keyId: string; token: string; tenantId: string };
 
-/** A marketplace on a database behind the fault proxy, and the servers on its hosts. */
-export type Stage = AsyncDisposable & {
-  readonly ground: Ground;
-  readonly market: Market;
-  readonly proxy: FaultProxy;
-  /** Of the first host. */
-  readonly url: string;
-  /** Of each host. */
-  readonly urls: readonly string[];
-  /** Server processes of all hosts. */
-  readonly processes: number;
-  /** The database without the proxy between. */
-  readonly databaseUrl: string;
-  /** The process that was started on the first host: the one server, or the parent of several. */
-  readonly server: Server;
-  /** The processes that answer calls. */
-  servers(): number[];
-  /** Server processes that ended without being told to, in words. */
-  deaths(): string[];
-  /** SIGKILL, now. */
-  kill(pid: number): void;
-  /** Resolves when there are as many server processes as at first: starts a host's first one again where it was killed. */
-  recovered(): Promise<void>;
-  /** Ends the servers with this signal: 0, or an exit code that is not. `start` makes others. */
-  end(signal: NodeJS.Signals): Promise<number | null>;
-  start(): Promise<void>;
-  /** A new consumer with credit; `capped`: with a quota of `ground.quotaUnits`. Each unit costs `PRICE_NANOS`. */
-  payer(plan: 'metered' | 'capped'): Promise<Payer>;
-  /** A further key of the payer's tenant. */
-  anotherKey(payer: Payer): Promise<{ id: string; secret: string }>;
-  /** The operator's access token. */
-  operator(): Promise<string>;
-};
+/** A marketplace on a database behind the fault proxy, and the servers on its hosts: `url` and `server` are of the first, all else is done on each. */
+export type Stage = AsyncDisposable &
+  Host & {
+    readonly ground: Ground;
+    readonly market: Market;
+    readonly proxy: FaultProxy;
+    /** Of each host. */
+    readonly urls: readonly string[];
+    /** Server processes of all hosts. */
+    readonly processes: number;
+    /** The database without the proxy between. */
+    readonly databaseUrl: string;
+    /** A new consumer with credit; `capped`: with a quota of `ground.quotaUnits`. Each unit costs `PRICE_NANOS`. */
+    payer(plan: 'metered' | 'capped'): Promise<Payer>;
+    /** A further key of the payer's tenant. */
+    anotherKey(payer: Payer): Promise<{ id: string; secret: string }>;
+    /** The operator's access token. */
+    operator(): Promise<string>;
+  };
 
 export async function openStage(ground: Ground, layout: Layout, dice: Dice, env: Record<string, string> = {}): Promise<Stage> {
   await using stack = new AsyncDisposableStack();
