@@ -39,6 +39,7 @@ export type Granted = {
   counterIds: readonly string[];
   /** What there was of the limits, what is granted here included. */
   left: readonly Allowance[];
+  requestsTakenAt: number;
   /** Monotonic ms after which the block admits nothing more. */
   usableUntil: number;
   accounts: ChargeAccounts | null;
@@ -121,7 +122,7 @@ export function createGrants({ db, billing, processId }: { db: Database; billing
     const accounts = terms === null ? null : await billing.accounts(tx, key.consumerTenantId, key.publisherTenantId);
     const units = accounts === null ? wish.want : await affordable(tx, terms, accounts.walletId, counter, wish);
     if (units < wish.need) {
-      if (rate && taken) await returnRequests(tx, key, rate, taken.granted);
+      if (rate && taken) await returnRequests(tx, key, rate, [{ ...taken, requests: taken.granted }]);
       const foreign = await hasForeignLeases(tx, { ...counter, listingId: null }, processId);
       const availableNanos = accounts === null ? '0' : String(await billing.lockAvailable(tx, accounts.walletId));
       const neededNanos = String(moreHeld(terms, counter, wish.need));
@@ -137,7 +138,8 @@ export function createGrants({ db, billing, processId }: { db: Database; billing
     await grantLease(tx, counter, { leaseId, processId, planVersionId: terms?.planVersionId ?? null, quotaUnits, counterIds, ...taking });
     if (accounts) await billing.holdIn(tx, accounts.walletId, moreHeld(terms, counter, units));
     const { period } = counter;
-    return { leaseId, period, units, requests: taken?.granted ?? Number.POSITIVE_INFINITY, slots: calls, counterIds, left, accounts };
+    const requests = { requests: taken?.granted ?? Number.POSITIVE_INFINITY, requestsTakenAt: taken?.takenAt ?? 0 };
+    return { leaseId, period, units, ...requests, slots: calls, counterIds, left, accounts };
   }
 
   /** The most units, up to what is wanted and a quarter of the quota's rest, whose hold the wallet covers; 0 where not even the need. */

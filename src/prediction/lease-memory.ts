@@ -44,7 +44,8 @@ export type Entry = {
   refilling: boolean;
   lastGrant: number;
   lastGrantAt: number;
-  owedRequests: number;
+  /** Requests that were granted and not made, for the database. */
+  owedRequests: { grant: Granted; requests: number }[];
   /** Requests on their way back to the database. */
   returning: Promise<void> | null;
   /** How often requests have gone back. */
@@ -84,7 +85,7 @@ export function createLeaseMemory(time: Time, onOwed: () => void) {
         refilling: false,
         lastGrant: 0,
         lastGrantAt: 0,
-        owedRequests: 0,
+        owedRequests: [],
         returning: null,
         requestReturns: 0,
         exhausted: null,
@@ -127,7 +128,7 @@ export function createLeaseMemory(time: Time, onOwed: () => void) {
         if (block.open) {
           block.free += units;
           if (!spent) block.requestsLeft += 1;
-        } else if (!spent && rateOf(entry.key.terms)) entry.owedRequests += 1;
+        } else if (!spent && rateOf(entry.key.terms)) entry.owedRequests.push({ grant: block, requests: 1 });
         giveSlotBack(units);
       },
       settled() {
@@ -207,7 +208,8 @@ export function createLeaseMemory(time: Time, onOwed: () => void) {
     const closing = entry.blocks.filter((block) => block.open && which(block));
     const returned = closing.map((block) => returnOf(block, block.free, Number.isFinite(block.slotsFree) ? BigInt(block.slotsFree) : 0n));
     for (const block of closing) {
-      if (Number.isFinite(block.requestsLeft)) entry.owedRequests += block.requestsLeft;
+      if (Number.isFinite(block.requestsLeft) && block.requestsLeft > 0)
+        entry.owedRequests.push({ grant: block, requests: block.requestsLeft });
       Object.assign(block, { open: false, free: 0, slotsFree: Number.isFinite(block.slotsFree) ? 0 : block.slotsFree, requestsLeft: 0 });
     }
     return returned.filter(({ units, slots }) => units !== 0n || slots !== 0n);

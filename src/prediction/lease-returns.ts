@@ -62,7 +62,7 @@ export function createLeaseReturns(options: { store: LeaseStore; time: Time; mem
     return {
       settled: () => Promise.all(underWay),
       moved: () => ended > before || underWay.size > 0,
-      requestsMoved: () => entry.requestReturns > requestReturns || entry.returning !== null || entry.owedRequests > 0,
+      requestsMoved: () => entry.requestReturns > requestReturns || entry.returning !== null || entry.owedRequests.length > 0,
     };
   }
 
@@ -79,10 +79,13 @@ export function createLeaseReturns(options: { store: LeaseStore; time: Time; mem
 
   async function putBackRequests(entry: Entry): Promise<void> {
     const rate = rateOf(entry.key.terms);
-    const requests = entry.owedRequests;
-    if (requests === 0 || rate === null) return;
-    entry.owedRequests = 0;
-    entry.returning = store.putBackRequests(entry.key, rate, requests).finally(() => {
+    if (entry.owedRequests.length === 0 || rate === null) return;
+    const unmade = entry.owedRequests.splice(0).map(({ grant, requests }) => {
+      const granted = grant.requests;
+      grant.requests -= requests;
+      return { requests, granted, takenAt: grant.requestsTakenAt };
+    });
+    entry.returning = store.putBackRequests(entry.key, rate, unmade).finally(() => {
       entry.returning = null;
       entry.requestReturns++;
     });

@@ -12,6 +12,7 @@ import {
   returnRequests,
   returnUnits,
   sweepLeases,
+  type UnmadeRequests,
 } from '../usage/usage.ts';
 import { createGrants, type Granted, type GrantKey, type Short, type Wish } from './grants.ts';
 
@@ -33,7 +34,7 @@ export type LeaseStore = {
   grant(leaseId: string, key: GrantKey, wish: Wish, recall?: boolean): Promise<Granted | Short>;
   /** Returns units, and what was held for them; of a lease that was swept nothing. `drain`: what is left of the leases is in flight. */
   putBack(returned: readonly ReturnedUnits[], drain: boolean): Promise<void>;
-  putBackRequests(key: GrantKey, rate: Rate, requests: number): Promise<void>;
+  putBackRequests(key: GrantKey, rate: Rate, unmade: readonly UnmadeRequests[]): Promise<void>;
   /** Lets leases live on, unless they were swept. */
   renew(leaseIds: readonly string[]): Promise<void>;
   /** Forgets leases that hold nothing. */
@@ -68,7 +69,7 @@ export function createLeaseStore(options: { db: Database; billing: Billing; proc
       }
     },
     putBack: (returned, drain) => releasing((tx) => returnUnits(tx, returned, drain)),
-    putBackRequests: (key, rate, requests) => asSystem(db, (tx) => returnRequests(tx, key, rate, requests)),
+    putBackRequests: (key, rate, unmade) => asSystem(db, (tx) => returnRequests(tx, key, rate, unmade)),
     renew: (leaseIds) => asSystem(db, (tx) => renewLeases(tx, leaseIds)),
     drop: (leaseIds) => asSystem(db, (tx) => dropLeases(tx, leaseIds)),
     sweep: () => releasing(sweepLeases),

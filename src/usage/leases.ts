@@ -25,9 +25,9 @@ export async function grantLease(tx: Tx, counter: CounterKey, grant: GrantReques
          set leased_units = leased_units + ${grant.units}, plan_version_id = ${grant.planVersionId}::uuid, quota_units = ${grant.quotaUnits}
        where consumer_tenant_id = ${counter.consumerTenantId}::uuid and listing_id = ${counter.listingId}::uuid and period = ${counter.period}
     )
-    insert into lease (id, process_id, consumer_tenant_id, listing_id, period, units, slots, nanos, counters, expires_at)
+    insert into lease (id, process_id, consumer_tenant_id, listing_id, period, units, granted_units, slots, nanos, counters, expires_at)
     values (${grant.leaseId}::uuid, ${grant.processId}::uuid, ${counter.consumerTenantId}::uuid, ${counter.listingId}::uuid,
-            ${counter.period}, ${grant.units}, ${grant.slots}, ${grant.counterIds.length === 0 ? 0n : grant.nanos}, ${[...grant.counterIds]}::uuid[],
+            ${counter.period}, ${grant.units}, ${grant.units}, ${grant.slots}, ${grant.counterIds.length === 0 ? 0n : grant.nanos}, ${[...grant.counterIds]}::uuid[],
             mercato_now() + make_interval(secs => ${LIMITS.leaseMs / 1000}))`;
 }
 
@@ -52,7 +52,7 @@ export async function returnUnits(tx: Tx, returned: readonly ReturnedUnits[], dr
     return [{ ...lease, ...part, units: part.units ?? lease.units, slots: part.slots ?? lease.slots }];
   });
   await tx.$executeRaw`
-    update lease l set units = l.units - r.units, slots = l.slots - r.slots, draining = l.draining or ${drain}, returns = l.returns || r.numbers
+    update lease l set units = l.units - r.units, granted_units = l.granted_units - r.units, slots = l.slots - r.slots, draining = l.draining or ${drain}, returns = l.returns || r.numbers
       from (select id, sum(units) units, sum(slots) slots, array_agg(number) numbers
               from unnest(${present.map((l) => l.leaseId)}::uuid[], ${present.map((l) => l.units)}::bigint[], ${present.map((l) => l.slots)}::bigint[],
                           ${present.map((l) => l.number)}::bigint[]) x (id, units, slots, number) group by 1) r
@@ -67,7 +67,7 @@ export async function sweepLeases(tx: Tx): Promise<CounterChange[]> {
       from lease where expires_at < mercato_now() order by id limit 500 for update skip locked`;
   if (dead.length === 0) return [];
   const ids = dead.map(({ leaseId }) => leaseId);
-  await tx.$executeRaw`update lease set units = 0, slots = 0 where id = any(${ids}::uuid[])`;
+  await tx.$executeRaw`update lease set granted_units = granted_units - units, units = 0, slots = 0 where id = any(${ids}::uuid[])`;
   const changes = await less(tx, dead);
   await tx.$executeRaw`delete from lease where id = any(${ids}::uuid[])`;
   return changes;

@@ -124,27 +124,32 @@ export async function dropEndedCounters(tx: Tx): Promise<void> {
        and mercato_window_end(l.window, l.burst_units is not null, k.starts_at) < mercato_now() - interval '1 day'`;
 }
 
-/** Puts back what leases, whose rows are still there, no longer have. Of spend a lease keeps at most what its rest can cost. */
+/**
+ * Puts back what leases, whose rows are still there, no longer have. Of spend a lease keeps at most what its rest can cost. Of a burst it puts back
+ * what has not come back by itself since the grant: of the units that a lease was granted and has not returned, one after each cell.
+ */
 export async function returnToLimits(tx: Tx, returned: readonly { leaseId: string; units: bigint; slots: bigint }[]): Promise<void> {
   if (returned.length === 0) return;
   await tx.$executeRaw`
     with back as (
-      select l.id, l.counters, r.units, r.slots, l.nanos - least(l.nanos, l.units * coalesce(v.unit_price_nanos, 0)) nanos
+      select l.id, l.counters, r.units, r.slots, l.granted_units + r.units granted, extract(epoch from mercato_now() - l.granted_at) / 60 minutes,
+             l.nanos - least(l.nanos, l.units * coalesce(v.unit_price_nanos, 0)) nanos
         from (select id, sum(units) units, sum(slots) slots
                 from unnest(${returned.map((r) => r.leaseId)}::uuid[], ${returned.map((r) => r.units)}::bigint[], ${returned.map((r) => r.slots)}::bigint[])
                      x (id, units, slots) group by 1) r
         join lease l using (id) join usage_counter c using (consumer_tenant_id, listing_id, period)
         left join plan_version v on v.id = c.plan_version_id),
     kept as (update lease l set nanos = l.nanos - b.nanos from back b where l.id = b.id and b.nanos > 0),
+    locked as (select k.id, k.arrival_amount from limit_counter k where k.id in (select unnest(counters) from back) order by k.id for update),
     given as (
-      select n.counter_id, sum(b.units) units, sum(b.nanos) nanos, sum(b.slots) slots
-        from back b cross join unnest(b.counters) n (counter_id) group by 1),
-    locked as (select k.id from limit_counter k where k.id in (select counter_id from given) order by k.id for update)
+      select k.id, sum(b.units) units, sum(b.nanos) nanos, sum(b.slots) slots,
+             sum(least(b.units, greatest(0, b.granted - b.minutes * k.arrival_amount))) still
+        from back b cross join unnest(b.counters) n (counter_id) join locked k on k.id = n.counter_id group by 1)
     update limit_counter k
        set leased = k.leased - case when k.arrival_at is not null then 0 when k.measure = 'UNITS' then g.units
                                     when k.measure = 'SPEND' then g.nanos else g.slots end,
-           arrival_at = k.arrival_at - make_interval(secs => g.units::float8 * 60 / k.arrival_amount)
-      from locked join given g on g.counter_id = locked.id where k.id = locked.id`;
+           arrival_at = k.arrival_at - make_interval(secs => g.still::float8 * 60 / k.arrival_amount)
+      from given g where k.id = g.id`;
 }
 
 /**

@@ -2,7 +2,8 @@ import type { Tx } from '../base/database.ts';
 
 /** The rate of a plan: `requestsPerMinute` on average, at most `burst` at once. */
 export type Rate = { requestsPerMinute: number; burst: number };
-export type TakenRequests = { granted: number; left: number; resetMs: number; retryAfterMs: number };
+/** `takenAt`: seconds since 1970, by the database. */
+export type TakenRequests = { granted: number; takenAt: number; left: number; resetMs: number; retryAfterMs: number };
 type Key = { consumerTenantId: string; listingId: string };
 
 /**
@@ -15,23 +16,31 @@ export async function takeRequests(tx: Tx, key: Key, rate: Rate, wanted: number)
   await tx.$executeRaw`
     insert into rate_limit (consumer_tenant_id, listing_id, arrival_at)
     values (${key.consumerTenantId}::uuid, ${key.listingId}::uuid, mercato_now()) on conflict do nothing`;
-  const [row] = await tx.$queryRaw<{ ahead: number }[]>`
-    select greatest(0, extract(epoch from arrival_at - mercato_now()))::float8 ahead from rate_limit
+  const [row] = await tx.$queryRaw<{ ahead: number; now: number }[]>`
+    select greatest(0, extract(epoch from arrival_at - mercato_now()))::float8 ahead, extract(epoch from mercato_now())::float8 now from rate_limit
      where consumer_tenant_id = ${key.consumerTenantId}::uuid and listing_id = ${key.listingId}::uuid for update`;
-  const ahead = row?.ahead ?? 0;
+  const { ahead, now: takenAt } = row ?? { ahead: 0, now: 0 };
   // Microsecond timestamps: without the millionth of a cell, the last request of a full burst would be lost to rounding.
   const left = Math.max(0, Math.floor(rate.burst - ahead / secs + 1e-6));
   const granted = Math.min(wanted, left);
   const resetMs = (ahead + granted * secs) * 1000;
-  if (granted === 0) return { granted, left, resetMs, retryAfterMs: Math.max(1, Math.ceil((ahead - (rate.burst - 1) * secs) * 1000)) };
+  if (granted === 0)
+    return { granted, takenAt, left, resetMs, retryAfterMs: Math.max(1, Math.ceil((ahead - (rate.burst - 1) * secs) * 1000)) };
   await moveArrival(tx, key, granted * secs);
-  return { granted, left, resetMs, retryAfterMs: 0 };
+  return { granted, takenAt, left, resetMs, retryAfterMs: 0 };
 }
 
-/** Puts requests back that were taken and not made. */
-export async function returnRequests(tx: Tx, key: Key, rate: Rate, requests: number): Promise<void> {
+/** Of `granted` requests, taken at `takenAt`, less those returned before: `requests` that were not made. */
+export type UnmadeRequests = { requests: number; granted: number; takenAt: number };
+
+/** Puts requests back that were taken and not made, but for those that have come back by themselves: the first that was taken after T, the next after 2 T. */
+export async function returnRequests(tx: Tx, key: Key, rate: Rate, unmade: readonly UnmadeRequests[]): Promise<void> {
+  const secs = 60 / rate.requestsPerMinute;
   await tx.$executeRaw`
-    update rate_limit set arrival_at = arrival_at - make_interval(secs => ${(requests * 60) / rate.requestsPerMinute}::float8)
+    update rate_limit set arrival_at = arrival_at - make_interval(secs => (
+             select sum(least(requests * ${secs}::float8, greatest(0, granted * ${secs}::float8 - (extract(epoch from mercato_now())::float8 - taken_at))))
+               from unnest(${unmade.map((one) => one.requests)}::float8[], ${unmade.map((one) => one.granted)}::float8[],
+                           ${unmade.map((one) => one.takenAt)}::float8[]) x (requests, granted, taken_at)))
      where consumer_tenant_id = ${key.consumerTenantId}::uuid and listing_id = ${key.listingId}::uuid`;
 }
 

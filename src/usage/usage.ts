@@ -37,7 +37,7 @@ export {
 export type { LimitView } from './limits.ts';
 export { limitedCallers } from './limits.ts';
 export { quotasOf } from './quotas.ts';
-export { type Rate, returnRequests, type TakenRequests, takeRequests } from './rates.ts';
+export { type Rate, returnRequests, type TakenRequests, takeRequests, type UnmadeRequests } from './rates.ts';
 export type { UsageGroup, UsageQuery, UsageReport, UsageRow } from './report.ts';
 export { keepUsage } from './upkeep.ts';
 

@@ -233,6 +233,20 @@ describe('in memory', () => {
     expect(await asSystem(core.db, (tx) => takeRequests(tx, right, rate, 60))).toMatchObject({ granted: 59 });
   });
 
+  it('requests that were not made go back each as far as time has not given it back', async () => {
+    const rate = { requestsPerMinute: 6_000, burst: 60 };
+    const [right, server] = [await core.consumer(rate), await open()];
+    const calls = [await server.admit(right), await server.admit(right)];
+    server.pass(2_000);
+    await server.leases.maintain();
+    await core.setClock('2026-11-15T12:00:00.025Z');
+    const take = () => asSystem(core.db, (tx) => takeRequests(tx, right, rate, 60));
+    expect(await take()).toMatchObject({ granted: 60 });
+    for (const admission of calls) admission.giveBack();
+    await server.leases.maintain();
+    expect(await take()).toMatchObject({ granted: 0 });
+  });
+
   it('who is refused for want of credit has made no request', async () => {
     const right = await core.consumer({ unitPriceNanos: 10n, requestsPerMinute: 60, burst: 1 });
     const server = await open();

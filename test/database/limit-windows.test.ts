@@ -191,6 +191,18 @@ test('what a call did not use of a burst is there again', async () => {
   await expect.poll(() => codeOf(async () => (await two.leases.admit(right, 12, 5_000)).giveBack())).toBe('OK');
 });
 
+test('what time has given back of a burst already does not come back once more with the call that did not use it', async () => {
+  const right = await core.consumer({});
+  await limit(right, { window: 'MINUTE', amount: 60n, burstUnits: 12n });
+  const [slow, idle] = [await one.leases.admit(right, 8, 5_000), await one.leases.admit(right, 4, 5_000)];
+  await core.setClock('2026-11-15T12:00:10Z');
+  await call(two, right, 10);
+  slow.giveBack();
+  idle.giveBack();
+  await one.leases.maintain();
+  expect(await codeOf(() => two.leases.admit(right, 1, 5_000))).toBe('RATE_LIMITED');
+});
+
 test('a limit that is changed stays in form, and with bursts or without', async () => {
   const right = await core.consumer({});
   const { id } = await limit(right, { window: 'MINUTE' });

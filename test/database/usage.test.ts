@@ -1,7 +1,7 @@
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { asSystem, asTenant } from '../../src/base/database.ts';
 import { globalId, newId } from '../../src/base/ids.ts';
-import { returnRequests, takeRequests, type UsageGroup } from '../../src/usage/usage.ts';
+import { returnRequests, type TakenRequests, takeRequests, type UsageGroup } from '../../src/usage/usage.ts';
 import { asAdmin } from '../support/admin.ts';
 import { broken, type Core, CURRENCY, finished, openCore, type Process, type Right } from '../support/core.ts';
 
@@ -136,7 +136,8 @@ describe('takeRequests', () => {
     await core.setClock(later(0));
     return {
       take: (wanted: number) => asSystem(core.db, (tx) => takeRequests(tx, key, rate, wanted)),
-      giveBack: (requests: number) => asSystem(core.db, (tx) => returnRequests(tx, key, rate, requests)),
+      giveBack: (taken: TakenRequests, requests: number) =>
+        asSystem(core.db, (tx) => returnRequests(tx, key, rate, [{ ...taken, requests }])),
     };
   }
 
@@ -182,9 +183,20 @@ describe('takeRequests', () => {
 
   it('takes back requests that were not made', async () => {
     const { take, giveBack } = await bucket(60, 10);
-    await take(10);
-    await giveBack(4);
+    await giveBack(await take(10), 4);
     expect((await take(10)).granted).toBe(4);
+  });
+
+  it('takes back of those only what time has not given back already', async () => {
+    const { take, giveBack } = await bucket(60, 10);
+    const taken = await take(10);
+    await core.setClock(later(7_500));
+    expect((await take(10)).granted).toBe(7);
+    await giveBack(taken, 10);
+    await core.setClock(later(8_000));
+    expect((await take(10)).granted).toBe(3);
+    await giveBack({ ...taken, granted: 0 }, 10);
+    expect((await take(10)).granted).toBe(0);
   });
 
   it('keeps a refused caller no longer away for having asked', async () => {

@@ -43,6 +43,15 @@ const small = record({
   },
   window: constantFrom('DAY' as const, 'HOUR' as const, 'HOUR' as const, 'MINUTE' as const),
 });
+/** In flight for as long as it takes a burst to come back, and mostly in vain. */
+const slow = record({
+  ...{ kind: constantFrom('call' as const), afterMs: constantFrom(0, 600, 5_000), process, right: constantFrom(1) },
+  ...{ units: constantFrom(2, 9), runMs: constantFrom(0, 3_000), fails: constantFrom(true, true, false), keyed: boolean() },
+});
+const bursts = record({
+  ...{ kind: constantFrom('limit' as const), ...when, amount: constantFrom(1, 2), measure: constantFrom('UNITS' as const) },
+  burstUnits: constantFrom(9, 9, 20),
+});
 const places = record({
   kind: constantFrom('limit' as const),
   ...when,
@@ -101,6 +110,7 @@ export const schedules: Arbitrary<Schedule> = record({
       arbitrary: oneof(
         steps(some(12, calls([1, 2], 3)), some(1, troubles), some(3, limits), some(2, changes), some(1, subscriptions)),
         steps(some(12, calls([1, 2], 0, [3, 40, 3_000], constantFrom(0, 0, 5, 50, 100))), some(1, places)),
+        steps(some(14, slow), some(1, bursts)),
         steps(some(8, calls([1], 3)), some(2, pauses), some(2, ofSome('MEMBER', 'API_KEY'))),
         steps(some(8, calls([1, 2], 0)), some(2, follows), some(2, ofSome('SUBSCRIPTION'))),
         steps(some(1, calls([3, 4, 4], 0, [0, 3], constantFrom(0, 5, 50, 100, 300)))),

@@ -21,6 +21,9 @@ export type Lease = {
   isUnbound: boolean;
   counterIds: readonly string[];
   draining: boolean;
+  /** Less what was returned. */
+  granted: bigint;
+  grantedAt: number;
   expiresAt: number;
   returns: Set<bigint>;
 };
@@ -174,14 +177,30 @@ export class Books {
     const lease: Lease = {
       ...{ processId, key, period, units: BigInt(units), nanos, slots: isUnbound ? 0n : BigInt(slots), isUnbound },
       counterIds: limits.map(({ counterId }) => counterId),
-      ...{ draining: false, expiresAt: this.world.now + LEASE_MS, returns: new Set<bigint>() },
+      ...{
+        draining: false,
+        granted: BigInt(units),
+        grantedAt: this.world.now,
+        expiresAt: this.world.now + LEASE_MS,
+        returns: new Set<bigint>(),
+      },
     };
     this.leases.set(leaseId, lease);
     this.lessees.set(leaseId, key);
     this.limits.move(lease.counterIds, { units: lease.units, nanos, slots: lease.slots });
     const windowMs = Math.min(this.leftOfPeriod(), ...limits.map((limit) => limit.windowMs));
     const usableUntil = this.world.now + Math.min(LEASE_MS - MARGIN_MS, windowMs);
-    return { leaseId, period, units, slots, counterIds: lease.counterIds, left: [], usableUntil, accounts: null };
+    return {
+      leaseId,
+      period,
+      units,
+      slots,
+      counterIds: lease.counterIds,
+      left: [],
+      requestsTakenAt: this.world.now / 1000,
+      usableUntil,
+      accounts: null,
+    };
   }
 
   /** Leases more of a counter, or less, with what the wallet holds for it; by how much that changes. */
@@ -221,7 +240,9 @@ export class Books {
 
   private release(lease: Lease, units: bigint, slots: bigint): void {
     const kept = this.keptNanos(lease, lease.nanos, lease.units - units);
-    this.limits.move(lease.counterIds, { units: -units, nanos: kept - lease.nanos, slots: -slots });
+    const held = { granted: lease.granted, agoMs: this.world.now - lease.grantedAt };
+    this.limits.move(lease.counterIds, { units: -units, nanos: kept - lease.nanos, slots: -slots }, held);
+    lease.granted -= units;
     lease.nanos = kept;
     this.moveCounter(lease.key, lease.period, -units);
   }

@@ -2,6 +2,7 @@ import { MercatoError } from '../../src/base/errors.ts';
 import type { GrantKey } from '../../src/prediction/grants.ts';
 import type { Admission } from '../../src/prediction/leases.ts';
 import type { Books } from './books.ts';
+import type { LetIn } from './conformity.ts';
 import { LEASE_MS } from './market.ts';
 import { MAINTAIN_MS, type Server, type Servers } from './servers.ts';
 import type { Ended } from './settle.ts';
@@ -32,6 +33,7 @@ export class Calls {
   readonly wrong: string[] = [];
   readonly acknowledged = new Map<string, { id: string; amountNanos: bigint }>();
   unresolved = 0;
+  readonly letIn: LetIn[] = [];
   private readonly waiting = new Set<Call>();
   private readonly open = new Set<Open>();
   private readonly truths: Truths;
@@ -136,22 +138,26 @@ export class Calls {
   }
 
   /** An admission whose end is known to who judges what is in flight. */
-  private watched({ server }: Call, admission: Admission): Watched {
+  private watched({ server, key, units }: Call, admission: Admission): Watched {
     const { requests, lessees } = this.books;
     const lessee = lessees.get(admission.leaseId);
     const move = (by: number) => lessee && requests.moveIdle(server.process.id, lessee, by);
     move(-1);
+    const letIn = { key, counterIds: admission.counterIds, atMs: this.world.now, units, isMade: true, isUsed: true };
+    this.letIn.push(letIn);
     const watched: Watched = {
       ...admission,
       isRunning: true,
       giveBack(spent = false) {
         watched.isRunning = false;
         if (!spent) move(1);
+        Object.assign(letIn, { isMade: spent, isUsed: false });
         admission.giveBack(spent);
       },
       forfeit() {
         watched.isRunning = false;
         move(1);
+        Object.assign(letIn, { isMade: false, isUsed: false });
         admission.forfeit();
       },
       settled() {

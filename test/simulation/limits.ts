@@ -1,5 +1,6 @@
 import { type LimitedCaller, type LockedLimit, type NextPrice, roomOf } from '../../src/usage/usage.ts';
 import { concerns, PERIOD_MS } from './market.ts';
+import { stillMs } from './requests.ts';
 
 type Kind = Pick<LockedLimit, 'subject' | 'subjectId' | 'measure' | 'window' | 'burstUnits'>;
 /** What can be changed of a limit. */
@@ -10,6 +11,7 @@ export type SimLimit = Kind &
     id: string;
     tenantId: string;
     isRemoved: boolean;
+    isChanged: boolean;
     createdAt: number;
     /** What it was, while some process may not know yet that it has changed; null: not in force. */
     before: { terms: Terms | null; isOver(): boolean }[];
@@ -27,6 +29,9 @@ type Counter = {
 
 /** What is taken of each limit, or returned where negative. */
 type Taking = { units: bigint; nanos: bigint; slots: bigint };
+/** Of bursts: what a lease was granted and has not returned, and how long ago. */
+type Held = { granted: bigint; agoMs: number };
+const NEW: Held = { granted: 0n, agoMs: 0 };
 const WINDOW_MS = { MINUTE: 2_500, HOUR: 4_000, DAY: 10_000, MONTH: PERIOD_MS };
 const ORDER = ['TENANT', 'SUBSCRIPTION', 'MEMBER', 'API_KEY'];
 const NOTHING: Taking = { units: 0n, nanos: 0n, slots: 0n };
@@ -47,7 +52,7 @@ export class Limits {
   set(kind: Kind, terms: Terms, isOver: () => boolean): SimLimit {
     const id = `limit-${this.all.length}`;
     const before = [{ terms: null, isOver }];
-    const limit = { ...kind, ...terms, id, tenantId: 'two', isRemoved: false, createdAt: this.now(), before };
+    const limit = { ...kind, ...terms, id, tenantId: 'two', isRemoved: false, isChanged: false, createdAt: this.now(), before };
     this.all.push(limit);
     return limit;
   }
@@ -55,6 +60,7 @@ export class Limits {
   /** Changes a limit, or, where `terms` is null, removes it. */
   change(limit: SimLimit, terms: Terms | null, isOver: () => boolean): void {
     limit.before.push({ terms: { amount: limit.amount, hard: limit.hard }, isOver });
+    limit.isChanged = true;
     if (terms === null) limit.isRemoved = true;
     else Object.assign(limit, terms);
     for (const counter of this.counters.values()) {
@@ -118,16 +124,17 @@ export class Limits {
     return counter !== undefined && counter.startsAt === this.startOf(counter.limit);
   }
 
-  /** What a lease takes, more of it, or less. */
-  move(counterIds: readonly string[], { units, nanos, slots }: Taking): void {
+  /** What a lease takes, or, where negative, returns, `granted` units of which it has had for so long. */
+  move(counterIds: readonly string[], { units, nanos, slots }: Taking, { granted, agoMs }: Held = NEW): void {
     for (const id of counterIds) {
       const counter = this.counters.get(id);
       if (!counter) continue;
       const { measure, amount } = counter.limit;
       if (counter.arrivalAt === null) counter.leased += measure === 'UNITS' ? units : measure === 'SPEND' ? nanos : slots;
       else {
-        const from = units > 0n ? Math.max(counter.arrivalAt, this.now()) : counter.arrivalAt;
-        counter.arrivalAt = from + (Number(units) * 60_000) / Number(amount);
+        const cellMs = 60_000 / Number(amount);
+        if (units > 0n) counter.arrivalAt = Math.max(counter.arrivalAt, this.now()) + Number(units) * cellMs;
+        else counter.arrivalAt -= stillMs(-Number(units), Number(granted), agoMs, cellMs);
       }
     }
   }

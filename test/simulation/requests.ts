@@ -1,4 +1,5 @@
 import { type GrantKey, rateOf } from '../../src/prediction/grants.ts';
+import type { UnmadeRequests } from '../../src/usage/usage.ts';
 
 type Rate = NonNullable<ReturnType<typeof rateOf>>;
 
@@ -34,9 +35,14 @@ export class Requests {
     this.moveIdle(processId, key, requests);
   }
 
-  putBack(processId: string, key: GrantKey, rate: Rate, requests: number): void {
-    this.arrivals.set(nameOf(key), (this.arrivals.get(nameOf(key)) ?? 0) - requests * cellMs(rate));
-    this.moveIdle(processId, key, -requests);
+  putBack(processId: string, key: GrantKey, rate: Rate, unmade: readonly UnmadeRequests[]): void {
+    for (const { requests, granted, takenAt } of unmade) {
+      this.arrivals.set(
+        nameOf(key),
+        (this.arrivals.get(nameOf(key)) ?? 0) - stillMs(requests, granted, this.now() - takenAt * 1000, cellMs(rate)),
+      );
+      this.moveIdle(processId, key, -requests);
+    }
   }
 
   /** `by`: −1 for a call that takes its request, 1 for one that did not make it. */
@@ -65,4 +71,7 @@ export class Requests {
 }
 
 const nameOf = ({ consumerTenantId, listingId }: GrantKey) => `${consumerTenantId}:${listingId}`;
+/** Of `count` cells of `granted`, taken `agoMs` ago and not used, what has not run off. */
+export const stillMs = (count: number, granted: number, agoMs: number, cellMs: number) =>
+  Math.min(count * cellMs, Math.max(0, granted * cellMs - agoMs));
 const cellMs = ({ requestsPerMinute }: Rate) => 60_000 / requestsPerMinute;

@@ -1,6 +1,7 @@
 import { priceOf } from '../../src/billing/billing.ts';
 import { Books } from './books.ts';
 import { type CallStep, Calls } from './calls.ts';
+import { unconforming } from './conformity.ts';
 import { Desk, type TransferStep } from './desk.ts';
 import { FUNDING, walletId } from './ledger.ts';
 import type { SimLimit } from './limits.ts';
@@ -145,7 +146,7 @@ class Run {
       await this.pass(LEASE_MS);
       if (passedMs > 0 && this.leftOver().length === 0) break;
     }
-    wrong.push(...calls.wrong, ...desk.wrong, ...this.leftOver());
+    wrong.push(...calls.wrong, ...desk.wrong, ...this.leftOver(), ...unconforming(calls.letIn, books.limits.all));
     this.checkClose();
     this.checkPrices();
     const keys = [...books.records.values()].flatMap(({ keyed }) => keyed ?? []);

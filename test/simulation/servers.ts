@@ -120,7 +120,7 @@ export class Servers {
     return {
       grant: (leaseId, key, wish, recall = false) => this.transaction(process, () => books.grant(process.id, leaseId, key, wish, recall)),
       putBack: (returned, drain) => this.transaction(process, () => books.putBack(returned, drain)),
-      putBackRequests: (key, rate, requests) => this.transaction(process, () => books.requests.putBack(process.id, key, rate, requests)),
+      putBackRequests: (key, rate, unmade) => this.transaction(process, () => books.requests.putBack(process.id, key, rate, unmade)),
       renew: (ids) => this.transaction(process, () => books.renew(ids)),
       drop: (ids) => this.transaction(process, () => books.drop(ids)),
       sweep: () => this.transaction(process, () => books.sweep()),

@@ -35,7 +35,7 @@ export const predictionChecks: Guard[] = [
     ['a grant needs room in the rate', 'if (taken?.granted === 0) {', 'if (false) {'],
     [
       'a grant without credit takes nothing of the rate',
-      'if (rate && taken) await returnRequests(tx, key, rate, taken.granted);',
+      'if (rate && taken) await returnRequests(tx, key, rate, [{ ...taken, requests: taken.granted }]);',
       '',
       LIFE,
     ],
@@ -151,6 +151,7 @@ export const predictionChecks: Guard[] = [
     ['a grant whose answer was lost is returned', 'memory.owe([memory.returnOf({ leaseId }, null, null)]);', '', SIMULATION],
     ['what is on the move is waited for', 'ended > before || underWay.size > 0', 'false', SIMULATION],
     ['requests that went back meanwhile are waited for', 'entry.requestReturns > requestReturns || ', '', SIMULATION],
+    ['what goes back of a grant is left of it no more', '      grant.requests -= requests;\n', ''],
     ['requests that were not made go back', 'for (const entry of memory.all()) await putBackRequests(entry);', ''],
   ]),
   ...guardsOf('code', 'src/prediction/lease-refusals.ts', 'unit/limits', [

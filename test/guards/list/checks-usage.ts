@@ -118,6 +118,12 @@ export const usageChecks: Guard[] = [
       ' and k.starts_at = mercato_window_start(l.window, l.burst_units is not null, ${first.at}::timestamptz)\n     order',
       '\n     order',
     ],
+    [
+      'what time gave back of a burst does not come back again',
+      'least(b.units, greatest(0, b.granted - b.minutes * k.arrival_amount))',
+      'b.units',
+      'database/limit-windows',
+    ],
     ['a soft limit admits all', 'if (!limit.hard) return any;', '', 'unit/limits'],
     [
       'a burst has an end',
@@ -298,6 +304,11 @@ export const usageChecks: Guard[] = [
       'what comes back to a rate is there again',
       'set arrival_at = arrival_at - make_interval',
       'set arrival_at = arrival_at - 0 * make_interval',
+    ],
+    [
+      'what time gave back of a rate does not come back again',
+      'least(requests * ${secs}::float8, greatest(0, granted * ${secs}::float8 - (extract(epoch from mercato_now())::float8 - taken_at)))',
+      'requests * ${secs}::float8',
     ],
     [
       "a rate is a consumer's",
