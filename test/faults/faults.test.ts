@@ -1,8 +1,6 @@
 import { expect, test } from 'vitest';
 import { createTestDatabase } from '../support/database.ts';
-import { CALL_FAULTS } from './call-faults.ts';
-import { DATABASE_FAULTS } from './database-faults.ts';
-import { PROCESS_FAULTS } from './process-faults.ts';
+import { FAULTS } from './list.ts';
 import { exitCodeOf, runFault, tableOf } from './run.ts';
 import type { Ground } from './stage.ts';
 
@@ -17,8 +15,15 @@ const GROUND: Ground = {
     return { url, serverUrl: url, drop };
   },
 };
-const FAULTS = [...PROCESS_FAULTS, ...DATABASE_FAULTS, ...CALL_FAULTS];
-const QUICK = ['kill -9 after the commit', 'all connections cut', 'answer of COMMIT lost', 'duplicates'];
+const QUICK = [
+  'kill -9 after the commit',
+  'all connections cut',
+  'answer of COMMIT lost',
+  'duplicates',
+  "spend a month of a key's limit, and random kills",
+  'money moved, kills and cuts',
+  'key revoked, a process stopped',
+];
 
 test.skipIf(process.env.MERCATO_TEST_DATABASE_URL === undefined).each(QUICK)(
   '%s: every call is billed exactly once, and the books hold',
@@ -26,7 +31,7 @@ test.skipIf(process.env.MERCATO_TEST_DATABASE_URL === undefined).each(QUICK)(
   async (name) => {
     const fault = FAULTS.find((one) => one.name === name);
     if (!fault) throw new Error(`there is no fault ${name}`);
-    const result = await runFault(fault, { ground: GROUND, processes: 1, seed: 1, runs: 1 });
+    const result = await runFault(fault, { ground: GROUND, processes: fault.processes[0] ?? 1, seed: 1, runs: 1 });
     expect(result).toMatchObject({ wrong: [], lost: 0, doubled: 0, stuck: 0, nanosOff: 0n, audit: 0 });
     expect(result.acknowledged).toBeGreaterThan(100);
   },

@@ -7,16 +7,10 @@
 import { availableParallelism } from 'node:os';
 import { parseArgs } from 'node:util';
 import { children } from '../support/leftovers.ts';
-import { CALL_FAULTS } from './call-faults.ts';
 import { findBinaries, openCluster } from './cluster.ts';
-import { DATABASE_FAULTS } from './database-faults.ts';
-import { LIMIT_FAULTS } from './limit-faults.ts';
-import { MONEY_FAULTS } from './money-faults.ts';
-import { PROCESS_FAULTS } from './process-faults.ts';
-import { REVOCATION } from './revocation.ts';
+import { FAULTS } from './list.ts';
 import { exitCodeOf, type Result, runFault, tableOf, verdictOf } from './run.ts';
 
-const FAULTS = [...PROCESS_FAULTS, ...DATABASE_FAULTS, ...CALL_FAULTS, ...LIMIT_FAULTS, ...MONEY_FAULTS, REVOCATION];
 const { values } = parseArgs({
   options: {
     only: { type: 'string' },

@@ -23,7 +23,7 @@ const FAIR: Weather = { resetChance: 0, delayMsMax: 0, sliced: false, loseChance
 /** More than this of one message is not cut up: it would only take long. */
 const SLICED_BYTES_MAX = 1024;
 
-type Link = { client: Socket; upstream: Socket; atReady: ((answer: Buffer) => void) | null };
+type Link = { client: Socket; upstream: Socket; frontend: FrontendMessages; atReady: ((answer: Buffer) => void) | null };
 
 /** A TCP proxy between the server and Postgres, which knows settlements and does to them what it is told. */
 export type FaultProxy = AsyncDisposable & {
@@ -34,6 +34,8 @@ export type FaultProxy = AsyncDisposable & {
   setWeather(weather: Partial<Weather>): void;
   /** Resets every connection now. */
   resetAll(): void;
+  /** Until it is ended, by what this returns, nothing comes through to a connection that listens, and nobody is told; then those are reset. */
+  deafen(): () => void;
   /** At the next settlement that comes to this point, `spring` is called with the port that the server process speaks from; once. */
   atPoint(point: Point, spring: (clientPort: number) => void): Promise<void>;
 };
@@ -43,6 +45,7 @@ export async function openProxy(upstreamPort: number, dice: Dice): Promise<Fault
   let weather = FAIR;
   let trap: { point: Point; spring: (clientPort: number) => void } | null = null;
   let lost = 0;
+  let deaf = false;
 
   function cut(link: Link): void {
     links.delete(link);
@@ -114,9 +117,9 @@ export async function openProxy(upstreamPort: number, dice: Dice): Promise<Fault
 
   function onConnection(client: Socket): void {
     const upstream = connect({ port: upstreamPort, host: '127.0.0.1', noDelay: true });
-    const link: Link = { client, upstream, atReady: null };
-    links.add(link);
     const frontend = new FrontendMessages();
+    const link: Link = { client, upstream, frontend, atReady: null };
+    links.add(link);
     const backend = new BackendMessages();
     let held: Buffer[] = [];
     let sending = Promise.resolve();
@@ -125,6 +128,7 @@ export async function openProxy(upstreamPort: number, dice: Dice): Promise<Fault
       for (const message of frontend.take(chunk)) sending = sending.then(() => send(link, message));
     });
     upstream.on('data', (chunk: Buffer) => {
+      if (deaf && frontend.listens) return;
       for (const { bytes, ready } of backend.take(chunk)) {
         const { atReady } = link;
         if (atReady === null) {
@@ -164,6 +168,13 @@ export async function openProxy(upstreamPort: number, dice: Dice): Promise<Fault
     },
     resetAll() {
       for (const link of [...links]) cut(link);
+    },
+    deafen() {
+      deaf = true;
+      return () => {
+        deaf = false;
+        for (const link of [...links]) if (link.frontend.listens) cut(link);
+      };
     },
     atPoint(point, spring) {
       return new Promise((resolve) => {

@@ -1,7 +1,7 @@
 import { setTimeout as sleep, setImmediate as turn } from 'node:timers/promises';
 import pg from 'pg';
 import type { Dice } from '../fuzz/random.ts';
-import { Client } from '../support/client.ts';
+import { Client, inParallel } from '../support/client.ts';
 import type { Server } from '../support/server.ts';
 import { type Entry, Journal, type Outcome } from './journal.ts';
 import { attempt, falseRefusals, mayRetry, resolveAll } from './load.ts';
@@ -12,20 +12,19 @@ const CALLS_BEFORE = 200;
 const RETRIES_MAX = 100;
 const REVOKE = 'mutation ($id: ID!) { revokeApiKey(input: { id: $id }) { apiKey { revokedAt } } }';
 
-/**
- * A key revoked under load while one process is stopped: of several, or one of two servers. No call may be billed after; an answer that was billed before may
- * leave the stopped process when it goes on, where it was stopped between its last look and the system call that sends, and is told.
- */
-export const REVOCATION: Fault = {
-  name: 'key revoked, a process stopped',
-  processes: [1, 4],
-  runs: 1,
-  fullRuns: 100,
-  perRound: 1,
-  round: revocation,
-};
+const revoked = { processes: [1, 4], runs: 1, fullRuns: 100, perRound: 1 } as const;
 
-async function revocation(stage: Stage, _runs: number, dice: Dice): Promise<Round> {
+/**
+ * A key revoked under load while one process is stopped, of several or of two servers, or while no process hears a NOTIFY and none knows. No call may be billed
+ * after; an answer that was billed before may leave the stopped process when it goes on, where it was stopped between its last look and the system call that
+ * sends, and is told.
+ */
+export const REVOCATIONS: readonly Fault[] = [
+  { ...revoked, name: 'key revoked, a process stopped', round: (stage, _, dice) => revocation(stage, dice, 'stopped') },
+  { ...revoked, name: 'key revoked, every listener deaf', round: (stage, _, dice) => revocation(stage, dice, 'deaf') },
+];
+
+async function revocation(stage: Stage, dice: Dice, how: 'stopped' | 'deaf'): Promise<Round> {
   const payer = await stage.payer('metered');
   const spare = await stage.anotherKey(payer);
   const journal = new Journal(`revoked-${dice.below(2 ** 31)}`);
@@ -41,8 +40,8 @@ async function revocation(stage: Stage, _runs: number, dice: Dice): Promise<Roun
     const outcome = await attempt(client, payer.secret, entry, journal);
     if ('answered' in outcome && isRevoked) {
       late.push(entry);
-      if (second !== null && client === clients[0])
-        wrong.push(`${entry.key} was answered after the revocation by the process that was not stopped`);
+      if (how === 'deaf' || (second !== null && client === clients[0]))
+        wrong.push(`${entry.key} was answered after the revocation by a process that was not stopped`);
     }
     return outcome;
   }
@@ -57,7 +56,7 @@ async function revocation(stage: Stage, _runs: number, dice: Dice): Promise<Roun
     );
     await Promise.all(askers.map((asker) => asker.ask('{ __typename }', {}, null)));
     while (journal.acknowledged < CALLS_BEFORE) await sleep(10);
-    process.kill(victim, 'SIGSTOP');
+    const end = how === 'deaf' ? stage.proxy.deafen() : stop(victim);
     try {
       // Which process a connection leads to is not said: one that answers does not lead to the stopped one.
       const asker = await Promise.any(askers.map((one) => one.ask('{ __typename }', {}, null).then(() => one)));
@@ -67,17 +66,19 @@ async function revocation(stage: Stage, _runs: number, dice: Dice): Promise<Roun
       await turn();
       isRevoked = true;
     } finally {
-      process.kill(victim, 'SIGCONT');
+      end();
     }
     await Promise.all(load);
-    for (const client of clients) {
+    // On every connection, whichever process it leads to.
+    await inParallel(clients.length * WIDTH, clients.length * WIDTH, async (i) => {
+      const client = clients[i % clients.length] as Client;
       let outcome = await call(client);
       for (let again = 0; again < RETRIES_MAX && mayRetry(outcome); again++) {
         await sleep(50);
         outcome = await call(client);
       }
       if (!('refused' in outcome) || outcome.refused !== 'UNAUTHENTICATED') wrong.push(`a revoked key got ${JSON.stringify(outcome)}`);
-    }
+    });
     // What the stopped process kept back may be billed: another key of the tenant gets it.
     const open = journal.unresolved().filter(({ unknown }) => unknown > 0);
     wrong.push(...(await resolveAll({ url: stage.url, secret: spare.secret, journal, dice, open })));
@@ -90,9 +91,15 @@ async function revocation(stage: Stage, _runs: number, dice: Dice): Promise<Roun
   const after = await billedAfter(stage.databaseUrl, late);
   wrong.push(...after.map((id) => `${id} was billed after its key was revoked`));
   // One look is followed by one sending: more than one answer cannot be in between.
-  if (late.length > 1) wrong.push(`${late.length} answers left the stopped process after the revocation`);
-  const notes = late.length === 0 ? [] : ['an answer that was billed before the revocation left the stopped process after it'];
+  if (how === 'stopped' && late.length > 1) wrong.push(`${late.length} answers left the stopped process after the revocation`);
+  const notes =
+    late.length === 0 || how === 'deaf' ? [] : ['an answer that was billed before the revocation left the stopped process after it'];
   return { payer, journal, wrong, notes };
+}
+
+function stop(pid: number): () => void {
+  process.kill(pid, 'SIGSTOP');
+  return () => void process.kill(pid, 'SIGCONT');
 }
 
 /** Of calls that were answered late, the records that are not older than the revocation of their key. */

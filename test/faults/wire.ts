@@ -5,10 +5,12 @@ export type Message = { bytes: Buffer; deed: Deed };
 
 const LENGTH_BYTES = 4;
 
-/** Cuts what a client sends into whole messages, and knows a settlement (a parameter that names a lease) and a COMMIT, prepared or not. */
+/** Cuts what a client sends into whole messages, and knows a settlement (a parameter that names a lease), a COMMIT, prepared or not, and a LISTEN. */
 export class FrontendMessages {
   private rest: Buffer = Buffer.alloc(0);
   private started = false;
+  /** Whether there has been a LISTEN. */
+  listens = false;
   private readonly commits = new Set<string>();
 
   take(chunk: Buffer): Message[] {
@@ -30,7 +32,11 @@ export class FrontendMessages {
   private deedOf(bytes: Buffer): Deed {
     const type = String.fromCharCode(bytes[0] ?? 0);
     const strings = bytes.subarray(1 + LENGTH_BYTES);
-    if (type === 'Q') return isCommit(textAt(strings, 0)) ? 'commit' : null;
+    if (type === 'Q') {
+      const sql = textAt(strings, 0);
+      this.listens ||= /^\s*listen\s/i.test(sql);
+      return isCommit(sql) ? 'commit' : null;
+    }
     if (type === 'P') {
       const name = textAt(strings, 0);
       if (isCommit(textAt(strings, name.length + 1))) this.commits.add(name);

@@ -26,7 +26,7 @@ async function makeFolder(): Promise<Remove> {
   process.env.MERCATO_TEST_ONCE = folder;
   const url = process.env.MERCATO_TEST_DATABASE_URL;
   return async () => {
-    await rm(folder, { recursive: true, force: true });
+    await rm(folder, { recursive: true, force: true, maxRetries: 10 });
     if (url !== undefined) await administer(url, `drop database if exists ${firstTemplate(folder)} with (force)`);
   };
 }
