@@ -3,7 +3,7 @@ import { asSystem, asTenant, type Database, type Tx } from '../base/database.ts'
 import { badInput, MercatoError } from '../base/errors.ts';
 import type { Log } from '../base/log.ts';
 import type { ModelVersion, Prisma } from '../generated/prisma/client.ts';
-import type { Deployment, Inference } from '../inference/inference.ts';
+import type { Deployment, DeviceMemory, Inference } from '../inference/inference.ts';
 import { parseCount } from './input.ts';
 import { found } from './models.ts';
 import { runnable } from './runnable.ts';
@@ -20,6 +20,8 @@ type Owner = string | null;
 export type Deployments = {
   /** What is loaded, or being loaded, on the host of this process. */
   list(owner: Owner): Promise<HostedVersion[]>;
+  /** What works on the host of this process, in the order in which versions are tried there. */
+  devices(): Promise<DeviceMemory[]>;
   /** Loads a version before anybody calls it. NOT_FOUND, CONFLICT (not READY), OVERLOADED, MODEL_FAILED. */
   load(owner: Owner, versionId: string): Promise<HostedVersion>;
   /** Ends its runners once they have answered; the next call loads it again. NOT_FOUND, CONFLICT (it stays loaded, and the operator does not ask). */
@@ -102,6 +104,9 @@ export function createDeployments({ db, inference, invalidations, log }: Deploym
       const versions = await versionsOf(owner, [...byId.keys()]);
       const listed = versions.map((version) => ({ version, deployment: byId.get(version.id) ?? null }));
       return listed.toSorted((a, b) => a.version.handle.localeCompare(b.version.handle));
+    },
+    async devices() {
+      return (await inference.status()).memory;
     },
     async load(owner, versionId) {
       const version = await ready(owner, versionId);

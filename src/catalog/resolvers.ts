@@ -2,6 +2,7 @@ import { authorize, authorizeOperator, type Principal, type Scope } from '../acc
 import { MercatoError } from '../base/errors.ts';
 import { globalId, type NodeType, pageRequest, parseGlobalId } from '../base/ids.ts';
 import type { Resolvers } from '../generated/schema.ts';
+import type { DeviceMemory } from '../inference/inference.ts';
 import { aliasesByModel, type HostedVersion, type ModelVersionView, suspensionsByVersion, versionsByModel } from './catalog.ts';
 
 type Caller = { principal: Principal | null };
@@ -29,6 +30,12 @@ function sumOf(deployment: HostedVersion['deployment'], key: 'memoryBytes' | 'qu
 function shownEstimate<T extends { activationBytes: number | null }>({ activationBytes, ...estimate }: T) {
   return { ...estimate, activationBytes: activationBytes?.toString() ?? null };
 }
+
+const shownDevice = ({ device, memoryBytes, memoryBytesMax }: DeviceMemory) => ({
+  name: device,
+  memoryBytes: String(memoryBytes),
+  memoryBytesMax: String(memoryBytesMax),
+});
 
 function fallbackFindings(profile: ModelVersionView['profile']): string[] {
   return profile?.fallbacks?.map(({ device, fault }) => `It does not run on ${device}, but on ${profile.device}: ${fault}`) ?? [];
@@ -59,6 +66,10 @@ export const resolvers = {
     deployments: (_, __, ctx) => {
       const owner = ownerOf(ctx, 'model:read');
       return ctx.apart(() => ctx.catalog.deployments.list(owner));
+    },
+    devices: (_, __, ctx) => {
+      authorizeOperator(ctx.principal);
+      return ctx.apart(async () => (await ctx.catalog.deployments.devices()).map(shownDevice));
     },
   },
   Mutation: {

@@ -10,6 +10,7 @@ import type { ReplicaBounds } from './scaling.ts';
 import { Supervisor } from './supervisor.ts';
 import { Trials } from './trials.ts';
 
+export type { DeviceMemory } from './budget.ts';
 export { ModelKilled, type RunRequest, type RunResult } from './calls.ts';
 export { confined, confinement } from './confinement.ts';
 export { estimateApart } from './estimates.ts';

@@ -57,6 +57,24 @@ test('a version is loaded, shown with its runner, unloaded, and loaded again by 
   expect(await listed(operator)).toMatchObject([{ state: 'LOADED' }]);
 });
 
+test('the operator sees what the runners hold of the memory of each device, and nobody else does', async () => {
+  const query = '{ devices { name memoryBytes memoryBytesMax } }';
+  const held = async () => {
+    const { devices } = await client.ask<{ devices: { name: string; memoryBytes: string; memoryBytesMax: string }[] }>(query, {}, operator);
+    expect(devices.map(({ name }) => name)).toEqual(['cpu']);
+    const [cpu] = devices.map(({ memoryBytes, memoryBytesMax }) => [Number(memoryBytes), Number(memoryBytesMax)]);
+    expect(cpu?.[1]).toBeGreaterThanOrEqual(64 * 2 ** 20);
+    return cpu?.[0];
+  };
+  const id = await digitsId();
+  await change('unloadModelVersion', id, operator);
+  const before = (await held()) ?? Number.NaN;
+  await change('loadModelVersion', id, operator);
+  expect(await held()).toBeGreaterThan(before + 2 ** 20);
+  const other = await signUp(client, 'onlooker');
+  expect((await client.send(query, {}, other.token)).errors?.[0]).toMatchObject({ extensions: { code: 'FORBIDDEN' } });
+});
+
 test('only the operator pins, and what is pinned is loaded after a restart', { timeout: 60_000 }, async () => {
   const id = await digitsId();
   const other = await signUp(client, 'somebody');

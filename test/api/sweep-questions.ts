@@ -155,6 +155,7 @@ export const QUESTIONS: Question[] = [
     variables: (ids) => global('ModelVersion', ids).map((modelVersionId) => ({ modelVersionId, inputs: [{ name: 'x', shape: [1, 3] }] })),
   },
   { field: 'deployments', scope: 'model:read', operatorSees: true, variables: plain },
+  { field: 'devices', scope: 'operator', variables: plain },
   ...(['loadModelVersion', 'unloadModelVersion'] as const).map((field) => ({
     field,
     scope: 'model:write' as const,
