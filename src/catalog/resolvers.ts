@@ -2,8 +2,14 @@ import { authorize, authorizeOperator, type Principal, type Scope } from '../acc
 import { MercatoError } from '../base/errors.ts';
 import { globalId, type NodeType, pageRequest, parseGlobalId } from '../base/ids.ts';
 import type { Resolvers } from '../generated/schema.ts';
-import type { DeviceMemory } from '../inference/inference.ts';
-import { aliasesByModel, type HostedVersion, type ModelVersionView, suspensionsByVersion, versionsByModel } from './catalog.ts';
+import {
+  aliasesByModel,
+  type DeviceMemory,
+  type HostedVersion,
+  type ModelVersionView,
+  suspensionsByVersion,
+  versionsByModel,
+} from './catalog.ts';
 
 type Caller = { principal: Principal | null };
 
