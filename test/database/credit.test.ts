@@ -114,10 +114,10 @@ describe('an account', () => {
 
   it('is of one currency', async () => {
     const { id } = await core.tenant();
-    const made = ['EUR', 'USD', 'EUR', 'USD'].map((currency) => asSystem(core.db, (tx) => accountId(tx, 'WALLET', id, currency)));
-    const [eur, usd, ...again] = (await Promise.all(made)).map((account) => account.id);
+    const walletOf = async (currency: string) => (await asSystem(core.db, (tx) => accountId(tx, 'WALLET', id, currency))).id;
+    const [eur, usd] = [await walletOf('EUR'), await walletOf('USD')];
     expect(usd).not.toBe(eur);
-    expect(again).toEqual([eur, usd]);
+    expect([await walletOf('USD'), await walletOf('EUR')]).toEqual([usd, eur]);
   });
 });
 
