@@ -114,7 +114,9 @@ export function createGrants({ db, billing, processId }: { db: Database; billing
     const most = onFree ? given.need : given.want;
     const wish = { ...given, want: Math.min(most, ...rooms.map((room) => quarter(room.units, given.need))) };
     const rate = rateOf(terms);
-    const taken = rate ? await takeRequests(tx, key, rate, Math.max(wish.requests, Math.ceil(rate.requestsPerMinute / 120))) : null;
+    const taken = rate
+      ? await takeRequests(tx, key, rate, Math.max(wish.requests, Math.min(wish.want, Math.ceil(rate.requestsPerMinute / 120))))
+      : null;
     const left = [...allowancesOf(key, counter, limits), ...rateAllowance(key, rate, taken)];
     if (taken?.granted === 0) {
       return { short: 'RATE', foreign: false, data: { limit: String(rate?.requestsPerMinute), retryAfterMs: taken.retryAfterMs }, left };

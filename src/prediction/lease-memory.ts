@@ -45,7 +45,7 @@ export type Entry = {
   lastGrant: number;
   lastGrantAt: number;
   /** Requests that were granted and not made, for the database. */
-  owedRequests: { grant: Granted; requests: number }[];
+  owedRequests: { grant: Granted; requests: number; admitted: boolean }[];
   /** Requests on their way back to the database. */
   returning: Promise<void> | null;
   /** How often requests have gone back. */
@@ -113,7 +113,7 @@ export function createLeaseMemory(time: Time, onOwed: () => void) {
       const slots = Number.isFinite(block.slotsFree) ? 1n : 0n;
       if (block.open) block.slotsFree += 1;
       else if (unused > 0 || slots > 0n) {
-        owed.push(returnOf(block, unused, slots));
+        owed.push({ ...returnOf(block, unused, slots), admitted: true });
         onOwed();
       }
     };
@@ -128,7 +128,7 @@ export function createLeaseMemory(time: Time, onOwed: () => void) {
         if (block.open) {
           block.free += units;
           if (!spent) block.requestsLeft += 1;
-        } else if (!spent && rateOf(entry.key.terms)) entry.owedRequests.push({ grant: block, requests: 1 });
+        } else if (!spent && rateOf(entry.key.terms)) entry.owedRequests.push({ grant: block, requests: 1, admitted: true });
         giveSlotBack(units);
       },
       settled() {
@@ -209,7 +209,7 @@ export function createLeaseMemory(time: Time, onOwed: () => void) {
     const returned = closing.map((block) => returnOf(block, block.free, Number.isFinite(block.slotsFree) ? BigInt(block.slotsFree) : 0n));
     for (const block of closing) {
       if (Number.isFinite(block.requestsLeft) && block.requestsLeft > 0)
-        entry.owedRequests.push({ grant: block, requests: block.requestsLeft });
+        entry.owedRequests.push({ grant: block, requests: block.requestsLeft, admitted: false });
       Object.assign(block, { open: false, free: 0, slotsFree: Number.isFinite(block.slotsFree) ? 0 : block.slotsFree, requestsLeft: 0 });
     }
     return returned.filter(({ units, slots }) => units !== 0n || slots !== 0n);

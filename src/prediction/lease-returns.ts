@@ -80,10 +80,10 @@ export function createLeaseReturns(options: { store: LeaseStore; time: Time; mem
   async function putBackRequests(entry: Entry): Promise<void> {
     const rate = rateOf(entry.key.terms);
     if (entry.owedRequests.length === 0 || rate === null) return;
-    const unmade = entry.owedRequests.splice(0).map(({ grant, requests }) => {
+    const unmade = entry.owedRequests.splice(0).map(({ grant, requests, admitted }) => {
       const granted = grant.requests;
       grant.requests -= requests;
-      return { requests, granted, takenAt: grant.requestsTakenAt };
+      return { requests, granted, takenAt: grant.requestsTakenAt, admitted };
     });
     entry.returning = store.putBackRequests(entry.key, rate, unmade).finally(() => {
       entry.returning = null;

@@ -143,7 +143,7 @@ export async function createLeases(options: LeaseOptions): Promise<Leases> {
     if (epoch !== entry.epoch) {
       // A limit was set meanwhile: these units are under none.
       if (!('short' in outcome)) {
-        if (Number.isFinite(outcome.requests)) entry.owedRequests.push({ grant: outcome, requests: outcome.requests });
+        if (Number.isFinite(outcome.requests)) entry.owedRequests.push({ grant: outcome, requests: outcome.requests, admitted: false });
         await returns.putBack(
           [memory.returnOf(outcome, outcome.units, Number.isFinite(outcome.slots) ? BigInt(outcome.slots) : 0n)],
           false,

@@ -33,9 +33,9 @@ export async function grantLease(tx: Tx, counter: CounterKey, grant: GrantReques
 
 /**
  * What a lease does not need any more: units that nobody used, and calls in flight that it may have; null: whatever it has. `number` is the return's own
- * within the lease: what has been returned under it is not returned again.
+ * within the lease: what has been returned under it is not returned again. `admitted`: calls were let in with the units, and failed.
  */
-export type ReturnedUnits = { leaseId: string; number: bigint; units: bigint | null; slots: bigint | null };
+export type ReturnedUnits = { leaseId: string; number: bigint; units: bigint | null; slots: bigint | null; admitted?: boolean };
 
 /**
  * Puts unused units of leases back to their counters; what a sweep has taken, or was returned, already is skipped. With `drain`, what the leases still hold
@@ -49,10 +49,10 @@ export async function returnUnits(tx: Tx, returned: readonly ReturnedUnits[], dr
   const present = returned.flatMap((part) => {
     const lease = known.get(part.leaseId);
     if (!lease || lease.returns.includes(part.number)) return [];
-    return [{ ...lease, ...part, units: part.units ?? lease.units, slots: part.slots ?? lease.slots }];
+    return [{ ...lease, ...part, units: part.units ?? lease.units, slots: part.slots ?? lease.slots, admitted: part.admitted ?? false }];
   });
   await tx.$executeRaw`
-    update lease l set units = l.units - r.units, granted_units = l.granted_units - r.units, slots = l.slots - r.slots, draining = l.draining or ${drain}, returns = l.returns || r.numbers
+    update lease l set units = l.units - r.units, slots = l.slots - r.slots, draining = l.draining or ${drain}, returns = l.returns || r.numbers
       from (select id, sum(units) units, sum(slots) slots, array_agg(number) numbers
               from unnest(${present.map((l) => l.leaseId)}::uuid[], ${present.map((l) => l.units)}::bigint[], ${present.map((l) => l.slots)}::bigint[],
                           ${present.map((l) => l.number)}::bigint[]) x (id, units, slots, number) group by 1) r
@@ -60,21 +60,21 @@ export async function returnUnits(tx: Tx, returned: readonly ReturnedUnits[], dr
   return less(tx, present);
 }
 
-/** Ends leases past their expiry, whose process is dead or late, and puts their units back. At most 500 at once. */
+/** Ends leases past their expiry, whose process is dead or late, and puts their units back; to bursts none, since their calls may still be billed. At most 500 at once. */
 export async function sweepLeases(tx: Tx): Promise<CounterChange[]> {
   const dead = await tx.$queryRaw<Freed[]>`
-    select id "leaseId", consumer_tenant_id "consumerTenantId", listing_id "listingId", period, units, slots, cardinality(counters) > 0 limited
+    select id "leaseId", consumer_tenant_id "consumerTenantId", listing_id "listingId", period, units, slots, cardinality(counters) > 0 limited, true admitted
       from lease where expires_at < mercato_now() order by id limit 500 for update skip locked`;
   if (dead.length === 0) return [];
   const ids = dead.map(({ leaseId }) => leaseId);
-  await tx.$executeRaw`update lease set granted_units = granted_units - units, units = 0, slots = 0 where id = any(${ids}::uuid[])`;
+  await tx.$executeRaw`update lease set units = 0, slots = 0, granted_units = 0 where id = any(${ids}::uuid[])`;
   const changes = await less(tx, dead);
   await tx.$executeRaw`delete from lease where id = any(${ids}::uuid[])`;
   return changes;
 }
 
 type Held = CounterKey & { leaseId: string; limited: boolean };
-type Freed = Held & { units: bigint; slots: bigint };
+type Freed = Held & { units: bigint; slots: bigint; admitted: boolean };
 
 /** What is returned, and has left the leases, leaves the counters: first the leases' own, then those of limits. */
 async function less(tx: Tx, returned: readonly Freed[]): Promise<CounterChange[]> {

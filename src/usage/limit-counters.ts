@@ -125,25 +125,28 @@ export async function dropEndedCounters(tx: Tx): Promise<void> {
 }
 
 /**
- * Puts back what leases, whose rows are still there, no longer have. Of spend a lease keeps at most what its rest can cost. Of a burst it puts back
- * what has not come back by itself since the grant: of the units that a lease was granted and has not returned, one after each cell.
+ * Puts back what leases, whose rows are still there, no longer have. Of spend a lease keeps at most what its rest can cost. Of a burst the units of calls
+ * that were `admitted` come back less what has run off since the grant, from the first one on, whatever was ahead of them then.
  */
-export async function returnToLimits(tx: Tx, returned: readonly { leaseId: string; units: bigint; slots: bigint }[]): Promise<void> {
+export async function returnToLimits(
+  tx: Tx,
+  returned: readonly { leaseId: string; units: bigint; slots: bigint; admitted?: boolean }[],
+): Promise<void> {
   if (returned.length === 0) return;
   await tx.$executeRaw`
     with back as (
-      select l.id, l.counters, r.units, r.slots, l.granted_units + r.units granted, extract(epoch from mercato_now() - l.granted_at) / 60 minutes,
+      select l.id, l.counters, r.units, r.slots, r.idle, l.granted_units - r.idle granted, extract(epoch from mercato_now() - l.granted_at) / 60 minutes,
              l.nanos - least(l.nanos, l.units * coalesce(v.unit_price_nanos, 0)) nanos
-        from (select id, sum(units) units, sum(slots) slots
-                from unnest(${returned.map((r) => r.leaseId)}::uuid[], ${returned.map((r) => r.units)}::bigint[], ${returned.map((r) => r.slots)}::bigint[])
-                     x (id, units, slots) group by 1) r
+        from (select id, sum(units) units, sum(slots) slots, coalesce(sum(units) filter (where not admitted), 0) idle
+                from unnest(${returned.map((r) => r.leaseId)}::uuid[], ${returned.map((r) => r.units)}::bigint[], ${returned.map((r) => r.slots)}::bigint[],
+                            ${returned.map((r) => r.admitted ?? false)}::boolean[]) x (id, units, slots, admitted) group by 1) r
         join lease l using (id) join usage_counter c using (consumer_tenant_id, listing_id, period)
         left join plan_version v on v.id = c.plan_version_id),
-    kept as (update lease l set nanos = l.nanos - b.nanos from back b where l.id = b.id and b.nanos > 0),
+    kept as (update lease l set nanos = l.nanos - b.nanos, granted_units = l.granted_units - b.units from back b where l.id = b.id),
     locked as (select k.id, k.arrival_amount from limit_counter k where k.id in (select unnest(counters) from back) order by k.id for update),
     given as (
       select k.id, sum(b.units) units, sum(b.nanos) nanos, sum(b.slots) slots,
-             sum(least(b.units, greatest(0, b.granted - b.minutes * k.arrival_amount))) still
+             sum(b.idle + least(b.units - b.idle, greatest(0, b.granted - b.minutes * k.arrival_amount))) still
         from back b cross join unnest(b.counters) n (counter_id) join locked k on k.id = n.counter_id group by 1)
     update limit_counter k
        set leased = k.leased - case when k.arrival_at is not null then 0 when k.measure = 'UNITS' then g.units

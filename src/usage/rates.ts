@@ -30,17 +30,22 @@ export async function takeRequests(tx: Tx, key: Key, rate: Rate, wanted: number)
   return { granted, takenAt, left, resetMs, retryAfterMs: 0 };
 }
 
-/** Of `granted` requests, taken at `takenAt`, less those returned before: `requests` that were not made. */
-export type UnmadeRequests = { requests: number; granted: number; takenAt: number };
+/** Of `granted` requests, taken at `takenAt`, less those returned before: `requests` that were not made, though calls were `admitted` for them or for none. */
+export type UnmadeRequests = { requests: number; granted: number; takenAt: number; admitted?: boolean };
 
-/** Puts requests back that were taken and not made, but for those that have come back by themselves: the first that was taken after T, the next after 2 T. */
+/**
+ * Puts requests back that were taken and not made: those of calls that were admitted less what has run off since, from the first one on, whatever was ahead of
+ * them then.
+ */
 export async function returnRequests(tx: Tx, key: Key, rate: Rate, unmade: readonly UnmadeRequests[]): Promise<void> {
   const secs = 60 / rate.requestsPerMinute;
   await tx.$executeRaw`
     update rate_limit set arrival_at = arrival_at - make_interval(secs => (
-             select sum(least(requests * ${secs}::float8, greatest(0, granted * ${secs}::float8 - (extract(epoch from mercato_now())::float8 - taken_at))))
+             select sum(case when admitted then least(requests * ${secs}::float8, greatest(0, granted * ${secs}::float8 - (extract(epoch from mercato_now())::float8 - taken_at)))
+                             else requests * ${secs}::float8 end)
                from unnest(${unmade.map((one) => one.requests)}::float8[], ${unmade.map((one) => one.granted)}::float8[],
-                           ${unmade.map((one) => one.takenAt)}::float8[]) x (requests, granted, taken_at)))
+                           ${unmade.map((one) => one.takenAt)}::float8[], ${unmade.map((one) => one.admitted ?? false)}::boolean[])
+                    x (requests, granted, taken_at, admitted)))
      where consumer_tenant_id = ${key.consumerTenantId}::uuid and listing_id = ${key.listingId}::uuid`;
 }
 

@@ -1,5 +1,5 @@
 import { afterAll, beforeAll, beforeEach, describe, expect, it } from 'vitest';
-import { asSystem } from '../../src/base/database.ts';
+import { asSystem, asTenant } from '../../src/base/database.ts';
 import { newId } from '../../src/base/ids.ts';
 import type { Granted } from '../../src/prediction/grants.ts';
 import { createLeaseStore, type LeaseStore } from '../../src/prediction/lease-store.ts';
@@ -201,8 +201,15 @@ describe('in memory', () => {
 
   it('of two calls at once only the one is refused that there are too few units for', async () => {
     const [right, server] = [await core.consumer({ quotaUnits: 3n }), await open()];
-    const codes = await Promise.all([5, 1].map((units) => codeOf(() => server.admit(right, units))));
-    expect(codes).toEqual(['QUOTA_EXCEEDED', 'OK']);
+    const gate = Promise.withResolvers<void>();
+    server.gates.set('grant', gate.promise);
+    const first = server.admit(right, 2);
+    await expect.poll(() => server.asked.grant).toBe(1);
+    // Both wait when the next grant is asked for.
+    const codes = Promise.all([5, 1].map((units) => codeOf(() => server.admit(right, units))));
+    gate.resolve();
+    await first;
+    expect(await codes).toEqual(['QUOTA_EXCEEDED', 'OK']);
   });
 
   it('a call that did not run gives its request back, one that ran has spent it', async () => {
@@ -227,13 +234,17 @@ describe('in memory', () => {
   it('requests that were not made go back with their block', async () => {
     const rate = { requestsPerMinute: 6_000, burst: 60 };
     const [right, server] = [await core.consumer(rate), await open()];
+    const take = () => asSystem(core.db, (tx) => takeRequests(tx, right, rate, 60));
     (await server.admit(right)).settled();
+    const { granted } = await take();
+    await core.setClock('2026-11-15T12:00:00.300Z');
     server.pass(2_000);
     await server.leases.maintain();
-    expect(await asSystem(core.db, (tx) => takeRequests(tx, right, rate, 60))).toMatchObject({ granted: 59 });
+    // All of the burst but 30 have come back by themselves, and of the block all but the one that was made.
+    expect(await take()).toMatchObject({ granted: 30 + (60 - granted - 1) });
   });
 
-  it('requests that were not made go back each as far as time has not given it back', async () => {
+  it('requests of calls that failed late go back each as far as time has not given it back', async () => {
     const rate = { requestsPerMinute: 6_000, burst: 60 };
     const [right, server] = [await core.consumer(rate), await open()];
     const calls = [await server.admit(right), await server.admit(right)];
@@ -245,6 +256,31 @@ describe('in memory', () => {
     for (const admission of calls) admission.giveBack();
     await server.leases.maintain();
     expect(await take()).toMatchObject({ granted: 0 });
+  });
+
+  it('units of a burst go back whole where nobody used them, and less what has run off where their call failed late', async () => {
+    const [right, server, other] = [await core.consumer({}), await open(), await open()];
+    const burst = { subject: 'TENANT', subjectId: null, measure: 'UNITS', window: 'MINUTE', amount: 60n, burstUnits: 16n } as const;
+    await core.usage.createLimit(right.consumerTenantId, { ...burst, name: 'cap', hard: true, alertPercents: null });
+    const used = async () =>
+      (await asTenant(core.db, right.consumerTenantId, (tx) => core.usage.limits(tx, right.consumerTenantId))).map((limit) => limit.used);
+    const late = await server.admit(right, 9);
+    const [made, idle] = [await other.admit(right, 1), 1n];
+    made.settled();
+    expect(await used()).toEqual([9n + 1n + idle]);
+    await core.setClock('2026-11-15T12:00:01.500Z');
+    for (const process of [server, other]) {
+      process.pass(1_500);
+      await process.leases.maintain();
+    }
+    // 8.5 of them: the other process's one is back, and 1.5 of all have run off.
+    expect(await used()).toEqual([9n]);
+    const third = await (await open()).admit(right, 4);
+    late.giveBack();
+    await server.leases.maintain();
+    // 12.5 less 7.5.
+    await expect.poll(used).toEqual([5n]);
+    third.settled();
   });
 
   it('who is refused for want of credit has made no request', async () => {

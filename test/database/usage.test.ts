@@ -137,7 +137,7 @@ describe('takeRequests', () => {
     return {
       take: (wanted: number) => asSystem(core.db, (tx) => takeRequests(tx, key, rate, wanted)),
       giveBack: (taken: TakenRequests, requests: number) =>
-        asSystem(core.db, (tx) => returnRequests(tx, key, rate, [{ ...taken, requests }])),
+        asSystem(core.db, (tx) => returnRequests(tx, key, rate, [{ ...taken, requests, admitted: true }])),
     };
   }
 

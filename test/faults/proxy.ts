@@ -34,8 +34,11 @@ export type FaultProxy = AsyncDisposable & {
   setWeather(weather: Partial<Weather>): void;
   /** Resets every connection now. */
   resetAll(): void;
-  /** Until it is ended, by what this returns, nothing comes through to a connection that listens, and nobody is told; then those are reset. */
-  deafen(): () => void;
+  /**
+   * Until it is ended, by what this returns, nothing comes through to a connection that listens, and nobody is told; then those are reset. The end returns how many
+   * bytes did not come through.
+   */
+  deafen(): () => number;
   /** At the next settlement that comes to this point, `spring` is called with the port that the server process speaks from; once. */
   atPoint(point: Point, spring: (clientPort: number) => void): Promise<void>;
 };
@@ -46,6 +49,7 @@ export async function openProxy(upstreamPort: number, dice: Dice): Promise<Fault
   let trap: { point: Point; spring: (clientPort: number) => void } | null = null;
   let lost = 0;
   let deaf = false;
+  let unheard = 0;
 
   function cut(link: Link): void {
     links.delete(link);
@@ -128,7 +132,10 @@ export async function openProxy(upstreamPort: number, dice: Dice): Promise<Fault
       for (const message of frontend.take(chunk)) sending = sending.then(() => send(link, message));
     });
     upstream.on('data', (chunk: Buffer) => {
-      if (deaf && frontend.listens) return;
+      if (deaf && frontend.listens) {
+        unheard += chunk.length;
+        return;
+      }
       for (const { bytes, ready } of backend.take(chunk)) {
         const { atReady } = link;
         if (atReady === null) {
@@ -170,10 +177,11 @@ export async function openProxy(upstreamPort: number, dice: Dice): Promise<Fault
       for (const link of [...links]) cut(link);
     },
     deafen() {
-      deaf = true;
+      [deaf, unheard] = [true, 0];
       return () => {
         deaf = false;
         for (const link of [...links]) if (link.frontend.listens) cut(link);
+        return unheard;
       };
     },
     atPoint(point, spring) {

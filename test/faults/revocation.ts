@@ -30,7 +30,7 @@ async function revocation(stage: Stage, dice: Dice, how: 'stopped' | 'deaf'): Pr
   const journal = new Journal(`revoked-${dice.below(2 ** 31)}`);
   const wrong: string[] = [];
   const late: Entry[] = [];
-  const second: Server | null = stage.processes > 1 ? null : await stage.market.start({ MERCATO_PROCESSES: '1' });
+  const second: Server | null = stage.processes > 1 ? null : await stage.another();
   const urls = second ? [stage.url, second.url] : [stage.url];
   const victim = second?.pid ?? dice.pick(stage.servers());
   let isRevoked = false;
@@ -66,7 +66,7 @@ async function revocation(stage: Stage, dice: Dice, how: 'stopped' | 'deaf'): Pr
       await turn();
       isRevoked = true;
     } finally {
-      end();
+      if (end() === 0) wrong.push('nobody was deaf: no connection that listens was sent anything');
     }
     await Promise.all(load);
     // On every connection, whichever process it leads to.
@@ -97,9 +97,13 @@ async function revocation(stage: Stage, dice: Dice, how: 'stopped' | 'deaf'): Pr
   return { payer, journal, wrong, notes };
 }
 
-function stop(pid: number): () => void {
+/** Returns what lets it go on. */
+function stop(pid: number): () => null {
   process.kill(pid, 'SIGSTOP');
-  return () => void process.kill(pid, 'SIGCONT');
+  return () => {
+    process.kill(pid, 'SIGCONT');
+    return null;
+  };
 }
 
 /** Of calls that were answered late, the records that are not older than the revocation of their key. */

@@ -3,7 +3,7 @@ import { join } from 'node:path';
 import type { Dice } from '../fuzz/random.ts';
 import { Client } from '../support/client.ts';
 import { consumer, createKey, offerDigits, signIn } from '../support/people.ts';
-import { type Market, openMarket } from '../support/server.ts';
+import { type Market, openMarket, type Server } from '../support/server.ts';
 import { type Cluster, freePort } from './cluster.ts';
 import { type Host, openHost } from './host.ts';
 import { uuidOf } from './journal.ts';
@@ -41,6 +41,8 @@ export type Stage = AsyncDisposable &
     readonly databaseUrl: string;
     /** A new consumer with credit; `capped`: with a quota of `ground.quotaUnits`. Each unit costs `PRICE_NANOS`. */
     payer(plan: 'metered' | 'capped'): Promise<Payer>;
+    /** A further server with one process on the first host's data, which the caller ends. */
+    another(): Promise<Server>;
     /** A further key of the payer's tenant. */
     anotherKey(payer: Payer): Promise<{ id: string; secret: string }>;
     /** The operator's access token. */
@@ -119,6 +121,7 @@ export async function openStage(ground: Ground, layout: Layout, dice: Dice, env:
       const made = await withClient((client) => consumer(client, demo, name, plans.get(plan) ?? '', String(CREDIT_NANOS)));
       return { name, secret: made.key.secret, keyId: made.key.id, token: made.token, tenantId: uuidOf(made.tenantId) };
     },
+    another: () => market.start({ ...env, MERCATO_PROCESSES: '1', DATABASE_SERVER_URL: throughProxy.href }),
     anotherKey: ({ token }) => withClient((client) => createKey(client, token)),
     operator: () => withClient((client) => signIn(client, demo.operator)),
     [Symbol.asyncDispose]: () => parts.disposeAsync(),

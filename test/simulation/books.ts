@@ -231,17 +231,18 @@ export class Books {
       const [units, slots] = [part.units ?? lease.units, part.slots ?? lease.slots];
       lease.returns.add(number);
       if (drain) lease.draining = true;
-      this.release(lease, units, slots);
+      this.release(lease, units, slots, part.admitted ? this.world.now - lease.grantedAt : 0);
       lease.units -= units;
       lease.slots -= slots;
       if (lease.units < 0n || lease.slots < 0n) this.wrong.push(`more of ${leaseId} was returned than was leased`);
     }
   }
 
-  private release(lease: Lease, units: bigint, slots: bigint): void {
+  /** `agoMs`: since when, of bursts, what comes back has run off. */
+  private release(lease: Lease, units: bigint, slots: bigint, agoMs: number): void {
     const kept = this.keptNanos(lease, lease.nanos, lease.units - units);
-    const held = { granted: lease.granted, agoMs: this.world.now - lease.grantedAt };
-    this.limits.move(lease.counterIds, { units: -units, nanos: kept - lease.nanos, slots: -slots }, held);
+    const taking = { units: -units, nanos: kept - lease.nanos, slots: -slots };
+    this.limits.move(lease.counterIds, taking, { granted: lease.granted, agoMs });
     lease.granted -= units;
     lease.nanos = kept;
     this.moveCounter(lease.key, lease.period, -units);
@@ -270,7 +271,7 @@ export class Books {
   sweep(): void {
     for (const [id, lease] of this.leases) {
       if (lease.expiresAt >= this.world.now) continue;
-      this.release(lease, lease.units, lease.slots);
+      this.release(lease, lease.units, lease.slots, Number.POSITIVE_INFINITY);
       this.leases.delete(id);
     }
   }

@@ -9,8 +9,8 @@ type Arrival = { atMs: number; count: number };
 const RESERVED_MS = LEASE_MS - MARGIN_MS;
 
 /**
- * Where more came than may: in any time, of a rate as of a burst, the burst and what runs off in that time and in what a lease is used for. Judged are
- * rates, and limits, that stayed what they were.
+ * Where more came than may: in any time, of a rate as of a burst, the burst, what runs off in that time and in what a lease is used for, and what lay
+ * unused with processes, at most the burst once more. Judged are rates, and limits, that stayed what they were.
  */
 export function unconforming(calls: readonly LetIn[], limits: readonly SimLimit[]): string[] {
   const wrong: string[] = [];
@@ -37,6 +37,6 @@ function exceeds(arrivals: readonly Arrival[], burst: number, cellMs: number): b
     .sort((a, b) => a.atMs - b.atMs)
     .some(({ atMs, count }) => {
       arrivalAt = Math.max(arrivalAt, atMs) + count * cellMs;
-      return arrivalAt > atMs + burst * cellMs + RESERVED_MS + 1e-3;
+      return arrivalAt > atMs + 2 * burst * cellMs + RESERVED_MS + 1e-3;
     });
 }

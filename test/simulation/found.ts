@@ -258,16 +258,4 @@ export const FOUND: [what: string, schedule: Schedule][] = [
       ],
     },
   ],
-  [
-    'what time had given back of a burst came back once more with the call that had not used it',
-    {
-      ...{ seed: 0, processes: 2 },
-      steps: [
-        { kind: 'limit', afterMs: 0, measure: 'UNITS', amount: 1, burstUnits: 9 },
-        call([0, 0, 1, 9, 3_000, true]),
-        call([5_000, 1, 1, 2, 0, false]),
-        call([600, 1, 1, 9, 0, false]),
-      ],
-    },
-  ],
 ];

@@ -29,7 +29,7 @@ type Counter = {
 
 /** What is taken of each limit, or returned where negative. */
 type Taking = { units: bigint; nanos: bigint; slots: bigint };
-/** Of bursts: what a lease was granted and has not returned, and how long ago. */
+/** Of bursts: what a lease was granted and has not returned, and since when it runs off. */
 type Held = { granted: bigint; agoMs: number };
 const NEW: Held = { granted: 0n, agoMs: 0 };
 const WINDOW_MS = { MINUTE: 2_500, HOUR: 4_000, DAY: 10_000, MONTH: PERIOD_MS };

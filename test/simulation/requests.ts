@@ -36,11 +36,9 @@ export class Requests {
   }
 
   putBack(processId: string, key: GrantKey, rate: Rate, unmade: readonly UnmadeRequests[]): void {
-    for (const { requests, granted, takenAt } of unmade) {
-      this.arrivals.set(
-        nameOf(key),
-        (this.arrivals.get(nameOf(key)) ?? 0) - stillMs(requests, granted, this.now() - takenAt * 1000, cellMs(rate)),
-      );
+    for (const { requests, granted, takenAt, admitted } of unmade) {
+      const agoMs = admitted ? this.now() - takenAt * 1000 : 0;
+      this.arrivals.set(nameOf(key), (this.arrivals.get(nameOf(key)) ?? 0) - stillMs(requests, granted, agoMs, cellMs(rate)));
       this.moveIdle(processId, key, -requests);
     }
   }
@@ -71,7 +69,7 @@ export class Requests {
 }
 
 const nameOf = ({ consumerTenantId, listingId }: GrantKey) => `${consumerTenantId}:${listingId}`;
-/** Of `count` cells of `granted`, taken `agoMs` ago and not used, what has not run off. */
+/** Of `count` cells of `granted`, which began to run off `agoMs` ago, what has not. */
 export const stillMs = (count: number, granted: number, agoMs: number, cellMs: number) =>
   Math.min(count * cellMs, Math.max(0, granted * cellMs - agoMs));
 const cellMs = ({ requestsPerMinute }: Rate) => 60_000 / requestsPerMinute;

@@ -1,7 +1,9 @@
-import { afterAll } from 'vitest';
+import { afterAll, vi } from 'vitest';
 import { children } from './leftovers.ts';
 
-// A test that ran out of time never reaches its own end.
+// A test that ran out of time never reaches its own end, and the next file may come to the same process.
 afterAll(() => {
+  vi.useRealTimers();
+  vi.unstubAllEnvs();
   for (const child of children) child.kill('SIGKILL');
 });

@@ -33,6 +33,7 @@ describe('a limit refuses', () => {
   it.each<[string, Partial<LockedLimit>, number, string | null, boolean, bigint?]>([
     ['nothing that it has room for', {}, 3, null, false],
     ['what it has no room for', {}, 4, 'QUOTA_EXCEEDED', false],
+    ['not beyond now, where calls in flight fill it', { used: 3n, leased: 7n }, 1, 'QUOTA_EXCEEDED', false],
     ['all until its window ends, once it is used', { used: 10n, leased: 0n }, 1, 'QUOTA_EXCEEDED', true],
     ['all until its window ends, once all is spent', { measure: 'SPEND', used: 10n, leased: 0n }, 1, 'QUOTA_EXCEEDED', true],
     ['not beyond now, where free units may come back', { measure: 'SPEND', used: 10n, leased: 0n }, 1, 'QUOTA_EXCEEDED', false, 2n],

@@ -5,7 +5,5 @@ SET LOCAL ROLE mercato_owner;
 -- AlterTable
 ALTER TABLE "lease" ADD COLUMN "granted_at" TIMESTAMPTZ(6) NOT NULL DEFAULT mercato_now(),
 ADD COLUMN "granted_units" BIGINT NOT NULL DEFAULT 0;
-SET LOCAL ROLE mercato_system;
-UPDATE lease SET granted_units = units;
 
 COMMIT;

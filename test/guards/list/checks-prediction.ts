@@ -86,7 +86,7 @@ export const predictionChecks: Guard[] = [
       'else if (rateOf(entry.key.terms)) entry',
       LIFE,
     ],
-    ['units that come free after their block was closed go back', 'owed.push(returnOf(block, unused, slots));', ''],
+    ['units that come free after their block was closed go back', 'owed.push({ ...returnOf(block, unused, slots), admitted: true });', ''],
     ['what is exhausted is so from when it was asked', 'until: askedAt + short', 'until: time.nowMs() + short', SIMULATION],
     ['who came after it was asked is not refused', 'waiter.since <= askedAt && ', '', SIMULATION],
     ['only who asks for as much is refused', "short.short === 'RATE' || waiter.units >= need", 'true', LIFE],

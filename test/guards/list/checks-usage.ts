@@ -67,6 +67,7 @@ export const usageChecks: Guard[] = [
     ['a report counts no hour twice', ' and not (r.starts_at >= ${days[0]} and r.starts_at < ${days[1]})', ''],
   ]),
   ...guardsOf('code', 'src/usage/leases.ts', 'database/lease-life', [
+    ['what a sweep takes of a burst does not come back', 'slots = 0, granted_units = 0 where', 'slots = 0 where', 'database/limit-windows'],
     ['a lease ends', 'where expires_at < mercato_now() order', 'where true order'],
     ['a lease that holds something is not dropped', ' and units = 0 and slots = 0 order', ' order'],
     ['a lease that holds units is not dropped', 'and units = 0 and slots = 0', 'and slots = 0'],
@@ -120,9 +121,15 @@ export const usageChecks: Guard[] = [
     ],
     [
       'what time gave back of a burst does not come back again',
-      'least(b.units, greatest(0, b.granted - b.minutes * k.arrival_amount))',
+      'b.idle + least(b.units - b.idle, greatest(0, b.granted - b.minutes * k.arrival_amount))',
       'b.units',
-      'database/limit-windows',
+      'database/lease-life',
+    ],
+    [
+      'what nobody used of a burst comes back whole',
+      'coalesce(sum(units) filter (where not admitted), 0) idle',
+      '0 idle',
+      'database/lease-life',
     ],
     ['a soft limit admits all', 'if (!limit.hard) return any;', '', 'unit/limits'],
     [
@@ -305,11 +312,8 @@ export const usageChecks: Guard[] = [
       'set arrival_at = arrival_at - make_interval',
       'set arrival_at = arrival_at - 0 * make_interval',
     ],
-    [
-      'what time gave back of a rate does not come back again',
-      'least(requests * ${secs}::float8, greatest(0, granted * ${secs}::float8 - (extract(epoch from mercato_now())::float8 - taken_at)))',
-      'requests * ${secs}::float8',
-    ],
+    ['what time gave back of a rate does not come back again', 'case when admitted then least', 'case when false then least'],
+    ['what nobody used of a rate comes back whole', 'case when admitted then least', 'case when true then least', 'database/lease-life'],
     [
       "a rate is a consumer's",
       'where consumer_tenant_id = ${key.consumerTenantId}::uuid and listing_id = ${key.listingId}::uuid for',

@@ -2,6 +2,7 @@ import { type Guard, guardsOf } from '../guard.ts';
 
 const INIT = 'prisma/migrations/20261123000000_init/migration.sql';
 const LIMITS = 'prisma/migrations/20261126000100_limits/migration.sql';
+const SPEND = 'prisma/migrations/20261126001000_spend_leases/migration.sql';
 const LEDGER = 'prisma/migrations/20261126000200_ledger/migration.sql';
 const LOCKS = 'database/locks';
 const ORDER = 'database/lock-order';
@@ -112,9 +113,11 @@ const functions: Guard[] = [
     ['partitions are made by one at a time', "PERFORM pg_advisory_xact_lock(hashtext('mercato.partitions'));", ''],
     ['invalidations are numbered in the order of commits', "PERFORM pg_advisory_xact_lock(hashtext('mercato.invalidation'));", ''],
   ]),
-  ...guardsOf('lock', LIMITS, SETTLEMENT, [
+  ...guardsOf('lock', SPEND, SETTLEMENT, [
     ["a settlement locks its limits' counters", 'FROM unnest(given) c) ORDER BY k.id FOR UPDATE', 'FROM unnest(given) c) ORDER BY k.id'],
     ["a settlement locks its limits' counters by key", 'FROM unnest(given) c) ORDER BY k.id FOR', 'FROM unnest(given) c) FOR'],
+  ]),
+  ...guardsOf('lock', LIMITS, SETTLEMENT, [
     ['a settlement locks its keys', 'ORDER BY k.id FOR SHARE', 'ORDER BY k.id'],
     ['a settlement locks its keys by key', 'mercato_now())\n     ORDER BY k.id FOR', 'mercato_now())\n     FOR'],
     ['a settlement locks its leases', 'ORDER BY l.id FOR UPDATE', 'ORDER BY l.id'],
