@@ -114,6 +114,7 @@ export const schedules: Arbitrary<Schedule> = record({
         steps(some(8, calls([1], 3)), some(2, pauses), some(2, ofSome('MEMBER', 'API_KEY'))),
         steps(some(8, calls([1, 2], 0)), some(2, follows), some(2, ofSome('SUBSCRIPTION'))),
         steps(some(1, calls([3, 4, 4], 0, [0, 3], constantFrom(0, 5, 50, 100, 300)))),
+        steps(some(1, calls([3], 0, [0, 40], constantFrom(0, 0, 5)))),
         steps(some(14, calls([3, 4], 1)), some(1, troubles), some(1, limits), some(1, subscriptions)),
         steps(some(5, calls([1, 2], 0)), some(1, troubles), some(8, transfers)),
         steps(some(1, calls([1, 2], 0)), some(8, transfers)),
