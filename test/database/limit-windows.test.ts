@@ -115,6 +115,27 @@ test('a call whose free units others had is refused unbilled where its spend lim
   expect((await limits(right)).map(({ used, inFlight }) => [used, inFlight])).toEqual([[14n, 0n]]);
 });
 
+test('it is billed where there is room by then, whatever a soft limit has', async () => {
+  const right = await core.consumer({ unitPriceNanos: 7n, freeUnits: 5n }, 1_000n);
+  const frugal = await withKey(right, newId());
+  const ofKey = { subject: 'API_KEY', subjectId: frugal.apiKeyId, measure: 'SPEND' } as const;
+  const { id } = await limit(right, { ...ofKey, amount: 0n });
+  await limit(right, { ...ofKey, name: 'soft', amount: 1n, hard: false });
+  const first = await one.leases.admit(frugal, 3, 5_000);
+  await call(two, right, 5);
+  await core.usage.updateLimit(right.consumerTenantId, id, { ...NOTHING, amount: 21n });
+  const settled = await one.settlement.settle(finished(frugal, first, { apiKeyId: frugal.apiKeyId }));
+  expect(settled).toMatchObject({ amountNanos: 21n });
+});
+
+test('a call that was let in at its full price is billed, though its spend limit was lowered meanwhile', async () => {
+  const right = await core.consumer({ unitPriceNanos: 7n }, 1_000n);
+  const { id } = await limit(right, { measure: 'SPEND', amount: 100n });
+  const first = await one.leases.admit(right, 3, 5_000);
+  await core.usage.updateLimit(right.consumerTenantId, id, { ...NOTHING, amount: 1n });
+  expect(await one.settlement.settle(finished(right, first))).toMatchObject({ amountNanos: 21n });
+});
+
 test.each([
   ['UNITS', 3n],
   ['SPEND', 0n],
@@ -169,8 +190,12 @@ test('what a lease holds of spend is what its units cost, and less as they are s
   await one.leases.maintain();
   await two.leases.maintain();
   expect((await held())?.[1]).toBeGreaterThanOrEqual(21n);
+  const leases = () => asAdmin(core.db, (tx) => tx.lease.findMany({ where: { consumerTenantId: right.consumerTenantId } }));
+  const costMost = async () => 7n * (await leases()).reduce((sum, { units }) => sum + units, 0n);
   await two.settlement.settle(finished(right, second));
+  expect(await held()).toEqual([0n, await costMost()]);
   await one.settlement.settle(finished(right, first));
+  expect(await held()).toEqual([21n, await costMost()]);
   await core.usage.updateLimit(right.consumerTenantId, id, NOTHING);
   await expect.poll(held).toEqual([21n, 0n]);
 });

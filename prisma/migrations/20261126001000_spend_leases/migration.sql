@@ -45,10 +45,9 @@ BEGIN
       FROM unnest(given) c JOIN usage_record r ON r.period = c.period AND r.id = c.id
      WHERE c.counters IS NOT NULL GROUP BY 1, 2, 3
   ), kept AS (
-    SELECT l.id, l.nanos before, least(greatest(0, l.nanos - b.nanos), l.units * coalesce(v.unit_price_nanos, 0)) nanos
+    SELECT l.id, l.nanos before, least(l.nanos, l.units * coalesce(v.unit_price_nanos, 0)) nanos
       FROM billed b JOIN lease l ON l.id = b.lease_id
       JOIN usage_counter u USING (consumer_tenant_id, listing_id, period) LEFT JOIN plan_version v ON v.id = u.plan_version_id
-     WHERE b.leased
   ), held AS (
     UPDATE lease l SET nanos = k.nanos FROM kept k WHERE l.id = k.id AND k.nanos <> k.before
   ), moving AS (

@@ -125,7 +125,6 @@ const spend: Guard[] = guardsOf('function', SPEND, 'database/limit-windows', [
   ['bursts are not added up', "AND k.measure = 'UNITS' AND k.arrival_at IS NULL\n", "AND k.measure = 'UNITS'\n"],
   ['what others lease of a limit is taken', 'HAVING k.used + k.leased + sum(', 'HAVING k.used + sum(', 'database/settlement-races'],
   ['units of a swept lease are not returned again', 'coalesce(sum(b.units) FILTER (WHERE b.leased), 0)', 'sum(b.units)'],
-  ['spend of a swept lease is not returned again', '     WHERE b.leased\n', ''],
   ["a limit's counter counts", "SET used = k.used + CASE k.measure WHEN 'UNITS' THEN m.units ELSE m.nanos END,", 'SET used = k.used,'],
   [
     'what is counted is leased no more',
@@ -142,12 +141,7 @@ const spend: Guard[] = guardsOf('function', SPEND, 'database/limit-windows', [
     "k.measure <> 'CONCURRENCY' AND k.arrival_at IS NULL\n    RETURNING",
     "k.measure <> 'CONCURRENCY'\n    RETURNING",
   ],
-  ['what is billed is held of a limit no more', 'greatest(0, l.nanos - b.nanos)', 'l.nanos'],
-  [
-    'a lease holds what its rest can cost',
-    'least(greatest(0, l.nanos - b.nanos), l.units * coalesce(v.unit_price_nanos, 0))',
-    'greatest(0, l.nanos - b.nanos)',
-  ],
+  ['a lease holds what its rest can cost', 'least(l.nanos, l.units * coalesce(v.unit_price_nanos, 0))', 'l.nanos'],
   [
     'a hard limit of spend has room for what a call costs',
     "RAISE EXCEPTION 'no room in limit % for what the call costs', full_limit USING ERRCODE = 'MC002';",
