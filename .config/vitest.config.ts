@@ -26,8 +26,6 @@ export default defineConfig({
     setupFiles: ['test/support/setup.ts'],
     pool: 'forks',
     maxWorkers: 2,
-    // Each file in a process of its own would import, and compile PGlite, anew: a quarter of the suite's work.
-    isolate: false,
     sequence: { shuffle: true, sequencer: LongFirst },
     testTimeout: 60_000,
     hookTimeout: 60_000,

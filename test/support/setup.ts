@@ -1,7 +1,7 @@
 import { afterAll, vi } from 'vitest';
 import { children } from './leftovers.ts';
 
-// A test that ran out of time never reaches its own end, and the next file may come to the same process.
+// A test that ran out of time never reaches its own end.
 afterAll(() => {
   vi.useRealTimers();
   vi.unstubAllEnvs();
