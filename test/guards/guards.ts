@@ -1,14 +1,15 @@
 /**
  * `npm run guards -- [--only TEXT]… [--kind lock|sql|function|code] [--list]`: removes each lock, constraint, policy and check of calls, usage, billing and
  * access in turn, in a copy of the tree, and runs the tests that should notice. Those of `lock`, `sql` and `function` run on the Postgres of
- * MERCATO_TEST_DATABASE_URL alone. Exits 1 where no test fails, a mutated text is no program, or the scan finds a guard without an entry.
+ * MERCATO_TEST_DATABASE_URL alone. Exits 1 where no test fails, a mutated text is no program, or the scan finds a guard without an entry or an
+ * entry of a function that a later migration replaces.
  */
 import { parseArgs } from 'node:util';
 import { setup } from '../support/global-setup.ts';
 import { type Copy, openCopy, readFile } from './copy.ts';
 import { type Guard, KINDS, without } from './guard.ts';
 import { allExcuses, allGuards } from './list.ts';
-import { unlisted } from './scan.ts';
+import { outlived, unlisted } from './scan.ts';
 
 const TIMEOUT_MS = 120_000;
 
@@ -25,9 +26,11 @@ const short = (test: string) => test.replace(/^test\/|\.test\.ts$/g, '');
 
 const missing = unlisted(readFile, all, allExcuses());
 for (const { file, line, text } of missing) console.log(`NO ENTRY ${file}:${line}: ${text}`);
+const dead = outlived(readFile, all);
+for (const { name } of dead) console.log(`REPLACED by a later migration: ${name}`);
 if (values.list) for (const { kind, name, tests } of guards) console.log(`${kind.padEnd(8)} ${name}  [${tests.map(short).join(' ')}]`);
 else await removeEach();
-if (missing.length > 0) process.exitCode = 1;
+if (missing.length > 0 || dead.length > 0) process.exitCode = 1;
 
 async function removeEach(): Promise<void> {
   using copy = openCopy();

@@ -48,7 +48,7 @@ export type Place = { file: string; line: number; text: string };
 export function unlisted(read: (file: string) => string, guards: readonly Guard[], excuses: readonly Excuse[]): Place[] {
   const listed = [...guards.flatMap(({ edits }) => edits), ...excuses];
   const migrations = filesBelow('prisma/migrations', '.sql');
-  const later = (file: string) => migrations.filter((other) => other > file).map(read);
+  const later = laterThan(read);
   return [...FILES, ...migrations].flatMap((file) => {
     const text = read(file);
     const covered = listed.filter((one) => one.file === file).map((one) => placeOf(text, one));
@@ -59,6 +59,25 @@ export function unlisted(read: (file: string) => string, guards: readonly Guard[
       .filter((place) => !covered.some((one) => one.start < place.end && place.start < one.end))
       .map(({ start }) => ({ file, line: text.slice(0, start).split('\n').length, text: lineAt(text, start) }));
   });
+}
+
+/** Guards in functions that a later migration replaces: to remove them there changes nothing. */
+export function outlived(read: (file: string) => string, guards: readonly Guard[]): Guard[] {
+  const later = laterThan(read);
+  return guards.filter(
+    ({ kind, edits }) =>
+      kind !== 'sql' &&
+      edits.some((edit) => {
+        const text = read(edit.file);
+        return edit.file.endsWith('.sql') && isReplaced(text, placeOf(text, edit).start, later(edit.file));
+      }),
+  );
+}
+
+/** The texts of the migrations after one. */
+function laterThan(read: (file: string) => string): (file: string) => string[] {
+  const migrations = filesBelow('prisma/migrations', '.sql');
+  return (file) => migrations.filter((other) => other > file).map(read);
 }
 
 /** Each place alone, so that of two checks in a line both are listed. */

@@ -9,13 +9,13 @@ UPDATE limit_counter k SET arrival_amount = l.amount FROM usage_limit l WHERE l.
 SET LOCAL ROLE mercato_owner;
 ALTER TABLE "limit_counter" ADD CONSTRAINT "limit_counter_arrival_check" CHECK (("arrival_at" IS NULL) = ("arrival_amount" IS NULL) AND "arrival_amount" > 0);
 
--- Tells of each threshold that counters of limits in force are at or past, once for each amount of the limit; of 0 used, none.
+-- Tells of each threshold that counters are at or past, once for each amount of the limit; of 0 used, none.
 CREATE FUNCTION mercato_tell_thresholds(counters uuid[]) RETURNS void LANGUAGE sql AS $$
   WITH crossed AS (
     INSERT INTO usage_alert (tenant_id, limit_id, counter_id, percent, used, amount)
     SELECT k.tenant_id, k.limit_id, k.id, p.percent, k.used, l.amount
       FROM limit_counter k JOIN usage_limit l ON l.id = k.limit_id CROSS JOIN unnest(l.alert_percents) p (percent)
-     WHERE k.id = ANY (counters) AND l.removed_at IS NULL AND k.used > 0 AND k.used * 100 >= l.amount::numeric * p.percent
+     WHERE k.id = ANY (counters) AND k.used > 0 AND k.used * 100 >= l.amount::numeric * p.percent
      ORDER BY k.id, p.percent
         ON CONFLICT (counter_id, percent, amount) DO NOTHING
     RETURNING *

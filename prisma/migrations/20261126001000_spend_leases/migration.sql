@@ -1,4 +1,4 @@
--- A lease holds of spend limits a sum of its own: what its units cost at the full price, or, where there is room for that alone, with what is free.
+-- A lease holds of spend limits what its units cost, free ones nothing, no longer each at the full price.
 BEGIN;
 SET LOCAL ROLE mercato_owner;
 
@@ -31,9 +31,9 @@ BEGIN
 END
 $$;
 
--- Moves what was billed from leased to used in the counters of its limits, and tells of thresholds. What is billed of what a lease
--- held of spend is held no more, nor what the rest cannot cost. A lease that counted on free units may lack them where others settled first: MC002 where a hard
--- limit in force has no room for what its call costs beyond that.
+-- Moves what was billed from leased to used in the counters of its limits, and tells of thresholds. A lease held f(used + leased) - f(used) of spend when it was
+-- granted; what is billed of it is held no more, nor what the rest cannot cost. Where others settled first, or returned theirs, a call costs more or less
+-- than its lease held: MC002 where that is more and a hard limit in force has no room for it.
 CREATE OR REPLACE FUNCTION mercato_count_limits(given mercato_call[], present uuid[]) RETURNS void
   LANGUAGE plpgsql SET plan_cache_mode = 'force_generic_plan' AS $$
 DECLARE
@@ -45,9 +45,10 @@ BEGIN
       FROM unnest(given) c JOIN usage_record r ON r.period = c.period AND r.id = c.id
      WHERE c.counters IS NOT NULL GROUP BY 1, 2, 3
   ), kept AS (
-    SELECT l.id, l.nanos before, least(l.nanos, l.units * coalesce(v.unit_price_nanos, 0)) nanos
+    SELECT l.id, l.nanos before, least(greatest(0, l.nanos - b.nanos), l.units * coalesce(v.unit_price_nanos, 0)) nanos
       FROM billed b JOIN lease l ON l.id = b.lease_id
       JOIN usage_counter u USING (consumer_tenant_id, listing_id, period) LEFT JOIN plan_version v ON v.id = u.plan_version_id
+     WHERE b.leased
   ), held AS (
     UPDATE lease l SET nanos = k.nanos FROM kept k WHERE l.id = k.id AND k.nanos <> k.before
   ), moving AS (

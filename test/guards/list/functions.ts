@@ -4,6 +4,7 @@ const INIT = 'prisma/migrations/20261123000000_init/migration.sql';
 const SETTLE = 'prisma/migrations/20261123000200_settle/migration.sql';
 const LIMITS = 'prisma/migrations/20261126000100_limits/migration.sql';
 const SPEND = 'prisma/migrations/20261126001000_spend_leases/migration.sql';
+const BURSTS = 'prisma/migrations/20261126001100_returned_bursts/migration.sql';
 const LIMIT_CHANGES = 'prisma/migrations/20261126000700_limit_changes/migration.sql';
 const LEDGER = 'prisma/migrations/20261126000200_ledger/migration.sql';
 
@@ -115,7 +116,6 @@ const spend: Guard[] = guardsOf('function', SPEND, 'database/limit-windows', [
   ],
   ['a soft limit refuses no call whose lease was swept', 'k.limit_id AND l.hard AND', 'k.limit_id AND'],
   ['a limit that was removed refuses no call whose lease was swept', 'AND l.hard AND l.removed_at IS NULL\n', 'AND l.hard\n'],
-  ['a limit that was removed refuses nothing for its cost', 'l.hard AND l.removed_at IS NULL AND c.more', 'l.hard AND c.more'],
   ['what is leased needs no second room', 'WHERE NOT c.lease_id = ANY (present) AND k.measure', 'WHERE k.measure'],
   [
     'calls in flight and spend are not added up as units',
@@ -124,6 +124,13 @@ const spend: Guard[] = guardsOf('function', SPEND, 'database/limit-windows', [
   ],
   ['bursts are not added up', "AND k.measure = 'UNITS' AND k.arrival_at IS NULL\n", "AND k.measure = 'UNITS'\n"],
   ['what others lease of a limit is taken', 'HAVING k.used + k.leased + sum(', 'HAVING k.used + sum(', 'database/settlement-races'],
+]);
+
+const counted: Guard[] = guardsOf('function', BURSTS, 'database/limit-windows', [
+  ['an alert is of a limit in force', 'AND l.removed_at IS NULL AND k.used', 'AND k.used'],
+  ['an alert is of something used', 'AND k.used > 0 AND', 'AND'],
+  ['an alert is of a threshold that is reached', 'k.used * 100 >= l.amount::numeric * p.percent', 'true'],
+  ['a limit that was removed refuses nothing for its cost', 'l.hard AND l.removed_at IS NULL AND c.more', 'l.hard AND c.more'],
   ['units of a swept lease are not returned again', 'coalesce(sum(b.units) FILTER (WHERE b.leased), 0)', 'sum(b.units)'],
   ["a limit's counter counts", "SET used = k.used + CASE k.measure WHEN 'UNITS' THEN m.units ELSE m.nanos END,", 'SET used = k.used,'],
   [
@@ -153,9 +160,6 @@ const spend: Guard[] = guardsOf('function', SPEND, 'database/limit-windows', [
 ]);
 
 const limitChanges: Guard[] = guardsOf('function', LIMIT_CHANGES, 'database/limit-windows', [
-  ['an alert is of a threshold that is reached', 'k.used * 100 >= l.amount::numeric * p.percent', 'true'],
-  ['an alert is of something used', 'AND k.used > 0 AND', 'AND'],
-  ['an alert is of a limit in force', 'AND l.removed_at IS NULL AND k.used', 'AND k.used'],
   ['a change tells of thresholds', 'PERFORM mercato_tell_thresholds(ARRAY[open_counter]);', ''],
   [
     'a burst goes on at the new rate',
@@ -259,4 +263,4 @@ const byItself = guardsOf('code', 'src/billing/periods.ts', 'database/periods', 
   ["a month is over by the process's clock too", 'least(mercato_now(), ${now})', 'mercato_now()'],
 ]);
 
-export const functions: Guard[] = [notOver, ...byItself, ...settlement, ...limits, ...spend, ...limitChanges, ...ledger];
+export const functions: Guard[] = [notOver, ...byItself, ...settlement, ...limits, ...spend, ...counted, ...limitChanges, ...ledger];

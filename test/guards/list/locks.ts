@@ -158,7 +158,7 @@ const alerts: Guard = {
   kind: 'lock',
   edits: [
     {
-      file: 'prisma/migrations/20261126000700_limit_changes/migration.sql',
+      file: 'prisma/migrations/20261126001100_returned_bursts/migration.sql',
       find: 'ON CONFLICT (counter_id, percent, amount) DO NOTHING\n',
       put: '',
     },
