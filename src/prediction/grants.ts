@@ -39,6 +39,7 @@ export type Granted = {
   counterIds: readonly string[];
   /** What there was of the limits, what is granted here included. */
   left: readonly Allowance[];
+  /** Seconds since 1970, by the database. */
   requestsTakenAt: number;
   /** Monotonic ms after which the block admits nothing more. */
   usableUntil: number;

@@ -30,7 +30,9 @@ export async function takeRequests(tx: Tx, key: Key, rate: Rate, wanted: number)
   return { granted, takenAt, left, resetMs, retryAfterMs: 0 };
 }
 
-/** Of `granted` requests, taken at `takenAt`, less those returned before: `requests` that were not made, though calls were `admitted` for them or for none. */
+/**
+ * `requests` that were not made, of those `granted` at `takenAt`, less what was returned of them before. `admitted`: calls were let in with them, and did not run.
+ */
 export type UnmadeRequests = { requests: number; granted: number; takenAt: number; admitted?: boolean };
 
 /**
