@@ -55,7 +55,14 @@ export class ConfigError extends Error {
 }
 
 const DEVICES = /^(auto|(cuda:\d{1,2}|webgpu|cpu)(,(cuda:\d{1,2}|webgpu|cpu))*)$/;
-const DEVICE_VARIABLES = ['VK_ICD_FILENAMES', 'XDG_RUNTIME_DIR', 'CUDA_VISIBLE_DEVICES', 'LD_LIBRARY_PATH'];
+const DEVICE_VARIABLES = [
+  'VK_ICD_FILENAMES',
+  'XDG_RUNTIME_DIR',
+  'CUDA_VISIBLE_DEVICES',
+  'CUDA_DEVICE_ORDER',
+  'NVIDIA_TF32_OVERRIDE',
+  'LD_LIBRARY_PATH',
+];
 const LOG_LEVELS = ['fatal', 'error', 'warn', 'info', 'debug', 'trace', 'silent'] as const;
 const MIB = 1024 * 1024;
 const MODEL_MEMORY_MB_MAX = 16_777_216;

@@ -184,6 +184,8 @@ export const resolvers = {
         partlyOnCpu: profile.partlyOnCpu ?? false,
         measuredAt: new Date(profile.measuredAt),
         peakMemoryBytes: String(profile.peakMemoryBytes),
+        peakDeviceBytes: profile.peakDeviceBytes == null ? null : String(profile.peakDeviceBytes),
+        fixedRows: profile.fixedRows ?? null,
       },
     suspension: (version, _, ctx) => ctx.loaders.load(suspensionsByVersion, version.id),
   },

@@ -4,21 +4,33 @@ export type Footprint = { device: string; bytes: number; deviceBytes: number };
 /** What of a device's memory is taken, and may be; the CPU's is the host's. */
 export type DeviceMemory = { device: string; memoryBytes: number; memoryBytesMax: number };
 
-/** Bounds of the memory of the host, and of each of its other devices. */
+/** Bounds of the memory of the host, and of each of its other devices, which have no more than they have. */
 export type MemoryBounds = { memoryBytesMax: number; deviceMemoryBytesMax: number };
 
+/** The most that a version was seen to hold of the host's memory and of its device's; null: it was not measured. */
+export type Peaks = { peakMemoryBytes: number | null; peakDeviceBytes: number | null };
+
+const MIB = 1024 ** 2;
 /** Node with ONNX Runtime, before a model, without the code that all share (52 MiB measured, November 2026), and what a model takes of its file's size. */
-const RUNNER_BYTES = 64 * 1024 ** 2;
+const RUNNER_BYTES = 64 * MIB;
 const FILE_FACTOR = 2;
+/** What CUDA and its libraries take before a model: of the host 300 to 380 MiB, of the device 590 to 670 (measured on an H200, November 2026). */
+const CUDA = { bytes: 384 * MIB, deviceBytes: 640 * MIB };
+
+/** `cuda` of `cuda:1`. */
+export const kindOf = (device: string): string => device.split(':')[0] ?? '';
 
 /**
- * What a runner with a model is expected to take. `peakBytes`: the most that the model's process was seen to hold; null: it was never measured. ONNX Runtime
- * tells nobody what it holds on a device, so that is what it was seen to hold beyond an empty runner, or what its file lets expect.
+ * What a runner with a model is expected to take: what the version was seen to hold, or what its file lets expect. Where a device does not tell what a process
+ * holds of it, that is what the process was seen to hold beyond an empty runner.
  */
-export function footprintOf(device: string, fileBytes: number, peakBytes: number | null): Footprint {
+export function footprintOf(device: string, fileBytes: number, { peakMemoryBytes, peakDeviceBytes }: Peaks): Footprint {
+  const base = kindOf(device) === 'cuda' ? CUDA : { bytes: 0, deviceBytes: 0 };
   const modelBytes = FILE_FACTOR * fileBytes;
-  const bytes = peakBytes ?? RUNNER_BYTES + modelBytes;
-  return { device, bytes, deviceBytes: device === 'cpu' ? 0 : Math.max(modelBytes, bytes - RUNNER_BYTES) };
+  const bytes = peakMemoryBytes ?? RUNNER_BYTES + base.bytes + modelBytes;
+  if (device === 'cpu') return { device, bytes, deviceBytes: 0 };
+  const modelDeviceBytes = Math.max(modelBytes, bytes - RUNNER_BYTES - base.bytes);
+  return { device, bytes, deviceBytes: peakDeviceBytes ?? base.deviceBytes + modelDeviceBytes };
 }
 
 /** Knows what is free: what is held, of which `held` tells, and what is promised to a load counts as taken. */
@@ -26,10 +38,16 @@ export class MemoryBudget {
   readonly #bounds: MemoryBounds;
   readonly #held: () => readonly Footprint[];
   readonly #promised = new Map<symbol, Footprint>();
+  #has: ReadonlyMap<string, number> = new Map();
 
   constructor(bounds: MemoryBounds, held: () => readonly Footprint[]) {
     this.#bounds = bounds;
     this.#held = held;
+  }
+
+  /** Bytes that devices are known to have, by their names. */
+  set has(bytes: ReadonlyMap<string, number>) {
+    this.#has = bytes;
   }
 
   /** Loads that have room and hold nothing yet. */
@@ -74,7 +92,8 @@ export class MemoryBudget {
   }
 
   #boundOf(device: string): number {
-    return device === 'cpu' ? this.#bounds.memoryBytesMax : this.#bounds.deviceMemoryBytesMax;
+    if (device === 'cpu') return this.#bounds.memoryBytesMax;
+    return Math.min(this.#bounds.deviceMemoryBytesMax, this.#has.get(device) ?? Number.POSITIVE_INFINITY);
   }
 
   #all(): Footprint[] {

@@ -82,7 +82,7 @@ async function call(
     let connection: RunnerConnection | null = null;
     const onLate = (ended: RunnerLost | RunnerOverran) => {
       const killed = killedBy(ended, connection);
-      const isModels = killed !== null && (killed.kind === 'OVERRUN' || connection?.device === 'cpu');
+      const isModels = killed !== null && connection?.device === 'cpu';
       if (isModels) onKilled?.(killed);
       else if (killed !== null || ended.mixed) void tryAlone(ways, version, request, onKilled);
     };
@@ -103,10 +103,11 @@ async function call(
   }
 }
 
-/** Whether a run of this call alone failed or crashed, in time: a device may be at fault. */
+/** Whether a run of this call alone failed, took too long, or ended its runner: a device may be at fault. */
 function isRuns(error: unknown): boolean {
   if (error instanceof RunnerLost) return error.begun && !error.mixed;
-  return error instanceof MercatoError && error.code === 'MODEL_FAILED' && !(error instanceof RunnerOverran);
+  if (error instanceof RunnerOverran) return !error.mixed;
+  return error instanceof MercatoError && error.code === 'MODEL_FAILED';
 }
 
 type Failed = { error: unknown; connection: RunnerConnection | null; patience: Patience; onKilled: RunRequest['onKilled'] };
@@ -120,8 +121,9 @@ async function tryNext(
 ): Promise<Verdict> {
   const device = connection?.device ?? 'cpu';
   if (device === 'cpu' || !isRuns(error)) return 'fails';
-  const trial = trials.run(loadable(version), request, device, error instanceof RunnerLost);
-  const killed = error instanceof RunnerLost ? killedBy(error, connection) : null;
+  const ended = error instanceof RunnerLost || error instanceof RunnerOverran;
+  const trial = trials.run(loadable(version), request, device, ended);
+  const killed = ended ? killedBy(error, connection) : null;
   return within(trial, patience).catch((gaveUp: unknown) => {
     // Whoever gives up early would never be found to crash the model on every device.
     if (killed) void trial.then((tried) => tried === 'fails' && onKilled?.(killed));

@@ -4,8 +4,11 @@ import { CallQueue, type Queued } from './queue.ts';
 import { REFUSES_MS_MAX } from './refusals.ts';
 import type { Tensor } from './tensor.ts';
 
-/** How a loaded version may be run. `maxBatchRows` ≥ 1 bounds the rows of joined calls; `runLimitMs` bounds one run. */
-export type DispatchSettings = { joinable: boolean; shared: boolean; maxBatchRows: number; runLimitMs: number };
+/**
+ * How a loaded version may be run. `maxBatchRows` ≥ 1 bounds the rows of joined calls; `fixedRows`: runs that calls may share have so many rows, where need be filled up,
+ * null: as many as the calls bring; `runLimitMs` bounds one run.
+ */
+export type DispatchSettings = { joinable: boolean; shared: boolean; maxBatchRows: number; fixedRows: number | null; runLimitMs: number };
 
 /** Measures of the run that answered a call; `computeMicros` is the call's part of the run time, by rows. */
 export type RunMeasures = { queueMs: number; computeMs: number; computeMicros: number; batchRows: number };
@@ -46,7 +49,16 @@ export type DispatchPort = {
   die(): void;
 };
 
-type Run = { batch: number; calls: readonly Call[]; mixed: boolean; rows: number; startedMs: number; limit: NodeJS.Timeout };
+/** `filler`: rows that no call brought, beyond `rows`. */
+type Run = {
+  batch: number;
+  calls: readonly Call[];
+  mixed: boolean;
+  rows: number;
+  filler: number;
+  startedMs: number;
+  limit: NodeJS.Timeout;
+};
 
 /** The weight of one call in the mean of queue times. */
 const QUEUE_MEAN_CALLS = 32;
@@ -56,7 +68,7 @@ const RETRY_AFTER_MS = { min: 10, max: 5_000 };
 
 /**
  * Decides what the session thread runs next. An idle session takes a call at once; while it is busy calls gather, and the next run takes as
- * many of them as fit together. A run that fails with several calls is done again call by call, so that nobody fails by another's input.
+ * many of them as fit together. A run that fails with several calls, or filled up, is done again call by call and as it is, so that nobody fails by what is not theirs.
  */
 export class Dispatcher {
   readonly #settings: DispatchSettings;
@@ -130,21 +142,23 @@ export class Dispatcher {
     if (chosen === null) return;
     const calls = chosen.mayJoin ? [chosen.call, ...this.#companions(chosen.call)] : [chosen.call];
     const rows = calls.reduce((sum, call) => sum + call.rows, 0);
+    const filler = chosen.mayJoin ? Math.max(0, (this.#settings.fixedRows ?? 0) - rows) : 0;
     const limit = setTimeout(() => this.#overrun(), this.#settings.runLimitMs);
     const mixed = calls.some(({ tenantKey }) => tenantKey !== chosen.call.tenantKey);
-    this.#current = { batch: ++this.#batches, calls, mixed, rows, startedMs: performance.now(), limit };
+    this.#current = { batch: ++this.#batches, calls, mixed, rows, filler, startedMs: performance.now(), limit };
     for (const call of calls) {
       this.#meanQueueMs += (this.#current.startedMs - call.arrivedMs - this.#meanQueueMs) / QUEUE_MEAN_CALLS;
       call.begin(mixed);
     }
-    this.#port.run(this.#batches, joinInputs(calls), chosen.call.outputs);
+    this.#port.run(this.#batches, joinInputs(calls, filler), chosen.call.outputs);
   }
 
   /** The session thread's outputs of a run. */
   ran(batch: number, outputs: readonly Tensor[], runMs: number): void {
     if (this.#current?.batch !== batch) return;
     this.#meanRunMs += (runMs - this.#meanRunMs) / 8;
-    const parts = splitOutputs(this.#current.calls, outputs);
+    const { calls, filler } = this.#current;
+    const parts = splitOutputs(calls, outputs, filler);
     // The next run begins before these outputs are sent: the session thread is what callers wait for.
     const run = this.#finish(this.#current, parts !== null);
     if (run !== null && parts !== null) answer(run, parts, runMs);
@@ -197,7 +211,7 @@ export class Dispatcher {
     this.#current = null;
     this.#idleSinceMs = hostMs();
     this.#busyMs += performance.now() - run.startedMs;
-    const repeat = !done && run.calls.length > 1;
+    const repeat = !done && run.calls.length + run.filler > 1;
     if (repeat) this.#alone.push(...run.calls);
     this.dispatch();
     const next = this.#current as Run | null;

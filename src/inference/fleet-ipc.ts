@@ -4,7 +4,19 @@ import type { Place } from './connection.ts';
 import type { FleetPort } from './fleet-port.ts';
 
 /** How the server processes of one host reach the fleet of the one that owns it: the channel that a child has with its parent. */
-const METHODS = ['claim', 'devices', 'borrow', 'lend', 'giveBack', 'fallBack', 'passOver', 'unload', 'scale', 'status'] as const;
+const METHODS = [
+  'claim',
+  'devices',
+  'borrow',
+  'lend',
+  'deviceBytesOf',
+  'giveBack',
+  'fallBack',
+  'passOver',
+  'unload',
+  'scale',
+  'status',
+] as const;
 type Method = (typeof METHODS)[number];
 type Ask = { fleet: 'ask'; id: number; method: Method; args: unknown[] };
 type Failure = { code: ErrorCode | null; message: string; data: ErrorData };
@@ -85,6 +97,7 @@ export function connectFleet(parent: NodeJS.Process): FleetPort {
     devices: () => ask('devices'),
     borrow: (fileBytes, device) => ask('borrow', fileBytes, device),
     lend: (version, device) => ask('lend', version, device),
+    deviceBytesOf: (loanId) => ask('deviceBytesOf', loanId),
     giveBack: (loanId) => ask('giveBack', loanId),
     fallBack: (versionId, device, tenantKey) => ask('fallBack', versionId, device, tenantKey),
     passOver: (versionId, devices) => ask('passOver', versionId, devices),

@@ -1,4 +1,4 @@
-import type { DeviceMemory } from './budget.ts';
+import type { DeviceMemory, Peaks } from './budget.ts';
 import type { Place } from './connection.ts';
 import type { DeviceChain } from './devices.ts';
 import type { RunnerStats } from './frames.ts';
@@ -19,9 +19,9 @@ export type LoadableVersion = {
   threads: number;
   /** Devices that the gate saw not to run it. */
   passedOver: readonly string[];
-  /** The most that its process was seen to hold; null: it was never measured. */
-  peakMemoryBytes: number | null;
-};
+  /** Rows of every run on devices of this one's kind, which costs more for another number of rows; null: as many as calls bring. */
+  fixedRows: { device: string; rows: number } | null;
+} & Peaks;
 
 /** A runner that its borrower may use up. */
 export type Loan = { id: string; path: string };
@@ -56,6 +56,8 @@ export type FleetPort = {
   borrow(fileBytes: number, device: string): Promise<Loan>;
   /** A runner with the version on the next device after `device` that takes it; null where there is no next. OVERLOADED, MODEL_FAILED as `claim`. */
   lend(version: LoadableVersion, device: string): Promise<(Loan & Place) | null>;
+  /** Bytes that a borrowed runner holds of its device; null where nobody tells. */
+  deviceBytesOf(loanId: string): Promise<number | null>;
   giveBack(loanId: string): Promise<void>;
   /**
    * A run of the version failed on `device`, and not on the next: one of `tenantKey`; null: it crashed. After a crash, or failures of two tenants, the version leaves

@@ -1,15 +1,17 @@
 import { setTimeout as sleep } from 'node:timers/promises';
 import { MercatoError } from '../base/errors.ts';
 import type { Log } from '../base/log.ts';
-import { footprintOf, type MemoryBounds, MemoryBudget } from './budget.ts';
+import { type Footprint, footprintOf, kindOf, type MemoryBounds, MemoryBudget } from './budget.ts';
 import { lowerPriority } from './confinement.ts';
 import { type Place, RunnerLost } from './connection.ts';
+import { cudaBytesByProcess } from './cuda-memory.ts';
 import type { DeviceChain } from './devices.ts';
 import { FailingDevices } from './failing-devices.ts';
 import type { Deployment, FleetPort, InferenceStatus, LoadableVersion, Loan } from './fleet-port.ts';
 import { hostMs, type RunnerStats } from './frames.ts';
-import { confineLoaded, loadInto } from './load.ts';
-import { type Holder, held, kindOf, type Replica, Room } from './room.ts';
+import { confineLoaded, loadInto, loadOptionsOf, mostBytes } from './load.ts';
+import { type Holder, held, type Replica, Room } from './room.ts';
+import type { Runner } from './runner-process.ts';
 import { type ReplicaBounds, Scaler, withinHost } from './scaling.ts';
 import type { Supervisor } from './supervisor.ts';
 
@@ -17,6 +19,8 @@ export type FleetOptions = MemoryBounds & {
   readModel: (file: string) => Promise<Uint8Array>;
   /** What versions are tried on, in this order. */
   devices: Promise<DeviceChain>;
+  /** Bytes of memory of those that tell. */
+  deviceBytes: Promise<ReadonlyMap<string, number>>;
   /** Runners with a model at once. */
   maxLoaded: number;
   /** A version that nobody called for so long ends. */
@@ -38,6 +42,9 @@ type Deployed = {
 };
 
 const TICK_MS = 1_000;
+const NEVER_MEASURED = { peakMemoryBytes: null, peakDeviceBytes: null };
+/** Of a device, for what is checked: it was never measured. */
+const UNPROVEN_SHARE = 1 / 4;
 /** What may be loaded besides, or has to stay, is tried again after so long where it could not be. */
 const GROW_AGAIN_MS = 10_000;
 
@@ -81,6 +88,9 @@ export class Fleet implements FleetPort {
       idle: () => this.#idle(),
       retire: (replica) => this.#retire(replica),
     });
+    void options.deviceBytes.then((bytes) => {
+      this.#budget.has = bytes;
+    });
     this.#timer = setInterval(() => void this.#tick(), TICK_MS);
     this.#timer.unref();
   }
@@ -102,14 +112,14 @@ export class Fleet implements FleetPort {
   }
 
   async borrow(fileBytes: number, device: string): Promise<Loan> {
-    const footprint = footprintOf(device, fileBytes, null);
+    const footprint = footprintOf(device, fileBytes, NEVER_MEASURED);
     const place = Symbol('loan');
     try {
       await this.#room.forLoan(place, footprint);
       const runner = await this.#supervisor.take();
       // What it is to load is unproven, and who serves goes first.
       lowerPriority(runner.pid);
-      return this.#register({ runner, footprint, stats: NO_STATS });
+      return this.#register(this.#holder(runner, footprint, null));
     } finally {
       this.#budget.release(place);
     }
@@ -150,6 +160,21 @@ export class Fleet implements FleetPort {
     if (deployed === undefined) return;
     const chain = await this.#chainOf(deployed.version);
     for (const replica of deployed.replicas) if (!chain.includes(replica.footprint.device)) void this.#retire(replica);
+  }
+
+  /** One that holds more than it may of its device, which other runners have too, ends: CUDA has no bound for a process. */
+  #holder(runner: Runner, footprint: Footprint, peakDeviceBytes: number | null): Holder {
+    const all = this.#budget.memoryOf(footprint.device).memoryBytesMax;
+    const deviceBytesMax = Math.min(
+      all,
+      Math.max(mostBytes(peakDeviceBytes ?? footprint.deviceBytes), peakDeviceBytes === null ? all * UNPROVEN_SHARE : 0),
+    );
+    return { runner, footprint, stats: NO_STATS, deviceBytes: null, deviceBytesMax };
+  }
+
+  async deviceBytesOf(loanId: string): Promise<number | null> {
+    await this.#askDevices();
+    return this.#loans.get(loanId)?.deviceBytes ?? null;
   }
 
   #register(lent: Holder): Loan {
@@ -264,7 +289,7 @@ export class Fleet implements FleetPort {
   async #place(place: symbol, version: LoadableVersion, devices: readonly string[], mayEvict: () => boolean): Promise<Replica> {
     const model = await this.#options.readModel(version.file);
     for (let left = devices; ; ) {
-      const footprints = left.map((device) => footprintOf(device, model.length, version.peakMemoryBytes));
+      const footprints = left.map((device) => footprintOf(device, model.length, version));
       const footprint = await this.#room.forReplica(place, footprints, mayEvict);
       const { device } = footprint;
       const [first = device] = left;
@@ -273,9 +298,9 @@ export class Fleet implements FleetPort {
       left = left.slice(left.findIndex((other) => kindOf(other) === kindOf(device))).filter((other) => other !== device);
       const runner = await this.#supervisor.take();
       try {
-        const { partlyOnCpu } = await loadInto(runner, { ...version, device }, left.length > 0 ? model.slice() : model);
+        const { partlyOnCpu } = await loadInto(runner, loadOptionsOf(version, device), left.length > 0 ? model.slice() : model);
         await confineLoaded(runner, version);
-        return { runner, footprint, partlyOnCpu, stats: NO_STATS };
+        return { ...this.#holder(runner, footprint, version.peakDeviceBytes), partlyOnCpu };
       } catch (error) {
         if (left.length === 0) throw error;
         this.#budget.release(place);
@@ -344,12 +369,29 @@ export class Fleet implements FleetPort {
       const stats = await holder.runner.connection.stats().catch(() => null);
       if (stats !== null) holder.stats = stats;
     });
-    await Promise.race([Promise.all(asked), limit]);
+    await Promise.race([Promise.all([...asked, this.#askDevices()]), limit]);
+  }
+
+  /** What CUDA devices say of who holds their memory. */
+  async #askDevices(): Promise<void> {
+    const holders = [...this.#replicas(), ...this.#loans.values()].filter(({ footprint }) => kindOf(footprint.device) === 'cuda');
+    if (holders.length === 0) return;
+    const told = await cudaBytesByProcess();
+    for (const holder of holders) holder.deviceBytes = told.get(holder.runner.pid) ?? holder.deviceBytes;
+  }
+
+  #endHogs(): void {
+    for (const { runner, footprint, deviceBytes, deviceBytesMax } of [...this.#replicas(), ...this.#loans.values()]) {
+      if (deviceBytes === null || deviceBytes <= deviceBytesMax) continue;
+      this.#log.warn({ pid: runner.pid, device: footprint.device, deviceBytes, deviceBytesMax }, 'a runner holds too much of its device');
+      runner.kill();
+    }
   }
 
   async #tick(): Promise<void> {
     const before = new Map(this.#replicas().map((replica) => [replica, replica.stats.busyMs]));
     await this.#ask();
+    this.#endHogs();
     for (const deployed of this.#deployed.values()) {
       this.#endIdle(deployed);
       const busyMs = this.#usable(deployed).reduce((sum, one) => sum + one.stats.busyMs - (before.get(one) ?? one.stats.busyMs), 0);

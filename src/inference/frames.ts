@@ -39,6 +39,7 @@ export type LoadHead = {
   joinable: boolean;
   shared: boolean;
   maxBatchRows: number;
+  fixedRows: number | null;
   runLimitMs: number;
 };
 /** Head of `call`; the inputs follow. `deadlineMs` remains when the frame is sent; `outputs` null: all. */

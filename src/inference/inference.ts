@@ -1,6 +1,6 @@
 import type { Log } from '../base/log.ts';
 import { type RunRequest, type RunResult, runRequest } from './calls.ts';
-import { type DeviceEnvironment, usableDevices, wantsGpu } from './devices.ts';
+import { bytesOfDevices, CUDA_ENVIRONMENT, type DeviceEnvironment, usableDevices, wantsGpu } from './devices.ts';
 import { Fleet, type FleetOptions } from './fleet.ts';
 import type { FleetPort, InferenceStatus } from './fleet-port.ts';
 import { Hosts, type RunnableVersion } from './hosts.ts';
@@ -62,7 +62,7 @@ export type Inference = AsyncDisposable & {
 };
 
 export type HostFleet = FleetPort & AsyncDisposable;
-export type FleetConfig = Omit<FleetOptions, 'devices'> & {
+export type FleetConfig = Omit<FleetOptions, 'devices' | 'deviceBytes'> & {
   dataDir: string;
   spares: number;
   /** `auto`, or devices with commas between: `cuda:0,webgpu,cpu`. */
@@ -79,12 +79,12 @@ const CPU_ALONE = Promise.resolve(['cpu'] as const);
 export function createFleet(config: FleetConfig, log: Log): HostFleet {
   const folder = createRunFolder(config.dataDir);
   const gpu = wantsGpu(config.devices, config.deviceEnvironment);
-  const env = gpu ? config.deviceEnvironment : {};
+  const env = gpu ? { ...CUDA_ENVIRONMENT, ...config.deviceEnvironment } : {};
   const supervisor = new Supervisor(config.spares, { folder, env, gpu }, log);
-  const devices = gpu ? usableDevices(config.devices, config.deviceEnvironment, () => supervisor.take(), log) : CPU_ALONE;
+  const devices = gpu ? usableDevices(config.devices, env, () => supervisor.take(), log) : CPU_ALONE;
   // Whoever loads something meets a failure.
-  devices.catch(() => {});
-  const fleet = new Fleet({ ...config, devices }, supervisor, log);
+  const deviceBytes = devices.then((usable) => bytesOfDevices(usable, env)).catch(() => new Map<string, number>());
+  const fleet = new Fleet({ ...config, devices, deviceBytes }, supervisor, log);
   supervisor.refill();
   return Object.assign(fleet, {
     async [Symbol.asyncDispose]() {

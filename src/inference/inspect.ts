@@ -6,7 +6,7 @@ import type { FleetPort } from './fleet-port.ts';
 import { loadInto } from './load.ts';
 import { type Contents, readContents } from './onnx/onnx.ts';
 import { probe } from './probe.ts';
-import { type Bench, isWorth, measure, type Profile, threadsToTry } from './profile.ts';
+import { asFixed, type Bench, isWorth, measure, type Profile, rowsToFix, threadsToTry } from './profile.ts';
 import { checkSamples, type Sample } from './samples.ts';
 import type { LoadedModel } from './session-thread.ts';
 import type { Signature, Tensor } from './tensor.ts';
@@ -96,10 +96,20 @@ async function look(loaded: Loaded, { maxBatchRows: asked, samples = [] }: Gate,
   const { latencies, failedRows } = await measure(signature, range, asked, loaded);
   const most = failedRows === null ? undefined : latencies.at(-1)?.rows;
   const limit = most === undefined ? '' : ` A run of ${failedRows} rows failed: its batch limit is ${most}.`;
-  const profile = { device, partlyOnCpu, runtime: RUNTIME, loadMs, peakMemoryBytes: await peakOf(loaded), threads: 1, latencies };
+  // The CPU has no plans to make anew.
+  const mayFix = found.joinable && failedRows === null && device !== 'cpu';
+  const fixedRows = mayFix ? await rowsToFix(signature, range, latencies, loaded) : null;
+  const fixed = fixedRows === null ? '' : ` Every run has ${fixedRows} rows, since another number costs ${device} more than to fill it up.`;
+  const profile = {
+    ...{ device, partlyOnCpu, runtime: RUNTIME, loadMs, threads: 1, fixedRows },
+    latencies: fixedRows === null ? latencies : asFixed(latencies, fixedRows),
+    peakMemoryBytes: await peakOf(loaded),
+    peakDeviceBytes: await loaded.deviceBytes(),
+  };
   const { batchFinding } = found;
   const doubt = range === null ? batchFinding : null;
-  return { signature, range, found: { ...found, batchFinding: batchFinding + limit, maxBatchRows: most ?? asked }, profile, doubt };
+  const maxBatchRows = most ?? fixedRows ?? asked;
+  return { signature, range, found: { ...found, batchFinding: batchFinding + limit + fixed, maxBatchRows }, profile, doubt };
 }
 
 type Loaded = Bench & LoadedModel & { loadMs: number };
@@ -163,10 +173,18 @@ async function inRunner<T>(
   try {
     const connection = await connectRunner({ path: loan.path, device: options.device }, () => {});
     const runner = { connection, kill: () => void fleet.giveBack(loan.id) };
-    const described = await loadInto(runner, { ...options, joinable: false, shared: false }, model.slice());
+    const { device, threads, maxBatchRows, runLimitMs } = options;
+    const load = { device, threads, maxBatchRows, runLimitMs, joinable: false, shared: false, fixedRows: null };
+    const described = await loadInto(runner, load, model.slice());
     const loadMs = performance.now() - startedMs;
     const run = (inputs: readonly Tensor[], rows: number) => runAlone(connection, inputs, rows, options.runLimitMs);
-    const done = await work({ ...described, loadMs, run, stats: () => connection.stats() });
+    const done = await work({
+      ...described,
+      loadMs,
+      run,
+      stats: () => connection.stats(),
+      deviceBytes: () => fleet.deviceBytesOf(loan.id),
+    });
     if (late) throw new TooSlow(options);
     return done;
   } catch (error) {

@@ -1,5 +1,7 @@
+import { kindOf } from './budget.ts';
 import { limitMemory, lowerPriority } from './confinement.ts';
 import type { LoadableVersion } from './fleet-port.ts';
+import type { LoadHead } from './frames.ts';
 import { modelBytes, type Runner } from './runner-process.ts';
 import type { LoadedModel } from './session-thread.ts';
 
@@ -8,16 +10,15 @@ const LOAD_LIMIT_MS = 60_000;
 const PEAK_FACTOR = 3;
 const PEAK_BYTES_MORE = 1024 ** 3;
 
-export type LoadOptions = Omit<LoadableVersion, 'id' | 'file' | 'trusted' | 'passedOver' | 'peakMemoryBytes'> & { device: string };
+export type LoadOptions = Omit<LoadHead, 'size'>;
 /** What loads a model: a runner, or somebody's own connection to one. */
 type Loads = Pick<Runner, 'kill'> & { connection: Pick<Runner['connection'], 'loadModel'> };
 
 /** Loads a model into an empty runner, within a minute. MODEL_FAILED or RunnerLost; the runner is dead then. */
 export async function loadInto(runner: Loads, options: LoadOptions, model: Uint8Array): Promise<LoadedModel> {
-  const { device, threads, joinable, shared, maxBatchRows, runLimitMs } = options;
   const limit = setTimeout(() => runner.kill(), LOAD_LIMIT_MS);
   try {
-    return await runner.connection.loadModel({ device, threads, joinable, shared, maxBatchRows, runLimitMs }, model);
+    return await runner.connection.loadModel(options, model);
   } catch (error) {
     runner.kill();
     throw error;
@@ -30,5 +31,17 @@ export async function loadInto(runner: Loads, options: LoadOptions, model: Uint8
 export async function confineLoaded({ pid }: Runner, { trusted, peakMemoryBytes }: LoadableVersion): Promise<void> {
   if (!trusted) lowerPriority(pid);
   if (peakMemoryBytes === null) return;
-  await limitMemory(pid, Math.min(modelBytes(), Math.max(PEAK_FACTOR * peakMemoryBytes, peakMemoryBytes + PEAK_BYTES_MORE)));
+  await limitMemory(pid, Math.min(modelBytes(), mostBytes(peakMemoryBytes)));
+}
+
+/** How a version is loaded on a device. */
+export function loadOptionsOf(version: LoadableVersion, device: string): LoadOptions {
+  const { threads, joinable, shared, maxBatchRows, runLimitMs, fixedRows } = version;
+  const rows = fixedRows !== null && kindOf(fixedRows.device) === kindOf(device) ? fixedRows.rows : null;
+  return { device, threads, joinable, shared, maxBatchRows, runLimitMs, fixedRows: rows };
+}
+
+/** What a process may take that was seen to need `peakBytes`. */
+export function mostBytes(peakBytes: number): number {
+  return Math.max(PEAK_FACTOR * peakBytes, peakBytes + PEAK_BYTES_MORE);
 }

@@ -12,7 +12,8 @@ export type Latency = { rows: number; p50Ms: number; rowsPerSecond: number };
 /**
  * What the gate measured of a version, on this machine and alone. `partlyOnCpu`: its device has no kernel for some of its operators. `devices`: the chain that there
  * was, of which `fallbacks` did not run it. `loadMs`: until its first run could begin. `peakMemoryBytes`: the
- * most that its process held for itself, with all that was run. `latencies`: by rows, rising; empty where no random input suits the model. `threads`: what runs it best.
+ * most that its process held for itself, with all that was run, `peakDeviceBytes` of its device, null where nobody tells. `fixedRows`: every run that calls may share has so many rows,
+ * since another number costs the device more; null: as many as calls bring. `latencies`: by rows, rising; empty where no random input suits the model. `threads`: what runs it best.
  */
 export type Profile = {
   device: string;
@@ -22,6 +23,8 @@ export type Profile = {
   runtime: string;
   loadMs: number;
   peakMemoryBytes: number;
+  peakDeviceBytes: number | null;
+  fixedRows: number | null;
   threads: number;
   latencies: Latency[];
 };
@@ -29,12 +32,18 @@ export type Profile = {
 type Measured = { latencies: Latency[]; failedRows: number | null };
 
 /** A loaded runner of the version, as it is measured. */
-export type Bench = { run(inputs: readonly Tensor[], rows: number): Promise<CallResult>; stats(): Promise<RunnerStats> };
+export type Bench = {
+  run(inputs: readonly Tensor[], rows: number): Promise<CallResult>;
+  stats(): Promise<RunnerStats>;
+  deviceBytes(): Promise<number | null>;
+};
 
 /** The whole of a profile takes about this long; a size that would not fit in what is left is not tried. */
 const BOX_MS = 4_000;
 const RUNS = { min: 3, max: 15, enoughMs: 60 };
 /** More threads are worth their cores where runs are long and get this much faster. */
+/** `share`: of the most rows per second that is near enough. */
+const FIX = { turns: 3, noiseMs: 1, share: 0.8 };
 const THREADS = { max: 4, runMs: 5, gain: 1.5 };
 
 /**
@@ -62,6 +71,39 @@ export async function measure(signature: Signature, range: InputRange | null, ma
     ignoreRefusal(error);
   }
   return { latencies, failedRows };
+}
+
+/**
+ * The rows that every run of a version should have; null where runs of any number are as cheap as of the one before. cuDNN plans each convolution anew for another shape: 50 ms for those of
+ * ResNet-50, 570 for some numbers of rows, beside 3 to 9 for a run (H200, November 2026). The smallest number that is nearly the fastest by row, where filling a run up to it costs less than
+ * a change. Some runs each of two sizes in turns, all of which have to be slow.
+ */
+export async function rowsToFix(
+  signature: Signature,
+  range: InputRange | null,
+  latencies: readonly Latency[],
+  bench: Bench,
+): Promise<number | null> {
+  const least = latencies[0];
+  const fastest = Math.max(...latencies.map(({ rowsPerSecond }) => rowsPerSecond));
+  const fixed = latencies.find(({ rowsPerSecond }) => rowsPerSecond >= FIX.share * fastest);
+  if (range === null || !least || !fixed || least === fixed) return null;
+  let changeMs = Number.POSITIVE_INFINITY;
+  const turns = Array.from({ length: 2 * FIX.turns }, (_, turn) => (turn % 2 === 0 ? least : fixed));
+  for (const { rows, p50Ms } of turns) {
+    const inputs = randomInputs(signature, rows, range);
+    if (inputs === null) return null;
+    changeMs = Math.min(changeMs, (await bench.run(inputs, rows)).computeMs - p50Ms);
+    if (changeMs <= FIX.noiseMs || changeMs <= fixed.p50Ms) return null;
+  }
+  return changeMs > fixed.p50Ms - least.p50Ms ? fixed.rows : null;
+}
+
+/** What callers meet where every run has `fixedRows`: that run, whatever they bring. */
+export function asFixed(latencies: readonly Latency[], fixedRows: number): Latency[] {
+  const p50Ms = latencies.find(({ rows }) => rows === fixedRows)?.p50Ms ?? 0;
+  const upTo = latencies.filter(({ rows }) => rows <= fixedRows);
+  return upTo.map(({ rows }) => ({ rows, p50Ms, rowsPerSecond: p50Ms > 0 ? (rows / p50Ms) * 1_000 : 0 }));
 }
 
 /** Whether another number of threads is worth trying: the runs are long, and the machine has cores. */

@@ -1,11 +1,14 @@
 import { setTimeout as sleep } from 'node:timers/promises';
 import { MercatoError } from '../base/errors.ts';
-import type { Footprint, MemoryBudget } from './budget.ts';
+import { type Footprint, kindOf, type MemoryBudget } from './budget.ts';
 import type { RunnerStats } from './frames.ts';
 import type { Runner } from './runner-process.ts';
 
-/** A runner that takes memory: `footprint` is what it is expected to take, `stats` what its process tells. */
-export type Holder = { runner: Runner; footprint: Footprint; stats: RunnerStats };
+/**
+ * A runner that takes memory: `footprint` is what it is expected to take, `stats` what its process tells, `deviceBytes` what its device does, null where that is
+ * not known; `deviceBytesMax`: where it holds more it ends.
+ */
+export type Holder = { runner: Runner; footprint: Footprint; stats: RunnerStats; deviceBytes: number | null; deviceBytesMax: number };
 export type Replica = Holder & { partlyOnCpu: boolean };
 
 /** Who has room now. */
@@ -27,8 +30,6 @@ const WAIT_MS = 2_000;
 const LOAN_WAIT_MS = 30_000;
 const LOOK_MS = 50;
 const RETRY_AFTER_MS = 1_000;
-
-export const kindOf = (device: string): string => device.split(':')[0] ?? '';
 
 /** Makes room for what is to be loaded, where need be by ending idle replicas; those only where that is enough. Nobody waits for who finds no room. */
 export class Room {
@@ -130,9 +131,9 @@ export class Room {
   }
 }
 
-/** A replica takes what its process tells, once it does; a loan may still load what it was borrowed for. */
-export function held({ footprint, stats, ...more }: Holder | Replica): Footprint {
-  const { memoryBytes } = stats;
-  const bytes = 'partlyOnCpu' in more ? memoryBytes || footprint.bytes : Math.max(memoryBytes, footprint.bytes);
-  return { ...footprint, bytes };
+/** A replica takes what its process and its device tell, once they do; a loan may still load what it was borrowed for. */
+export function held({ footprint, stats, deviceBytes, ...more }: Holder | Replica): Footprint {
+  const told = (bytes: number, expected: number) => ('partlyOnCpu' in more ? bytes || expected : Math.max(bytes, expected));
+  const { device } = footprint;
+  return { device, bytes: told(stats.memoryBytes, footprint.bytes), deviceBytes: told(deviceBytes ?? 0, footprint.deviceBytes) };
 }

@@ -51,7 +51,9 @@ export async function openEngine(changes: Partial<FleetConfig>): Promise<Engine>
     runLimitMs: 10_000,
     threads: 1,
     passedOver: [],
+    fixedRows: null,
     peakMemoryBytes: null,
+    peakDeviceBytes: null,
   };
   return {
     inference,

@@ -1,6 +1,6 @@
 /**
  * `npm run conformance -- ARCHIVE [PATTERN]`: every one of ONNX's backend test cases through upload and predict, over HTTP. Prints how many are
- * right, and what stood against the others; exits 1 below 98 % of the cases that can be asked, or at one wrong answer.
+ * right, and what stood against the others; on the devices of MERCATO_DEVICES, where that is set. Exits 1 below 98 % of the cases that can be asked, or at one wrong answer.
  */
 import { inParallel } from '../support/client.ts';
 import { openCases } from './cases.ts';
@@ -9,7 +9,9 @@ import { type Judged, judge } from './judge.ts';
 
 const [archive, pattern = ''] = process.argv.slice(2);
 if (archive === undefined) {
-  console.error('usage: npm run conformance -- ARCHIVE [PATTERN]   (the archive of ONNX backend cases, and a part of their names)');
+  console.error(
+    'usage: npm run conformance -- ARCHIVE [PATTERN]   (the archive of ONNX backend cases, and a regular expression for their names)',
+  );
   process.exit(2);
 }
 const WIDTH = 4;
@@ -17,7 +19,7 @@ const SHARE = 0.98;
 
 await using cases = await openCases(archive);
 await using door = await openDoor();
-const names = cases.names.filter((name) => name.includes(pattern));
+const names = cases.names.filter((name) => new RegExp(pattern).test(name));
 const judged: Judged[] = [];
 await inParallel(names.length, WIDTH, async (i) => {
   const one = await cases.read(names[i] ?? '');

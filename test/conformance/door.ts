@@ -14,7 +14,8 @@ export async function openDoor() {
   await using stack = new AsyncDisposableStack();
   const dataDir = await mkdtemp(join(tmpdir(), 'mercato-conformance-'));
   stack.defer(() => rm(dataDir, { recursive: true, force: true }));
-  const env = { MERCATO_DATA: dataDir, MERCATO_PORT: '0', MERCATO_SEED: '0', MERCATO_LOG_LEVEL: 'error' };
+  const { MERCATO_DEVICES, LD_LIBRARY_PATH } = process.env;
+  const env = { MERCATO_DATA: dataDir, MERCATO_PORT: '0', MERCATO_SEED: '0', MERCATO_LOG_LEVEL: 'error', MERCATO_DEVICES, LD_LIBRARY_PATH };
   const app = stack.use(await createApp(readConfig(env)));
   const client = stack.use(new Client(app.url, 16));
   const { token } = await signUp(client, 'conformance');

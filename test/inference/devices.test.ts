@@ -7,7 +7,7 @@ import { createInference, type FleetPort, ModelKilled } from '../../src/inferenc
 import { node, tensor } from '../../src/inference/onnx/onnx.ts';
 import { Trials } from '../../src/inference/trials.ts';
 import { hasVulkan, vulkan } from '../support/vulkan.ts';
-import { floats, longs, numbersOf, request, testFleet, testInference, versionOf } from './setup.ts';
+import { floats, isAlive, longs, numbersOf, request, testFleet, testInference, versionOf } from './setup.ts';
 import { identityModel, loopModel, poolModel, tinyModel } from './tiny-models.ts';
 
 const hasCuda = existsSync('/dev/nvidia0');
@@ -17,6 +17,22 @@ const unless = (there: boolean, what: string) => (there ? '' : ` (not run: no ${
 const MIB = 1024 ** 2;
 const row = floats([1, 2], [1, 2]);
 const LIMIT = { timeout: 90_000 };
+
+const pick = (env: NodeJS.ProcessEnv, names: readonly string[]) =>
+  Object.fromEntries(names.flatMap((name) => (env[name] === undefined ? [] : [[name, env[name]]])));
+
+/** The largest of `k` copies of `x`, for which memory is needed. */
+function hogModel(): Uint8Array {
+  const nodes = [node('Expand', ['x', 'k'], ['copies']), node('ReduceMax', ['copies'], ['y'], { keepdims: 1, axes: [0] })];
+  return tinyModel(
+    [
+      ['x', 'FP32', [1]],
+      ['k', 'INT64', [1]],
+    ],
+    [['y', 'FP32', [1]]],
+    nodes,
+  );
+}
 
 /** A convolution and a dense layer, as a small network has them. */
 function network(): Uint8Array {
@@ -160,6 +176,29 @@ describe('the chain of devices', () => {
     expect(killed).toEqual([]);
   });
 
+  /** Squares a matrix: some milliseconds of a CPU, seconds of a software GPU. */
+  const squares = (size: number) =>
+    tinyModel([['x', 'FP32', [size, size]]], [['y', 'FP32', [size, size]]], [node('MatMul', ['x', 'x'], ['y'])]);
+  const matrix = (size: number) => floats([size, size], new Array(size * size).fill(1));
+
+  test.skipIf(!hasVulkan)(`asks the next device before a run past its limit counts as the model's${unlessVulkan}`, LIMIT, async () => {
+    const inference = await testInference({ devices: 'webgpu,cpu', deviceEnvironment: vulkan });
+    const version = versionOf(squares(1024), { joinable: false, runLimitMs: 300 });
+    const killed: object[] = [];
+    const result = await inference.run(request(version, [matrix(1024)], { onKilled: (one) => void killed.push(one) }));
+    expect(result).toMatchObject({ device: 'cpu' });
+    expect(numbersOf(result.outputs[0])[0]).toBe(1024);
+    expect(killed).toEqual([]);
+    expect(await inference.run(request(version, [matrix(1024)]))).toMatchObject({ device: 'cpu' });
+  });
+
+  test.skipIf(!hasVulkan)(`is struck for a run past its limit where the next device overruns too${unlessVulkan}`, LIMIT, async () => {
+    const inference = await testInference({ devices: 'webgpu,cpu', deviceEnvironment: vulkan });
+    const version = versionOf(loopModel(), { joinable: false, runLimitMs: 300 });
+    const run = inference.run(request(version, [longs([2 ** 52])])).catch((error: unknown) => error);
+    expect(await run).toMatchObject({ kind: 'OVERRUN', code: 'MODEL_FAILED' });
+  });
+
   test.skipIf(!hasVulkan)(`is struck for a crash only where the next device crashes too${unlessVulkan}`, LIMIT, async () => {
     const fleet = await testFleet({ devices: 'webgpu,cpu', deviceEnvironment: vulkan });
     const hosts = new Hosts(fleet);
@@ -240,8 +279,49 @@ describe('the chain of devices', () => {
     await vi.waitFor(async () => expect(await devicesOf(fleet)).toEqual(['cpu']), { timeout: 60_000 });
   });
 
-  test.skipIf(!hasCuda)(`runs on CUDA as on the CPU${unless(hasCuda, 'CUDA device')}`, LIMIT, async () => {
-    const [gpu, cpu] = [await testInference({ devices: 'cuda:0' }), await testInference()];
+  const unlessCuda = unless(hasCuda, 'CUDA device');
+  const cuda = { devices: 'cuda:0,cpu', deviceEnvironment: pick(process.env, ['LD_LIBRARY_PATH', 'CUDA_VISIBLE_DEVICES']) };
+  const gate = { runLimitMs: 20_000, maxBatchRows: 8 };
+
+  test.skipIf(!hasCuda)(`joins rows on CUDA, where runs have the rows that cost the least${unlessCuda}`, LIMIT, async () => {
+    const inference = await testInference(cuda);
+    const inspection = await inference.inspect(network(), gate);
+    expect(inspection).toMatchObject({ joinable: true, profile: { device: 'cuda:0', fallbacks: [] } });
+    const { fixedRows } = inspection.profile;
+    const version = versionOf(network(), { fixedRows: { device: 'cuda:0', rows: fixedRows ?? 8 } });
+    const calls = Array.from({ length: 7 }, (_, i) => floats([1, 1, 8, 8], new Array(64).fill(i / 7)));
+    const cpu = await testInference();
+    const answers = async (on: typeof cpu, batch: typeof version) =>
+      (await Promise.all(calls.map((call) => on.run(request(batch, [call]))))).flatMap(({ outputs }) => numbersOf(outputs[0]));
+    const [there, here] = [await answers(inference, version), await answers(cpu, versionOf(network()))];
+    expect(there.length).toBe(21);
+    for (const [index, value] of there.entries()) expect(value).toBeCloseTo(here[index] ?? Number.NaN, 5);
+  });
+
+  test.skipIf(!hasCuda)(`knows what is held of a CUDA device, and what that has${unlessCuda}`, LIMIT, async () => {
+    const inference = await testInference({ ...cuda, deviceMemoryBytesMax: 2 ** 50 });
+    const { profile } = await inference.inspect(network(), gate);
+    expect(profile.peakDeviceBytes).toBeGreaterThan(200 * MIB);
+    await inference.load(versionOf(network()));
+    const [memory] = (await inference.status()).memory;
+    expect(memory).toMatchObject({ device: 'cuda:0' });
+    expect(memory?.memoryBytes).toBeGreaterThan(200 * MIB);
+    expect(memory?.memoryBytesMax).toBeLessThan(2 ** 40);
+  });
+
+  test.skipIf(!hasCuda)(`ends a runner that holds more of a CUDA device than it may${unlessCuda}`, LIMIT, async () => {
+    const inference = await testInference(cuda);
+    const version = versionOf(hogModel(), { joinable: false, peakDeviceBytes: 700 * MIB });
+    const hog = (elements: number) => request(version, [floats([1], [3]), longs([elements], 'k')]);
+    expect(numbersOf((await inference.run(hog(1000))).outputs[0])).toEqual([3]);
+    const pid = (await inference.status()).deployments[0]?.replicas[0]?.pid ?? 0;
+    await inference.run(hog(2 ** 30 - 1)).catch(() => {});
+    await vi.waitFor(() => expect(isAlive(pid)).toBe(false), { timeout: 20_000 });
+    expect(numbersOf((await inference.run(hog(1000))).outputs[0])).toEqual([3]);
+  });
+
+  test.skipIf(!hasCuda)(`runs on CUDA as on the CPU${unlessCuda}`, LIMIT, async () => {
+    const [gpu, cpu] = [await testInference({ ...cuda, devices: 'cuda:0' }), await testInference()];
     const version = versionOf(network(), { maxBatchRows: 2 });
     const pictures = floats(
       [2, 1, 8, 8],

@@ -4,7 +4,7 @@ import { type Call, Dispatcher, type DispatchSettings, type Refusal } from '../.
 import type { Tensor } from '../../src/inference/tensor.ts';
 import { floats, numbersOf } from './setup.ts';
 
-const SETTINGS: DispatchSettings = { joinable: true, shared: false, maxBatchRows: 4, runLimitMs: 1_000 };
+const SETTINGS: DispatchSettings = { joinable: true, shared: false, maxBatchRows: 4, fixedRows: null, runLimitMs: 1_000 };
 
 /** A dispatcher over a session thread that the test plays itself. */
 function stage(changes: Partial<DispatchSettings> = {}) {
@@ -160,6 +160,44 @@ describe('the dispatcher of a runner', () => {
     echo();
     expect(runs.map(({ rows }) => rows)).toEqual([[1, 2], [1], [2]]);
     expect(log.slice(-2)).toEqual(['a1: 1 of 1', 'a2: 2 of 1']);
+  });
+
+  test('fills runs that calls may share up to the fixed rows, with copies of the first that nobody gets', () => {
+    const { dispatcher, runs, log, add, echo } = stage({ fixedRows: 4 });
+    add('a1', [1, 2]);
+    dispatcher.dispatch();
+    add('a2', [3]);
+    add('a3', [4, 5, 6]);
+    echo();
+    echo();
+    expect(runs.map(({ rows }) => rows)).toEqual([
+      [1, 2, 1, 1],
+      [3, 4, 5, 6],
+    ]);
+    expect(log.filter((line) => line.includes(': '))).toEqual(['a1: 1,2 of 2', 'a2: 3 of 4', 'a3: 4,5,6 of 4']);
+  });
+
+  test('fills up no run that calls may not share, and no call of more rows', () => {
+    const { dispatcher, runs, add, echo } = stage({ fixedRows: 4 });
+    add('a1', [1], { joinKey: null });
+    dispatcher.dispatch();
+    add('a2', [1, 2, 3, 4, 5]);
+    echo();
+    expect(runs.map(({ rows }) => rows)).toEqual([[1], [1, 2, 3, 4, 5]]);
+  });
+
+  test('repeats a filled run as it is where it fails, or has not the rows of its inputs', () => {
+    const { dispatcher, runs, log, add, echo } = stage({ fixedRows: 4 });
+    add('a1', [1]);
+    dispatcher.dispatch();
+    dispatcher.failed(1, 'too large');
+    echo();
+    add('b1', [2]);
+    dispatcher.dispatch();
+    dispatcher.ran(3, [floats([1, 1], [7])], 1);
+    dispatcher.failed(4, 'it is the model');
+    expect(runs.map(({ rows }) => rows)).toEqual([[1, 1, 1, 1], [1], [2, 2, 2, 2], [2]]);
+    expect(log.filter((line) => line.includes(': '))).toEqual(['a1: 1 of 1', 'b1: MODEL_FAILED it is the model']);
   });
 
   test('drops the cancelled and refuses the late without running them', () => {

@@ -28,7 +28,9 @@ const version: RunnableVersion = {
   runLimitMs: 10_000,
   threads: 1,
   passedOver: [],
+  fixedRows: null,
   peakMemoryBytes: null,
+  peakDeviceBytes: null,
 };
 const x = { name: 'x', datatype: 'FP32', shape: [1], data: new Uint8Array(4) } as const;
 await inference.run({ version, tenantKey: '', priority: 0, inputs: [x], outputs: null, deadlineMs: 10_000 });

@@ -12,7 +12,12 @@ import { identityModel, loopModel, mixingModel, tableModel, tinyModel } from './
 
 /** A fleet that lends as `borrow` does. */
 const lending = (fleet: FleetPort, borrow: FleetPort['borrow']): FleetPort =>
-  ({ borrow, devices: () => fleet.devices(), giveBack: (id: string) => fleet.giveBack(id) }) as FleetPort;
+  ({
+    borrow,
+    devices: () => fleet.devices(),
+    deviceBytesOf: (id: string) => fleet.deviceBytesOf(id),
+    giveBack: (id: string) => fleet.giveBack(id),
+  }) as FleetPort;
 
 const GATE = { runLimitMs: 5_000, maxBatchRows: 8 };
 

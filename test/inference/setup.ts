@@ -67,7 +67,9 @@ export function versionOf(model: Uint8Array, changes: Partial<RunnableVersion> =
     runLimitMs: 30_000,
     threads: 1,
     passedOver: [],
+    fixedRows: null,
     peakMemoryBytes: null,
+    peakDeviceBytes: null,
     ...changes,
   };
 }

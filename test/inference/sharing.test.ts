@@ -20,7 +20,7 @@ test('server processes share the batches of one runner, and one that leaves take
     await runner.ended;
     await rm(dataDir, { recursive: true, force: true });
   });
-  const options = { device: 'cpu', threads: 1, joinable: true, shared: false, maxBatchRows: 8, runLimitMs: 30_000 };
+  const options = { device: 'cpu', threads: 1, joinable: true, shared: false, maxBatchRows: 8, fixedRows: null, runLimitMs: 30_000 };
   await loadInto(runner, options, loopModel());
   const [second, third] = [await connectRunner({ path, device: 'cpu' }, () => {}), await connectRunner({ path, device: 'cpu' }, () => {})];
   onTestFinished(() => second.close());

@@ -23,6 +23,16 @@ describe('a budget of memory', () => {
     expect(budget.fits(on('cuda:0', 1, 40))).toBe(true);
   });
 
+  it('has no more of a device than that has', () => {
+    const budget = budgetOf([on('cuda:0', 100, 60)]);
+    budget.has = new Map([
+      ['cuda:0', 80],
+      ['cuda:1', 500],
+    ]);
+    expect([budget.fits(on('cuda:0', 1, 20)), budget.fits(on('cuda:0', 1, 21))]).toEqual([true, false]);
+    expect(['cuda:0', 'cuda:1', 'cpu'].map((device) => budget.memoryOf(device).memoryBytesMax)).toEqual([80, 100, 1000]);
+  });
+
   it('lets what is larger than all of it be alone', () => {
     expect(budgetOf([]).fits(on('cuda:0', 5000, 500))).toBe(true);
     expect(budgetOf([on('cpu', 1)]).fits(on('cuda:0', 5000, 500))).toBe(false);
@@ -32,9 +42,21 @@ describe('a budget of memory', () => {
 
 describe('the footprint of a model', () => {
   it('is what was measured, else what its file lets expect; on the CPU it takes nothing of another device', () => {
-    expect(footprintOf('cpu', 10 * MIB, null)).toEqual(on('cpu', 84 * MIB));
-    expect(footprintOf('cuda:0', 10 * MIB, null)).toEqual(on('cuda:0', 84 * MIB, 20 * MIB));
-    expect(footprintOf('cuda:0', 10 * MIB, 200 * MIB)).toEqual(on('cuda:0', 200 * MIB, 136 * MIB));
-    expect(footprintOf('cuda:0', 10 * MIB, 70 * MIB)).toEqual(on('cuda:0', 70 * MIB, 20 * MIB));
+    const seen = (host: number | null, device: number | null = null) => ({
+      peakMemoryBytes: host && host * MIB,
+      peakDeviceBytes: device && device * MIB,
+    });
+    expect(footprintOf('cpu', 10 * MIB, seen(null))).toEqual(on('cpu', 84 * MIB));
+    expect(footprintOf('cpu', 10 * MIB, seen(200, 900))).toEqual(on('cpu', 200 * MIB));
+    expect(footprintOf('webgpu', 10 * MIB, seen(null))).toEqual(on('webgpu', 84 * MIB, 20 * MIB));
+    expect(footprintOf('webgpu', 10 * MIB, seen(200))).toEqual(on('webgpu', 200 * MIB, 136 * MIB));
+    expect(footprintOf('webgpu', 10 * MIB, seen(70))).toEqual(on('webgpu', 70 * MIB, 20 * MIB));
+  });
+
+  it('has what CUDA takes before a model in it, unless its device told what it held', () => {
+    const peaks = (device: number | null) => ({ peakMemoryBytes: 500 * MIB, peakDeviceBytes: device });
+    expect(footprintOf('cuda:0', 10 * MIB, { peakMemoryBytes: null, peakDeviceBytes: null })).toEqual(on('cuda:0', 468 * MIB, 660 * MIB));
+    expect(footprintOf('cuda:0', 10 * MIB, peaks(null))).toEqual(on('cuda:0', 500 * MIB, 692 * MIB));
+    expect(footprintOf('cuda:0', 10 * MIB, peaks(800 * MIB))).toEqual(on('cuda:0', 500 * MIB, 800 * MIB));
   });
 });

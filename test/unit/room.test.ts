@@ -32,7 +32,7 @@ beforeEach(() => {
 });
 
 function add(footprint: Footprint, isIdle: boolean): Replica {
-  const replica = { runner: {} as Runner, footprint, stats: NO_STATS, partlyOnCpu: false };
+  const replica = { runner: {} as Runner, footprint, stats: NO_STATS, deviceBytes: null, deviceBytesMax: 2 ** 40, partlyOnCpu: false };
   present.push(replica);
   if (isIdle) idle.push(replica);
   return replica;
