@@ -1,7 +1,15 @@
 import { runJson } from './processes.ts';
 
 /** What one sender sends: the same POST again and again, each connection as soon as it has its answer. */
-export type LoadOrder = { url: string; headers: Record<string, string>; body: string; connections: number; seconds: number };
+export type LoadOrder = {
+  url: string;
+  headers: Record<string, string>;
+  body: string;
+  connections: number;
+  seconds: number;
+  /** Requests a second at most, of all connections. */
+  rate?: number;
+};
 
 /** `failed`: no answer, a status other than 2xx, or a body that does not begin with data. Latencies as the sender saw them. */
 export type Measured = {
@@ -13,9 +21,14 @@ export type Measured = {
   senderSeconds: number;
 };
 
+/** Loads a server from a process of its own, whatever it answers. */
+export function send(order: LoadOrder): Promise<Measured> {
+  return runJson<Measured>('test/bench/sender.ts', [], JSON.stringify(order));
+}
+
 /** Loads a server from a process of its own. @throws Error where a request failed: its figures would be of something else */
 export async function load(order: LoadOrder): Promise<Measured> {
-  const measured = await runJson<Measured>('test/bench/sender.ts', [], JSON.stringify(order));
+  const measured = await send(order);
   if (measured.failed > 0 || measured.requests === 0) throw new Error(`${measured.failed} of ${measured.requests} requests failed`);
   return measured;
 }
