@@ -1,6 +1,8 @@
 import { existsSync, readFileSync } from 'node:fs';
 import { describe, expect, onTestFinished, test, vi } from 'vitest';
-import { createInference, type Inference } from '../../src/inference/inference.ts';
+import { MercatoError } from '../../src/base/errors.ts';
+import { loadable } from '../../src/inference/hosts.ts';
+import { createInference, estimateApart, type Inference } from '../../src/inference/inference.ts';
 import { fileOf, floats, isAlive, longs, numbersOf, request, testFleet, testInference, versionOf } from './setup.ts';
 import { bombModel, identityModel, loopModel } from './tiny-models.ts';
 
@@ -222,6 +224,66 @@ describe('hosting', () => {
     const bomb = inference.run(request(version, [longs([2 ** 34])]));
     await expect(bomb).rejects.toMatchObject({ code: 'MODEL_FAILED' });
     expect((await inference.run(request(version, [longs([3])]))).outputs[0]?.shape).toEqual([3]);
+  });
+
+  test('tries a further replica again only after a while where its load failed', { timeout: 60_000 }, async () => {
+    let reads = 0;
+    const readModel = async () => {
+      reads++;
+      if (reads === 2) throw new MercatoError('MODEL_FAILED', 'The file is gone for now.');
+      return identityModel();
+    };
+    vi.useFakeTimers({ toFake: ['setInterval', 'clearInterval', 'performance'] });
+    onTestFinished(() => void vi.useRealTimers());
+    const fleet = await testFleet({ replicasMax: 2, readModel });
+    await fleet.scale('version', { min: 2, max: null });
+    await fleet.claim(loadable(versionOf(identityModel())), []);
+    await vi.waitFor(() => expect(reads).toBe(2));
+    await vi.advanceTimersByTimeAsync(5_000);
+    expect(reads).toBe(2);
+    await vi.advanceTimersByTimeAsync(6_000);
+    await vi.waitFor(async () => expect((await fleet.status()).deployments[0]?.replicas).toHaveLength(2), { timeout: 20_000 });
+    expect(reads).toBe(3);
+  });
+
+  test('answers a claim by the further replica that is being loaded, where the only one ends meanwhile', { timeout: 60_000 }, async () => {
+    let reads = 0;
+    const file = Promise.withResolvers<void>();
+    const readModel = async () => {
+      if (++reads === 2) await file.promise;
+      return identityModel();
+    };
+    const fleet = await testFleet({ replicasMax: 2, readModel });
+    const version = loadable(versionOf(identityModel()));
+    await fleet.scale(version.id, { min: 2, max: null });
+    const [first] = await fleet.claim(version, []);
+    await vi.waitFor(() => expect(reads).toBe(2));
+    process.kill((await fleet.status()).deployments[0]?.replicas[0]?.pid ?? 0, 'SIGKILL');
+    await vi.waitFor(async () => expect((await fleet.status()).deployments).toMatchObject([{ state: 'LOADING', replicas: [] }]), {
+      timeout: 20_000,
+    });
+    const claims = [fleet.claim(version, []), fleet.claim(version, [])];
+    file.resolve();
+    const [places, again] = await Promise.all(claims);
+    expect(places).toHaveLength(1);
+    expect(again).toEqual(places);
+    expect(places?.[0]?.path).not.toBe(first?.path);
+  });
+
+  test('says that the server shuts down to who asks for a runner then', async () => {
+    const fleet = await testFleet();
+    await fleet[Symbol.asyncDispose]();
+    const refusal = { code: 'OVERLOADED', message: expect.stringContaining('shutting down'), data: { retryAfterMs: 1_000 } };
+    await expect(fleet.claim(loadable(versionOf(identityModel())), [])).rejects.toMatchObject(refusal);
+    await expect(fleet.borrow(100, 'cpu')).rejects.toMatchObject(refusal);
+  });
+
+  test('tells who asks for an estimate that takes too long when to ask again', async () => {
+    const timeout = vi.spyOn(AbortSignal, 'timeout').mockReturnValue(AbortSignal.abort());
+    onTestFinished(() => timeout.mockRestore());
+    await expect(estimateApart(identityModel(), new Map())).rejects.toMatchObject({ code: 'OVERLOADED', data: { retryAfterMs: 10_000 } });
+    timeout.mockRestore();
+    expect(await estimateApart(identityModel(), new Map([['x', [1, 2]]]))).toMatchObject({ activationBytes: 16 });
   });
 
   test('ends the process of an unloaded version', async () => {
