@@ -7,8 +7,8 @@ export type DeviceMemory = { device: string; memoryBytes: number; memoryBytesMax
 /** Bounds of the memory of the host, and of each of its other devices, which have no more than they have. */
 export type MemoryBounds = { memoryBytesMax: number; deviceMemoryBytesMax: number };
 
-/** The most that a version was seen to hold of the host's memory and of its device's; null: it was not measured. */
-export type Peaks = { peakMemoryBytes: number | null; peakDeviceBytes: number | null };
+/** The most that a version was seen to hold of the host's memory, and of a device's; null: it was not measured. */
+export type Peaks = { peakMemoryBytes: number | null; peakOnDevice: { device: string; bytes: number } | null };
 
 const MIB = 1024 ** 2;
 /** Node with ONNX Runtime, before a model, without the code that all share (52 MiB measured, November 2026), and what a model takes of its file's size. */
@@ -21,16 +21,21 @@ const CUDA = { bytes: 384 * MIB, deviceBytes: 640 * MIB };
 export const kindOf = (device: string): string => device.split(':')[0] ?? '';
 
 /**
- * What a runner with a model is expected to take: what the version was seen to hold, or what its file lets expect. Where a device does not tell what a process
+ * What a runner with a model is expected to take: what the version was seen to hold, on a device of the same kind, or what its file lets expect. Where a device does not tell what a process
  * holds of it, that is what the process was seen to hold beyond an empty runner.
  */
-export function footprintOf(device: string, fileBytes: number, { peakMemoryBytes, peakDeviceBytes }: Peaks): Footprint {
+export function footprintOf(device: string, fileBytes: number, { peakMemoryBytes, peakOnDevice }: Peaks): Footprint {
   const base = kindOf(device) === 'cuda' ? CUDA : { bytes: 0, deviceBytes: 0 };
   const modelBytes = FILE_FACTOR * fileBytes;
   const bytes = peakMemoryBytes ?? RUNNER_BYTES + base.bytes + modelBytes;
   if (device === 'cpu') return { device, bytes, deviceBytes: 0 };
   const modelDeviceBytes = Math.max(modelBytes, bytes - RUNNER_BYTES - base.bytes);
-  return { device, bytes, deviceBytes: peakDeviceBytes ?? base.deviceBytes + modelDeviceBytes };
+  return { device, bytes, deviceBytes: seenOn(device, peakOnDevice) ?? base.deviceBytes + modelDeviceBytes };
+}
+
+/** What was seen on a device, as far as it tells of `device`. */
+export function seenOn(device: string, seen: Peaks['peakOnDevice']): number | null {
+  return seen !== null && kindOf(seen.device) === kindOf(device) ? seen.bytes : null;
 }
 
 /** Knows what is free: what is held, of which `held` tells, and what is promised to a load counts as taken. */

@@ -42,7 +42,8 @@ type Ways = { hosts: Hosts; trials: Trials };
 export async function runRequest(ways: Ways, request: RunRequest): Promise<RunResult> {
   const { version, inputs, outputs, tenantKey, priority, signal } = request;
   const patience = { expiresMs: performance.now() + request.deadlineMs, signal };
-  const slices = version.joinable ? sliceInputs(inputs, version.maxBatchRows) : [inputs];
+  const rowsMax = Math.min(version.maxBatchRows, version.fixedRows?.rows ?? version.maxBatchRows);
+  const slices = version.joinable ? sliceInputs(inputs, rowsMax) : [inputs];
   const results: CallResult[] = [];
   // One after another: a call of many rows is one call in the queue, whatever its size.
   for (const slice of slices) {
@@ -82,9 +83,8 @@ async function call(
     let connection: RunnerConnection | null = null;
     const onLate = (ended: RunnerLost | RunnerOverran) => {
       const killed = killedBy(ended, connection);
-      const isModels = killed !== null && connection?.device === 'cpu';
-      if (isModels) onKilled?.(killed);
-      else if (killed !== null || ended.mixed) void tryAlone(ways, version, request, onKilled);
+      if (ended.mixed) void tryAlone(ways, version, request, onKilled);
+      else if (killed !== null) void tryLate(ways, version, request, { ended, killed, device: connection?.device ?? 'cpu', onKilled });
     };
     try {
       const entered = ways.hosts.enter(version, request.tenantKey);
@@ -96,7 +96,7 @@ async function call(
       if (!(error instanceof RunnerLost || error instanceof RunnerOverran)) throw error;
       const killed = killedBy(error, connection);
       // Nobody is struck for what may be the device's fault.
-      if (killed !== null) throw tried === 'fails' ? killed : new MercatoError('MODEL_FAILED', killed.message, {}, { cause: killed });
+      if (killed !== null) throw isModels(killed, tried) ? killed : new MercatoError('MODEL_FAILED', killed.message, {}, { cause: killed });
       if (error.mixed) request = { ...request, alone: true };
       if (attempt === ATTEMPTS_MAX) throw new MercatoError('OVERLOADED', undefined, { retryAfterMs: RETRY_AFTER_MS });
     }
@@ -122,13 +122,20 @@ async function tryNext(
   const device = connection?.device ?? 'cpu';
   if (device === 'cpu' || !isRuns(error)) return 'fails';
   const ended = error instanceof RunnerLost || error instanceof RunnerOverran;
-  const trial = trials.run(loadable(version), request, device, ended);
+  const trial = trials.run(loadable(version), request, device, ended ? endOf(error) : null);
   const killed = ended ? killedBy(error, connection) : null;
   return within(trial, patience).catch((gaveUp: unknown) => {
     // Whoever gives up early would never be found to crash the model on every device.
-    if (killed) void trial.then((tried) => tried === 'fails' && onKilled?.(killed));
+    if (killed) void trial.then((tried) => isModels(killed, tried) && onKilled?.(killed));
     throw gaveUp;
   });
+}
+
+const endOf = (ended: RunnerLost | RunnerOverran) => (ended instanceof RunnerOverran ? 'OVERRUN' : 'CRASH');
+
+/** Whether the model is to blame: the next device fails too; or, of what never ends, it cannot be asked, which may not be the way to never be blamed. */
+function isModels({ kind }: ModelKilled, tried: Verdict): boolean {
+  return tried === 'fails' || (tried === 'unknown' && kind === 'OVERRUN');
 }
 
 /** What ended a runner; null where the call had not begun, or it cannot be told yet whose call it was. */
@@ -137,6 +144,19 @@ function killedBy(ended: RunnerLost | RunnerOverran, connection: RunnerConnectio
   const { path } = connection;
   if (ended instanceof RunnerOverran) return new ModelKilled('OVERRUN', path, ended.message);
   return ended.begun ? new ModelKilled('CRASH', path, 'The model crashed on this input.') : null;
+}
+
+type Late = { ended: RunnerLost | RunnerOverran; killed: ModelKilled; device: string; onKilled: RunRequest['onKilled'] };
+
+/** Nobody waits for the call, which ended its runner: the next device is asked all the same, since whoever gives up early would never be found. */
+async function tryLate(
+  { trials }: Ways,
+  version: RunnableVersion,
+  request: CallRequest,
+  { ended, killed, device, onKilled }: Late,
+): Promise<void> {
+  const tried = device === 'cpu' ? 'fails' : await trials.run(loadable(version), request, device, endOf(ended));
+  if (isModels(killed, tried)) onKilled?.(killed);
 }
 
 /** Nobody waits for the call, but it may be the one that ended its runner: whoever gives up early would never be found. */

@@ -65,7 +65,8 @@ export async function usableDevices(setting: string, env: DeviceEnvironment, tak
 
 /** Bytes of memory of the devices that tell. Numbers of CUDA devices are the driver's only where nobody chose among them. */
 export async function bytesOfDevices(devices: DeviceChain, env: DeviceEnvironment): Promise<ReadonlyMap<string, number>> {
-  const tell = env.CUDA_VISIBLE_DEVICES === undefined && devices.some((device) => kindOf(device) === 'cuda');
+  const areDrivers = env.CUDA_VISIBLE_DEVICES === undefined && env.CUDA_DEVICE_ORDER === CUDA_ENVIRONMENT.CUDA_DEVICE_ORDER;
+  const tell = areDrivers && devices.some((device) => kindOf(device) === 'cuda');
   const bytes = tell ? await cudaBytesByDevice() : [];
   return new Map([...bytes].map(([number, size]) => [`cuda:${number}`, size]));
 }

@@ -10,7 +10,7 @@ import type { Tensor } from './tensor.ts';
  */
 export type DispatchSettings = { joinable: boolean; shared: boolean; maxBatchRows: number; fixedRows: number | null; runLimitMs: number };
 
-/** Measures of the run that answered a call; `computeMicros` is the call's part of the run time, by rows. */
+/** Measures of the run that answered a call; `computeMicros` is the call's part of the run time, by rows; that of rows which no call brought is nobody's. */
 export type RunMeasures = { queueMs: number; computeMs: number; computeMicros: number; batchRows: number };
 
 /**
@@ -68,7 +68,7 @@ const RETRY_AFTER_MS = { min: 10, max: 5_000 };
 
 /**
  * Decides what the session thread runs next. An idle session takes a call at once; while it is busy calls gather, and the next run takes as
- * many of them as fit together. A run that fails with several calls, or filled up, is done again call by call and as it is, so that nobody fails by what is not theirs.
+ * many of them as fit together. A run that fails with several calls is done again call by call, so that nobody fails by another's input.
  */
 export class Dispatcher {
   readonly #settings: DispatchSettings;
@@ -76,6 +76,8 @@ export class Dispatcher {
   readonly #queue = new CallQueue<Call>();
   /** Calls of a joined run that failed; each runs again by itself, before all others. */
   #alone: Call[] = [];
+  /** Whose outputs had other rows than a run that was filled up. */
+  readonly #unfilled = new WeakSet<Call>();
   #current: Run | null = null;
   #dying = false;
   #batches = 0;
@@ -142,7 +144,8 @@ export class Dispatcher {
     if (chosen === null) return;
     const calls = chosen.mayJoin ? [chosen.call, ...this.#companions(chosen.call)] : [chosen.call];
     const rows = calls.reduce((sum, call) => sum + call.rows, 0);
-    const filler = chosen.mayJoin ? Math.max(0, (this.#settings.fixedRows ?? 0) - rows) : 0;
+    const isFilled = chosen.call.joinKey !== null && !this.#unfilled.has(chosen.call);
+    const filler = isFilled ? Math.max(0, (this.#settings.fixedRows ?? 0) - rows) : 0;
     const limit = setTimeout(() => this.#overrun(), this.#settings.runLimitMs);
     const mixed = calls.some(({ tenantKey }) => tenantKey !== chosen.call.tenantKey);
     this.#current = { batch: ++this.#batches, calls, mixed, rows, filler, startedMs: performance.now(), limit };
@@ -159,15 +162,16 @@ export class Dispatcher {
     this.#meanRunMs += (runMs - this.#meanRunMs) / 8;
     const { calls, filler } = this.#current;
     const parts = splitOutputs(calls, outputs, filler);
+    if (parts === null) for (const call of calls) this.#unfilled.add(call);
     // The next run begins before these outputs are sent: the session thread is what callers wait for.
-    const run = this.#finish(this.#current, parts !== null);
+    const run = this.#finish(this.#current, parts === null);
     if (run !== null && parts !== null) answer(run, parts, runMs);
   }
 
   /** The session thread's refusal of a run. */
   failed(batch: number, message: string): void {
     if (this.#current?.batch !== batch) return;
-    const run = this.#finish(this.#current, false);
+    const run = this.#finish(this.#current, this.#current.calls.length > 1);
     for (const call of run?.calls ?? []) call.refuse({ code: 'MODEL_FAILED', message });
   }
 
@@ -206,12 +210,11 @@ export class Dispatcher {
   }
 
   /** Ends the run and begins the next one; null where it has to be repeated call by call. */
-  #finish(run: Run, done: boolean): Run | null {
+  #finish(run: Run, repeat: boolean): Run | null {
     clearTimeout(run.limit);
     this.#current = null;
     this.#idleSinceMs = hostMs();
     this.#busyMs += performance.now() - run.startedMs;
-    const repeat = !done && run.calls.length + run.filler > 1;
     if (repeat) this.#alone.push(...run.calls);
     this.dispatch();
     const next = this.#current as Run | null;
@@ -220,9 +223,9 @@ export class Dispatcher {
   }
 }
 
-function answer({ calls, rows, startedMs }: Run, parts: readonly (readonly Tensor[])[], runMs: number): void {
+function answer({ calls, rows, filler, startedMs }: Run, parts: readonly (readonly Tensor[])[], runMs: number): void {
   calls.forEach((call, index) => {
-    const share = rows === 0 ? 1 : call.rows / rows;
+    const share = rows === 0 ? 1 : call.rows / (rows + filler);
     const computeMicros = Math.round(runMs * 1000 * share);
     call.answer(parts[index] ?? [], { queueMs: startedMs - call.arrivedMs, computeMs: runMs, computeMicros, batchRows: rows });
   });

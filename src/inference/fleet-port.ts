@@ -19,7 +19,7 @@ export type LoadableVersion = {
   threads: number;
   /** Devices that the gate saw not to run it. */
   passedOver: readonly string[];
-  /** Rows of every run on devices of this one's kind, which costs more for another number of rows; null: as many as calls bring. */
+  /** Rows of every run on devices of this one's kind, which another number of rows costs more; null: as many as calls bring. */
   fixedRows: { device: string; rows: number } | null;
 } & Peaks;
 
@@ -60,7 +60,7 @@ export type FleetPort = {
   deviceBytesOf(loanId: string): Promise<number | null>;
   giveBack(loanId: string): Promise<void>;
   /**
-   * A run of the version failed on `device`, and not on the next: one of `tenantKey`; null: it crashed, or passed its limit. After one of these, or failures of two tenants, the version leaves
+   * A run of the version failed on `device`, and not on the next: one of `tenantKey`; null: it crashed. After a crash, or failures of two tenants, the version leaves
    * the device for ten minutes, or until it is unloaded. Its runners there answer what they were asked.
    */
   fallBack(versionId: string, device: string, tenantKey: string | null): Promise<void>;

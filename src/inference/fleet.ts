@@ -1,17 +1,16 @@
 import { setTimeout as sleep } from 'node:timers/promises';
 import { MercatoError } from '../base/errors.ts';
 import type { Log } from '../base/log.ts';
-import { type Footprint, footprintOf, kindOf, type MemoryBounds, MemoryBudget } from './budget.ts';
+import { footprintOf, kindOf, type MemoryBounds, MemoryBudget, seenOn } from './budget.ts';
 import { lowerPriority } from './confinement.ts';
 import { type Place, RunnerLost } from './connection.ts';
-import { cudaBytesByProcess } from './cuda-memory.ts';
+import { CudaMemory } from './cuda-memory.ts';
 import type { DeviceChain } from './devices.ts';
 import { FailingDevices } from './failing-devices.ts';
 import type { Deployment, FleetPort, InferenceStatus, LoadableVersion, Loan } from './fleet-port.ts';
 import { hostMs, type RunnerStats } from './frames.ts';
 import { confineLoaded, loadInto, loadOptionsOf, mostBytes } from './load.ts';
 import { type Holder, held, type Replica, Room } from './room.ts';
-import type { Runner } from './runner-process.ts';
 import { type ReplicaBounds, Scaler, withinHost } from './scaling.ts';
 import type { Supervisor } from './supervisor.ts';
 
@@ -42,9 +41,7 @@ type Deployed = {
 };
 
 const TICK_MS = 1_000;
-const NEVER_MEASURED = { peakMemoryBytes: null, peakDeviceBytes: null };
-/** Of a device, for what is checked: it was never measured. */
-const UNPROVEN_SHARE = 1 / 4;
+const NEVER_MEASURED = { peakMemoryBytes: null, peakOnDevice: null };
 /** What may be loaded besides, or has to stay, is tried again after so long where it could not be. */
 const GROW_AGAIN_MS = 10_000;
 
@@ -71,6 +68,7 @@ export class Fleet implements FleetPort {
   readonly #loans = new Map<string, Holder>();
   readonly #listeners: ((versionId: string, place: Place) => void)[] = [];
   readonly #failing = new FailingDevices();
+  readonly #cuda = new CudaMemory();
   readonly #leaving = new Set<Promise<void>>();
   readonly #timer: NodeJS.Timeout;
   readonly #budget: MemoryBudget;
@@ -119,7 +117,7 @@ export class Fleet implements FleetPort {
       const runner = await this.#supervisor.take();
       // What it is to load is unproven, and who serves goes first.
       lowerPriority(runner.pid);
-      return this.#register(this.#holder(runner, footprint, null));
+      return this.#register({ runner, footprint, stats: NO_STATS, deviceBytes: null, deviceBytesMax: Number.POSITIVE_INFINITY });
     } finally {
       this.#budget.release(place);
     }
@@ -160,16 +158,6 @@ export class Fleet implements FleetPort {
     if (deployed === undefined) return;
     const chain = await this.#chainOf(deployed.version);
     for (const replica of deployed.replicas) if (!chain.includes(replica.footprint.device)) void this.#retire(replica);
-  }
-
-  /** One that holds more than it may of its device, which other runners have too, ends: CUDA has no bound for a process. */
-  #holder(runner: Runner, footprint: Footprint, peakDeviceBytes: number | null): Holder {
-    const all = this.#budget.memoryOf(footprint.device).memoryBytesMax;
-    const deviceBytesMax = Math.min(
-      all,
-      Math.max(mostBytes(peakDeviceBytes ?? footprint.deviceBytes), peakDeviceBytes === null ? all * UNPROVEN_SHARE : 0),
-    );
-    return { runner, footprint, stats: NO_STATS, deviceBytes: null, deviceBytesMax };
   }
 
   async deviceBytesOf(loanId: string): Promise<number | null> {
@@ -300,7 +288,9 @@ export class Fleet implements FleetPort {
       try {
         const { partlyOnCpu } = await loadInto(runner, loadOptionsOf(version, device), left.length > 0 ? model.slice() : model);
         await confineLoaded(runner, version);
-        return { ...this.#holder(runner, footprint, version.peakDeviceBytes), partlyOnCpu };
+        const seen = seenOn(device, version.peakOnDevice);
+        const deviceBytesMax = seen === null ? Number.POSITIVE_INFINITY : mostBytes(seen);
+        return { runner, footprint, partlyOnCpu, stats: NO_STATS, deviceBytes: null, deviceBytesMax };
       } catch (error) {
         if (left.length === 0) throw error;
         this.#budget.release(place);
@@ -376,23 +366,29 @@ export class Fleet implements FleetPort {
   async #askDevices(): Promise<void> {
     const holders = [...this.#replicas(), ...this.#loans.values()].filter(({ footprint }) => kindOf(footprint.device) === 'cuda');
     if (holders.length === 0) return;
-    const told = await cudaBytesByProcess();
+    const told = await this.#cuda.byProcess();
     for (const holder of holders) holder.deviceBytes = told.get(holder.runner.pid) ?? holder.deviceBytes;
   }
 
-  #endHogs(): void {
-    for (const { runner, footprint, deviceBytes, deviceBytesMax } of [...this.#replicas(), ...this.#loans.values()]) {
+  /** CUDA bounds no process, and what one took for its largest run it keeps. What it was asked it answers: it need not be those calls' fault. */
+  #retireHogs(deployed: Deployed): void {
+    for (const replica of this.#usable(deployed)) {
+      const { runner, footprint, deviceBytes, deviceBytesMax } = replica;
       if (deviceBytes === null || deviceBytes <= deviceBytesMax) continue;
-      this.#log.warn({ pid: runner.pid, device: footprint.device, deviceBytes, deviceBytesMax }, 'a runner holds too much of its device');
-      runner.kill();
+      const { pid } = runner;
+      this.#log.warn(
+        { pid, versionId: deployed.version.id, device: footprint.device, deviceBytes },
+        'a runner holds too much of its device',
+      );
+      void this.#retire(replica);
     }
   }
 
   async #tick(): Promise<void> {
     const before = new Map(this.#replicas().map((replica) => [replica, replica.stats.busyMs]));
     await this.#ask();
-    this.#endHogs();
     for (const deployed of this.#deployed.values()) {
+      this.#retireHogs(deployed);
       this.#endIdle(deployed);
       const busyMs = this.#usable(deployed).reduce((sum, one) => sum + one.stats.busyMs - (before.get(one) ?? one.stats.busyMs), 0);
       this.#scale(deployed, busyMs);

@@ -76,16 +76,23 @@ export async function inspectModel(model: Uint8Array, gate: Gate, fleet: FleetPo
     const { signature, range, found, profile } = done;
     const finding = { signature, ...found, profile: { ...profile, ...chosen } };
     const threads = threadsToTry(profile.latencies);
-    if (threads === null) return finding;
+    if (threads === null) return asMet(finding);
     // All is known of the version: it runs on one thread where this cannot be measured.
     const more = await inRunner(model, { ...box, threads, device: profile.device }, fleet, async (loaded) => {
       return (await measure(signature, range, found.maxBatchRows, loaded)).latencies;
     }).catch(() => []);
-    const best = isWorth(profile.latencies, more) ? { threads, latencies: more } : {};
-    return { ...finding, profile: { ...finding.profile, ...best } };
+    const isWhole = profile.fixedRows === null || more.some(({ rows }) => rows === profile.fixedRows?.rows);
+    const best = isWhole && isWorth(profile.latencies, more) ? { threads, latencies: more } : {};
+    return asMet({ ...finding, profile: { ...finding.profile, ...best } });
   } catch (error) {
     throw rejected(error);
   }
+}
+
+/** With the run times that callers meet. */
+function asMet({ profile, ...finding }: Inspection): Inspection {
+  const { fixedRows, latencies } = profile;
+  return { ...finding, profile: { ...profile, latencies: fixedRows === null ? latencies : asFixed(latencies, fixedRows.rows) } };
 }
 
 /** What one device shows of a model. `doubt`: why it may be the device that does not run it. */
@@ -101,16 +108,17 @@ async function look(loaded: Loaded, { maxBatchRows: asked, samples = [] }: Gate,
   const fixedRows = mayFix ? await rowsToFix(signature, range, latencies, loaded) : null;
   const fixed = fixedRows === null ? '' : ` Every run has ${fixedRows} rows, since another number costs ${device} more than to fill it up.`;
   const profile = {
-    ...{ device, partlyOnCpu, runtime: RUNTIME, loadMs, threads: 1, fixedRows },
-    latencies: fixedRows === null ? latencies : asFixed(latencies, fixedRows),
+    ...{ device, partlyOnCpu, runtime: RUNTIME, loadMs, threads: 1, latencies },
     peakMemoryBytes: await peakOf(loaded),
-    peakDeviceBytes: await loaded.deviceBytes(),
+    peakOnDevice: onDevice(device, await loaded.deviceBytes()),
+    fixedRows: fixedRows === null ? null : { device, rows: fixedRows },
   };
   const { batchFinding } = found;
   const doubt = range === null ? batchFinding : null;
-  const maxBatchRows = most ?? fixedRows ?? asked;
-  return { signature, range, found: { ...found, batchFinding: batchFinding + limit + fixed, maxBatchRows }, profile, doubt };
+  return { signature, range, found: { ...found, batchFinding: batchFinding + limit + fixed, maxBatchRows: most ?? asked }, profile, doubt };
 }
+
+const onDevice = (device: string, bytes: number | null) => (bytes === null ? null : { device, bytes });
 
 type Loaded = Bench & LoadedModel & { loadMs: number };
 /** `time`: what is left of the check's, in all its runners. */

@@ -38,7 +38,7 @@ export async function confineLoaded({ pid }: Runner, { trusted, peakMemoryBytes 
 export function loadOptionsOf(version: LoadableVersion, device: string): LoadOptions {
   const { threads, joinable, shared, maxBatchRows, runLimitMs, fixedRows } = version;
   const rows = fixedRows !== null && kindOf(fixedRows.device) === kindOf(device) ? fixedRows.rows : null;
-  return { device, threads, joinable, shared, maxBatchRows, runLimitMs, fixedRows: rows };
+  return { device, threads, joinable, shared, maxBatchRows: Math.min(maxBatchRows, rows ?? maxBatchRows), runLimitMs, fixedRows: rows };
 }
 
 /** What a process may take that was seen to need `peakBytes`. */

@@ -12,8 +12,8 @@ export type Latency = { rows: number; p50Ms: number; rowsPerSecond: number };
 /**
  * What the gate measured of a version, on this machine and alone. `partlyOnCpu`: its device has no kernel for some of its operators. `devices`: the chain that there
  * was, of which `fallbacks` did not run it. `loadMs`: until its first run could begin. `peakMemoryBytes`: the
- * most that its process held for itself, with all that was run, `peakDeviceBytes` of its device, null where nobody tells. `fixedRows`: every run that calls may share has so many rows,
- * since another number costs the device more; null: as many as calls bring. `latencies`: by rows, rising; empty where no random input suits the model. `threads`: what runs it best.
+ * most that its process held for itself, with all that was run, `peakOnDevice` of a device, null where nobody tells. `fixedRows`: on that device every run that
+ * calls may share has so many rows, since another number costs it more; null: as many as calls bring. `latencies`: by rows, rising; empty where no random input suits the model. `threads`: what runs it best.
  */
 export type Profile = {
   device: string;
@@ -23,8 +23,8 @@ export type Profile = {
   runtime: string;
   loadMs: number;
   peakMemoryBytes: number;
-  peakDeviceBytes: number | null;
-  fixedRows: number | null;
+  peakOnDevice: { device: string; bytes: number } | null;
+  fixedRows: { device: string; rows: number } | null;
   threads: number;
   latencies: Latency[];
 };
@@ -76,7 +76,7 @@ export async function measure(signature: Signature, range: InputRange | null, ma
 /**
  * The rows that every run of a version should have; null where runs of any number are as cheap as of the one before. cuDNN plans each convolution anew for another shape: 50 ms for those of
  * ResNet-50, 570 for some numbers of rows, beside 3 to 9 for a run (H200, November 2026). The smallest number that is nearly the fastest by row, where filling a run up to it costs less than
- * a change. Some runs each of two sizes in turns, all of which have to be slow.
+ * a change. Some runs each of two sizes in turns, all of which have to be slow; where one fails, nothing is fixed.
  */
 export async function rowsToFix(
   signature: Signature,
@@ -87,16 +87,25 @@ export async function rowsToFix(
   const least = latencies[0];
   const fastest = Math.max(...latencies.map(({ rowsPerSecond }) => rowsPerSecond));
   const fixed = latencies.find(({ rowsPerSecond }) => rowsPerSecond >= FIX.share * fastest);
-  if (range === null || !least || !fixed || least === fixed) return null;
-  let changeMs = Number.POSITIVE_INFINITY;
+  if (range === null || !hasEqualRows(signature) || !least || !fixed || least === fixed) return null;
   const turns = Array.from({ length: 2 * FIX.turns }, (_, turn) => (turn % 2 === 0 ? least : fixed));
-  for (const { rows, p50Ms } of turns) {
-    const inputs = randomInputs(signature, rows, range);
-    if (inputs === null) return null;
-    changeMs = Math.min(changeMs, (await bench.run(inputs, rows)).computeMs - p50Ms);
-    if (changeMs <= FIX.noiseMs || changeMs <= fixed.p50Ms) return null;
+  try {
+    for (const { rows, p50Ms } of turns) {
+      const inputs = randomInputs(signature, rows, range);
+      if (inputs === null) return null;
+      const { computeMs } = await bench.run(inputs, rows);
+      if (computeMs - p50Ms <= Math.max(FIX.noiseMs, fixed.p50Ms)) return null;
+    }
+    return fixed.rows;
+  } catch (error) {
+    ignoreRefusal(error);
+    return null;
   }
-  return changeMs > fixed.p50Ms - least.p50Ms ? fixed.rows : null;
+}
+
+/** Inputs of one size: of others each size would be planned anew all the same, and a copy of a row could be of any size. */
+function hasEqualRows({ inputs }: Signature): boolean {
+  return inputs.every(({ datatype, shape }) => datatype !== 'BYTES' && shape.slice(1).every((size) => size >= 0));
 }
 
 /** What callers meet where every run has `fixedRows`: that run, whatever they bring. */

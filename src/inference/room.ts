@@ -6,7 +6,7 @@ import type { Runner } from './runner-process.ts';
 
 /**
  * A runner that takes memory: `footprint` is what it is expected to take, `stats` what its process tells, `deviceBytes` what its device does, null where that is
- * not known; `deviceBytesMax`: where it holds more it ends.
+ * not known; `deviceBytesMax`: a replica that holds more has to end.
  */
 export type Holder = { runner: Runner; footprint: Footprint; stats: RunnerStats; deviceBytes: number | null; deviceBytesMax: number };
 export type Replica = Holder & { partlyOnCpu: boolean };
@@ -131,9 +131,9 @@ export class Room {
   }
 }
 
-/** A replica takes what its process and its device tell, once they do; a loan may still load what it was borrowed for. */
+/** A replica takes what its process tells, once it does; a loan may still load what it was borrowed for. What is held of a device grows with the runs. */
 export function held({ footprint, stats, deviceBytes, ...more }: Holder | Replica): Footprint {
-  const told = (bytes: number, expected: number) => ('partlyOnCpu' in more ? bytes || expected : Math.max(bytes, expected));
-  const { device } = footprint;
-  return { device, bytes: told(stats.memoryBytes, footprint.bytes), deviceBytes: told(deviceBytes ?? 0, footprint.deviceBytes) };
+  const { memoryBytes } = stats;
+  const bytes = 'partlyOnCpu' in more ? memoryBytes || footprint.bytes : Math.max(memoryBytes, footprint.bytes);
+  return { ...footprint, bytes, deviceBytes: Math.max(deviceBytes ?? 0, footprint.deviceBytes) };
 }

@@ -25,14 +25,15 @@ export class Trials {
     this.#fleet = fleet;
   }
 
-  /** Of a run of the version that failed on `device`, or, `crashed`, ended its runner. That is tried each time: the version is loaded again anyway. */
-  async run(version: LoadableVersion, request: CallRequest, device: string, crashed: boolean): Promise<Verdict> {
+  /** Of a run of the version that failed on `device`; `end`: how it ended its runner. That is tried each time: the version is loaded again anyway. */
+  async run(version: LoadableVersion, request: CallRequest, device: string, end: 'CRASH' | 'OVERRUN' | null): Promise<Verdict> {
     const pause = `${version.id} ${request.tenantKey}`;
-    if (!crashed && performance.now() < (this.#pausedUntilMs.get(pause) ?? 0)) return 'unknown';
+    if (end === null && performance.now() < (this.#pausedUntilMs.get(pause) ?? 0)) return 'unknown';
     const verdict = await this.#ask(version, request, device);
     // The answer is there, whatever becomes of the version.
-    if (typeof verdict === 'object') await this.#fleet.fallBack(version.id, device, crashed ? null : request.tenantKey).catch(() => {});
-    else if (!crashed) this.#pause(pause);
+    if (typeof verdict === 'object')
+      await this.#fleet.fallBack(version.id, device, end === 'CRASH' ? null : request.tenantKey).catch(() => {});
+    else if (end === null) this.#pause(pause);
     return verdict;
   }
 

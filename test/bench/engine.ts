@@ -53,7 +53,7 @@ export async function openEngine(changes: Partial<FleetConfig>): Promise<Engine>
     passedOver: [],
     fixedRows: null,
     peakMemoryBytes: null,
-    peakDeviceBytes: null,
+    peakOnDevice: null,
   };
   return {
     inference,

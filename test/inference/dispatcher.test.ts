@@ -186,18 +186,27 @@ describe('the dispatcher of a runner', () => {
     expect(runs.map(({ rows }) => rows)).toEqual([[1], [1, 2, 3, 4, 5]]);
   });
 
-  test('repeats a filled run as it is where it fails, or has not the rows of its inputs', () => {
+  test('repeats a filled run as it is where it has not the rows of its inputs, and filled where another may be at fault', () => {
     const { dispatcher, runs, log, add, echo } = stage({ fixedRows: 4 });
     add('a1', [1]);
     dispatcher.dispatch();
-    dispatcher.failed(1, 'too large');
+    dispatcher.ran(1, [floats([1, 1], [7])], 1);
     echo();
     add('b1', [2]);
     dispatcher.dispatch();
-    dispatcher.ran(3, [floats([1, 1], [7])], 1);
-    dispatcher.failed(4, 'it is the model');
-    expect(runs.map(({ rows }) => rows)).toEqual([[1, 1, 1, 1], [1], [2, 2, 2, 2], [2]]);
-    expect(log.filter((line) => line.includes(': '))).toEqual(['a1: 1 of 1', 'b1: MODEL_FAILED it is the model']);
+    add('c1', [3]);
+    add('c2', [4]);
+    dispatcher.failed(3, 'it is the model');
+    dispatcher.failed(4, 'one of them');
+    echo();
+    dispatcher.failed(6, 'this one');
+    expect(runs.map(({ rows }) => rows)).toEqual([[1, 1, 1, 1], [1], [2, 2, 2, 2], [3, 4, 3, 3], [3, 3, 3, 3], [4, 4, 4, 4]]);
+    expect(log.filter((line) => line.includes(': '))).toEqual([
+      'a1: 1 of 1',
+      'b1: MODEL_FAILED it is the model',
+      'c1: 3 of 1',
+      'c2: MODEL_FAILED this one',
+    ]);
   });
 
   test('drops the cancelled and refuses the late without running them', () => {

@@ -30,7 +30,7 @@ const version: RunnableVersion = {
   passedOver: [],
   fixedRows: null,
   peakMemoryBytes: null,
-  peakDeviceBytes: null,
+  peakOnDevice: null,
 };
 const x = { name: 'x', datatype: 'FP32', shape: [1], data: new Uint8Array(4) } as const;
 await inference.run({ version, tenantKey: '', priority: 0, inputs: [x], outputs: null, deadlineMs: 10_000 });

@@ -69,7 +69,7 @@ export function versionOf(model: Uint8Array, changes: Partial<RunnableVersion> =
     passedOver: [],
     fixedRows: null,
     peakMemoryBytes: null,
-    peakDeviceBytes: null,
+    peakOnDevice: null,
     ...changes,
   };
 }

@@ -33,36 +33,48 @@ function portOf(fleet: FleetPort, changes: Partial<FleetPort> = {}): FleetPort &
 describe('a trial', () => {
   test('tells the answer of the next device, and a failure there', async () => {
     const trials = new Trials(portOf(await testFleet()));
-    const answer = await trials.run(version, request(2), 'webgpu', false);
+    const answer = await trials.run(version, request(2), 'webgpu', null);
     expect(answer).toMatchObject({ device: 'cpu' });
     if (typeof answer === 'object') expect(numbersOf(answer.outputs[0])).toEqual([3]);
-    expect(await trials.run(version, request(3), 'webgpu', false)).toBe('fails');
+    expect(await trials.run(version, request(3), 'webgpu', null)).toBe('fails');
   });
 
   test('after one that failed pauses for its tenant alone, and not for crashes', async () => {
     const trials = new Trials(portOf(await testFleet()));
-    expect(await trials.run(version, request(3), 'webgpu', false)).toBe('fails');
-    expect(await trials.run(version, request(2), 'webgpu', false)).toBe('unknown');
-    expect(await trials.run(version, request(2, 'another'), 'webgpu', false)).toMatchObject({ device: 'cpu' });
-    expect(await trials.run(version, request(2), 'webgpu', true)).toMatchObject({ device: 'cpu' });
-    expect(await trials.run(version, request(3), 'webgpu', true)).toBe('fails');
+    expect(await trials.run(version, request(3), 'webgpu', null)).toBe('fails');
+    expect(await trials.run(version, request(2), 'webgpu', null)).toBe('unknown');
+    expect(await trials.run(version, request(2, 'another'), 'webgpu', null)).toMatchObject({ device: 'cpu' });
+    expect(await trials.run(version, request(2), 'webgpu', 'CRASH')).toMatchObject({ device: 'cpu' });
+    expect(await trials.run(version, request(3), 'webgpu', 'CRASH')).toBe('fails');
+  });
+
+  test('makes the device answer for a crash at once, for a failure or a late run once another tenant has it too', async () => {
+    const told: unknown[] = [];
+    const fallBack: FleetPort['fallBack'] = async (_, device, tenantKey) => void told.push([device, tenantKey]);
+    const trials = new Trials(portOf(await testFleet(), { fallBack }));
+    for (const end of [null, 'OVERRUN', 'CRASH'] as const) await trials.run(version, request(2), 'webgpu', end);
+    expect(told).toEqual([
+      ['webgpu', 'tenant'],
+      ['webgpu', 'tenant'],
+      ['webgpu', null],
+    ]);
   });
 
   test('that cannot be made says nothing of the model', async () => {
     const fleet = await testFleet({ maxLoaded: 1 });
     await fleet.scale('pinned', { min: 1, max: null });
     await fleet.claim(loadable(versionOf(identityModel(), { id: 'pinned' })), []);
-    expect(await new Trials(portOf(fleet)).run(version, request(2), 'webgpu', true)).toBe('unknown');
+    expect(await new Trials(portOf(fleet)).run(version, request(2), 'webgpu', 'CRASH')).toBe('unknown');
   });
 
   test('without a next device is the fault of the model', async () => {
-    expect(await new Trials(portOf(await testFleet())).run(version, request(2), 'cpu', true)).toBe('fails');
+    expect(await new Trials(portOf(await testFleet())).run(version, request(2), 'cpu', 'CRASH')).toBe('fails');
   });
 
   test('loads once for calls that fail together, each of which is told its own', async () => {
     const fleet = portOf(await testFleet());
     const trials = new Trials(fleet);
-    const verdicts = await Promise.all([2, 3, 2].map((rows, i) => trials.run(version, request(rows, `${i}`), 'webgpu', false)));
+    const verdicts = await Promise.all([2, 3, 2].map((rows, i) => trials.run(version, request(rows, `${i}`), 'webgpu', null)));
     expect(verdicts).toMatchObject([{ device: 'cpu' }, 'fails', { device: 'cpu' }]);
     expect(fleet.lent).toBe(1);
   });
@@ -74,6 +86,6 @@ describe('a trial', () => {
       throw new Error('gone');
     };
     const trials = new Trials(portOf(fleet, { giveBack, fallBack: () => Promise.reject(new Error('gone')) }));
-    expect(await trials.run(version, request(2), 'webgpu', false)).toMatchObject({ device: 'cpu' });
+    expect(await trials.run(version, request(2), 'webgpu', null)).toMatchObject({ device: 'cpu' });
   });
 });

@@ -44,7 +44,7 @@ describe('the footprint of a model', () => {
   it('is what was measured, else what its file lets expect; on the CPU it takes nothing of another device', () => {
     const seen = (host: number | null, device: number | null = null) => ({
       peakMemoryBytes: host && host * MIB,
-      peakDeviceBytes: device && device * MIB,
+      peakOnDevice: device === null ? null : { device: 'cuda:1', bytes: device * MIB },
     });
     expect(footprintOf('cpu', 10 * MIB, seen(null))).toEqual(on('cpu', 84 * MIB));
     expect(footprintOf('cpu', 10 * MIB, seen(200, 900))).toEqual(on('cpu', 200 * MIB));
@@ -54,9 +54,13 @@ describe('the footprint of a model', () => {
   });
 
   it('has what CUDA takes before a model in it, unless its device told what it held', () => {
-    const peaks = (device: number | null) => ({ peakMemoryBytes: 500 * MIB, peakDeviceBytes: device });
-    expect(footprintOf('cuda:0', 10 * MIB, { peakMemoryBytes: null, peakDeviceBytes: null })).toEqual(on('cuda:0', 468 * MIB, 660 * MIB));
+    const peaks = (bytes: number | null) => ({
+      peakMemoryBytes: 500 * MIB,
+      peakOnDevice: bytes === null ? null : { device: 'cuda:1', bytes },
+    });
+    expect(footprintOf('cuda:0', 10 * MIB, { peakMemoryBytes: null, peakOnDevice: null })).toEqual(on('cuda:0', 468 * MIB, 660 * MIB));
     expect(footprintOf('cuda:0', 10 * MIB, peaks(null))).toEqual(on('cuda:0', 500 * MIB, 692 * MIB));
     expect(footprintOf('cuda:0', 10 * MIB, peaks(800 * MIB))).toEqual(on('cuda:0', 500 * MIB, 800 * MIB));
+    expect(footprintOf('webgpu', 10 * MIB, peaks(800 * MIB))).toEqual(on('webgpu', 500 * MIB, 436 * MIB));
   });
 });

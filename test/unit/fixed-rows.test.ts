@@ -57,6 +57,27 @@ describe('the rows that every run should have', () => {
     ).toBeNull();
   });
 
+  it('are not fixed where a row can be of any size', async () => {
+    const wide = { ...x, shape: [-1, -1], dimensions: ['N', 'K'] } as const;
+    const texts = { ...x, datatype: 'BYTES' } as const;
+    for (const input of [wide, texts]) {
+      expect(
+        await rowsToFix(
+          { ...signature, inputs: [x, input] },
+          range,
+          latencies,
+          benchOf(() => 50),
+        ),
+      ).toBeNull();
+    }
+  });
+
+  it('are not fixed where a run fails by the model, and a fault of something else is not hidden', async () => {
+    const failing = (code: string) => ({ ...benchOf(() => 50), run: () => Promise.reject(Object.assign(new Error(code), { code })) });
+    expect(await rowsToFix(signature, range, latencies, failing('MODEL_FAILED'))).toBeNull();
+    await expect(rowsToFix(signature, range, latencies, failing('EPIPE'))).rejects.toThrow('EPIPE');
+  });
+
   it('take as long for every caller', () => {
     expect(asFixed(latencies, 4)).toEqual([
       { rows: 1, p50Ms: 3.6, rowsPerSecond: 1_000 / 3.6 },
