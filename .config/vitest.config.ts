@@ -25,6 +25,7 @@ export default defineConfig({
     globalSetup: ['test/support/global-setup.ts'],
     setupFiles: ['test/support/setup.ts'],
     pool: 'forks',
+    execArgv: ['--liftoff-only'],
     maxWorkers: 2,
     sequence: { shuffle: true, sequencer: LongFirst },
     testTimeout: 60_000,

@@ -84,7 +84,7 @@ async function call(
     const onLate = (ended: RunnerLost | RunnerOverran) => {
       const killed = killedBy(ended, connection);
       if (ended.mixed) void tryAlone(ways, version, request, onKilled);
-      else if (killed !== null) void tryLate(ways, version, request, { ended, killed, device: connection?.device ?? 'cpu', onKilled });
+      else if (killed !== null) void tryLate(ways, version, request, { killed, device: connection?.device ?? 'cpu', onKilled });
     };
     try {
       const entered = ways.hosts.enter(version, request.tenantKey);
@@ -122,8 +122,8 @@ async function tryNext(
   const device = connection?.device ?? 'cpu';
   if (device === 'cpu' || !isRuns(error)) return 'fails';
   const ended = error instanceof RunnerLost || error instanceof RunnerOverran;
-  const trial = trials.run(loadable(version), request, device, ended ? endOf(error) : null);
   const killed = ended ? killedBy(error, connection) : null;
+  const trial = trials.run(loadable(version), request, device, killed);
   return within(trial, patience).catch((gaveUp: unknown) => {
     // Whoever gives up early would never be found to crash the model on every device.
     if (killed) void trial.then((tried) => isModels(killed, tried) && onKilled?.(killed));
@@ -131,11 +131,9 @@ async function tryNext(
   });
 }
 
-const endOf = (ended: RunnerLost | RunnerOverran) => (ended instanceof RunnerOverran ? 'OVERRUN' : 'CRASH');
-
-/** Whether the model is to blame: the next device fails too; or, of what never ends, it cannot be asked, which may not be the way to never be blamed. */
+/** Whether the model is to blame: the next device fails too; or, of what never ends, there is no room to ask it, which may not be the way to never be blamed. */
 function isModels({ kind }: ModelKilled, tried: Verdict): boolean {
-  return tried === 'fails' || (tried === 'unknown' && kind === 'OVERRUN');
+  return tried === 'fails' || (tried === 'unasked' && kind === 'OVERRUN');
 }
 
 /** What ended a runner; null where the call had not begun, or it cannot be told yet whose call it was. */
@@ -146,16 +144,16 @@ function killedBy(ended: RunnerLost | RunnerOverran, connection: RunnerConnectio
   return ended.begun ? new ModelKilled('CRASH', path, 'The model crashed on this input.') : null;
 }
 
-type Late = { ended: RunnerLost | RunnerOverran; killed: ModelKilled; device: string; onKilled: RunRequest['onKilled'] };
+type Late = { killed: ModelKilled; device: string; onKilled: RunRequest['onKilled'] };
 
 /** Nobody waits for the call, which ended its runner: the next device is asked all the same, since whoever gives up early would never be found. */
 async function tryLate(
   { trials }: Ways,
   version: RunnableVersion,
   request: CallRequest,
-  { ended, killed, device, onKilled }: Late,
+  { killed, device, onKilled }: Late,
 ): Promise<void> {
-  const tried = device === 'cpu' ? 'fails' : await trials.run(loadable(version), request, device, endOf(ended));
+  const tried = device === 'cpu' ? 'fails' : await trials.run(loadable(version), request, device, killed);
   if (isModels(killed, tried)) onKilled?.(killed);
 }
 

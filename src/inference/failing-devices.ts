@@ -1,9 +1,9 @@
 /** Of a device that fails: for so long after the last run that was seen to. */
 const FAILING_MS = 600_000;
 /** Of one it may be the input, and would be everybody's loss. */
-const TENANTS_MIN = 2;
+const WHOSE_MIN = 2;
 
-type Seen = { crashed: boolean; tenants: Set<string>; untilMs: number };
+type Seen = { crashed: boolean; whose: Set<string>; untilMs: number };
 
 /** Knows on which devices runs of a version fail that the next device answers. `nowMs`: of a monotonic clock. */
 export class FailingDevices {
@@ -14,20 +14,20 @@ export class FailingDevices {
     this.#nowMs = nowMs;
   }
 
-  /** A run of `tenantKey` failed; null: it crashed. */
-  add(versionId: string, device: string, tenantKey: string | null): void {
+  /** A run failed, as `FleetPort.fallBack` says. */
+  add(versionId: string, device: string, who: string | null): void {
     this.#forgetOld();
     const devices = this.#seen.get(versionId) ?? new Map<string, Seen>();
-    const { crashed, tenants } = devices.get(device) ?? { crashed: false, tenants: new Set<string>() };
-    if (tenantKey !== null && tenants.size < TENANTS_MIN) tenants.add(tenantKey);
-    devices.set(device, { crashed: crashed || tenantKey === null, tenants, untilMs: this.#nowMs() + FAILING_MS });
+    const { crashed, whose } = devices.get(device) ?? { crashed: false, whose: new Set<string>() };
+    if (who !== null && whose.size < WHOSE_MIN) whose.add(who);
+    devices.set(device, { crashed: crashed || who === null, whose, untilMs: this.#nowMs() + FAILING_MS });
     this.#seen.set(versionId, devices);
   }
 
-  /** Whether a run crashed there, or runs of two tenants failed, of late. */
+  /** Whether a run crashed there, or runs of two failed, of late. */
   has(versionId: string, device: string): boolean {
     const seen = this.#seen.get(versionId)?.get(device);
-    return seen !== undefined && this.#nowMs() < seen.untilMs && (seen.crashed || seen.tenants.size >= TENANTS_MIN);
+    return seen !== undefined && this.#nowMs() < seen.untilMs && (seen.crashed || seen.whose.size >= WHOSE_MIN);
   }
 
   forget(versionId: string): void {

@@ -99,7 +99,7 @@ export function connectFleet(parent: NodeJS.Process): FleetPort {
     lend: (version, device) => ask('lend', version, device),
     deviceBytesOf: (loanId) => ask('deviceBytesOf', loanId),
     giveBack: (loanId) => ask('giveBack', loanId),
-    fallBack: (versionId, device, tenantKey) => ask('fallBack', versionId, device, tenantKey),
+    fallBack: (versionId, device, who) => ask('fallBack', versionId, device, who),
     passOver: (versionId, devices) => ask('passOver', versionId, devices),
     unload: (versionId) => ask('unload', versionId),
     scale: (versionId, bounds) => ask('scale', versionId, bounds),

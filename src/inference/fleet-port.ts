@@ -60,10 +60,10 @@ export type FleetPort = {
   deviceBytesOf(loanId: string): Promise<number | null>;
   giveBack(loanId: string): Promise<void>;
   /**
-   * A run of the version failed on `device`, and not on the next: one of `tenantKey`; null: it crashed. After a crash, or failures of two tenants, the version leaves
-   * the device for ten minutes, or until it is unloaded. Its runners there answer what they were asked.
+   * A run of the version failed on `device`, and not on the next. `who` had it: its tenant, or, of a run past its limit, its runner; null: it crashed. After a crash, or failures of two, the
+   * version leaves the device for ten minutes, or until it is unloaded. Its runners there answer what they were asked.
    */
-  fallBack(versionId: string, device: string, tenantKey: string | null): Promise<void>;
+  fallBack(versionId: string, device: string, who: string | null): Promise<void>;
   /** As a new `passedOver` of a version that is loaded: its runners on those devices answer what they were asked, and end. */
   passOver(versionId: string, devices: readonly string[]): Promise<void>;
   /** Ends the version's runners once they have answered what they were asked, and resolves when they are gone. */

@@ -138,9 +138,9 @@ export class Fleet implements FleetPort {
     }
   }
 
-  async fallBack(versionId: string, device: string, tenantKey: string | null): Promise<void> {
+  async fallBack(versionId: string, device: string, who: string | null): Promise<void> {
     const knew = this.#failing.has(versionId, device);
-    this.#failing.add(versionId, device, tenantKey);
+    this.#failing.add(versionId, device, who);
     if (!this.#failing.has(versionId, device)) return;
     if (!knew) this.#log.warn({ versionId, device }, 'runs of a model fail on a device and not on the next; it leaves the device');
     await this.#leaveDevices(this.#deployed.get(versionId));
@@ -161,8 +161,9 @@ export class Fleet implements FleetPort {
   }
 
   async deviceBytesOf(loanId: string): Promise<number | null> {
-    await this.#askDevices();
-    return this.#loans.get(loanId)?.deviceBytes ?? null;
+    const loan = this.#loans.get(loanId);
+    if (loan === undefined || kindOf(loan.footprint.device) !== 'cuda') return null;
+    return (await this.#cuda.now()).get(loan.runner.pid) ?? null;
   }
 
   #register(lent: Holder): Loan {
@@ -292,6 +293,7 @@ export class Fleet implements FleetPort {
         const deviceBytesMax = seen === null ? Number.POSITIVE_INFINITY : mostBytes(seen);
         return { runner, footprint, partlyOnCpu, stats: NO_STATS, deviceBytes: null, deviceBytesMax };
       } catch (error) {
+        runner.kill();
         if (left.length === 0) throw error;
         this.#budget.release(place);
         this.#log.warn({ err: error, versionId: version.id, device, next: left[0] }, 'a device does not take a model; trying the next');
@@ -370,25 +372,28 @@ export class Fleet implements FleetPort {
     for (const holder of holders) holder.deviceBytes = told.get(holder.runner.pid) ?? holder.deviceBytes;
   }
 
-  /** CUDA bounds no process, and what one took for its largest run it keeps. What it was asked it answers: it need not be those calls' fault. */
-  #retireHogs(deployed: Deployed): void {
-    for (const replica of this.#usable(deployed)) {
-      const { runner, footprint, deviceBytes, deviceBytesMax } = replica;
-      if (deviceBytes === null || deviceBytes <= deviceBytesMax) continue;
-      const { pid } = runner;
-      this.#log.warn(
-        { pid, versionId: deployed.version.id, device: footprint.device, deviceBytes },
-        'a runner holds too much of its device',
-      );
-      void this.#retire(replica);
-    }
+  /**
+   * CUDA bounds no process, and one keeps what it took for its largest run. Where a device is fuller than it may be, the one that holds the most beyond what its version was seen to need
+   * retires, one at a time: what it was asked it answers, since that need not be at fault.
+   */
+  #retireHog(device: string): void {
+    const { memoryBytes, memoryBytesMax } = this.#budget.memoryOf(device);
+    const there = this.#replicas().filter(({ footprint }) => footprint.device === device);
+    if (memoryBytes <= memoryBytesMax || there.some(({ runner }) => !runner.connection.usable)) return;
+    const beyond = ({ deviceBytes, deviceBytesMax }: Replica) => (deviceBytes ?? 0) - deviceBytesMax;
+    const [hog] = there.filter((replica) => beyond(replica) > 0).toSorted((a, b) => beyond(b) - beyond(a));
+    if (hog === undefined) return;
+    this.#log.warn({ pid: hog.runner.pid, device, deviceBytes: hog.deviceBytes }, 'a runner holds too much of a device that is full');
+    void this.#retire(hog);
   }
 
   async #tick(): Promise<void> {
     const before = new Map(this.#replicas().map((replica) => [replica, replica.stats.busyMs]));
     await this.#ask();
+    for (const device of new Set(this.#replicas().map(({ footprint }) => footprint.device))) {
+      if (kindOf(device) === 'cuda') this.#retireHog(device);
+    }
     for (const deployed of this.#deployed.values()) {
-      this.#retireHogs(deployed);
       this.#endIdle(deployed);
       const busyMs = this.#usable(deployed).reduce((sum, one) => sum + one.stats.busyMs - (before.get(one) ?? one.stats.busyMs), 0);
       this.#scale(deployed, busyMs);

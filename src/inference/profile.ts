@@ -41,9 +41,9 @@ export type Bench = {
 /** The whole of a profile takes about this long; a size that would not fit in what is left is not tried. */
 const BOX_MS = 4_000;
 const RUNS = { min: 3, max: 15, enoughMs: 60 };
-/** More threads are worth their cores where runs are long and get this much faster. */
 /** `share`: of the most rows per second that is near enough. */
 const FIX = { turns: 3, noiseMs: 1, share: 0.8 };
+/** More threads are worth their cores where runs are long and get this much faster. */
 const THREADS = { max: 4, runMs: 5, gain: 1.5 };
 
 /**

@@ -6,7 +6,7 @@ import type { Runner } from './runner-process.ts';
 
 /**
  * A runner that takes memory: `footprint` is what it is expected to take, `stats` what its process tells, `deviceBytes` what its device does, null where that is
- * not known; `deviceBytesMax`: a replica that holds more has to end.
+ * not known; `deviceBytesMax`: a replica that holds more ends where its device is full.
  */
 export type Holder = { runner: Runner; footprint: Footprint; stats: RunnerStats; deviceBytes: number | null; deviceBytesMax: number };
 export type Replica = Holder & { partlyOnCpu: boolean };

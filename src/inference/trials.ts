@@ -7,8 +7,14 @@ const GRACE_MS = 5_000;
 /** A tenant whose failure was not the device's is not tried again for so long: a trial costs a load, and anybody can send a wrong input. */
 const PAUSE_MS = 60_000;
 
-/** What `Trials` finds: the answer of the next device; 'fails': it fails there too, so that the fault is the model's; 'unknown': that cannot be told. */
-export type Verdict = CallResult | 'fails' | 'unknown';
+/**
+ * What `Trials` finds: the answer of the next device; 'fails': it fails there too, or cannot be loaded, so that the fault is the model's; 'unasked': there is no room to ask; 'unknown': that
+ * cannot be told.
+ */
+export type Verdict = CallResult | 'fails' | 'unasked' | 'unknown';
+
+/** How a run ended its runner, and which. */
+export type End = { kind: 'CRASH' | 'OVERRUN'; runner: string };
 
 /** A version in a runner of its own on the next device; null: there is none. `calls`: that ask it now. */
 type Trial = { connection: Promise<RunnerConnection | null>; calls: number; end(): Promise<void> };
@@ -25,14 +31,15 @@ export class Trials {
     this.#fleet = fleet;
   }
 
-  /** Of a run of the version that failed on `device`; `end`: how it ended its runner. That is tried each time: the version is loaded again anyway. */
-  async run(version: LoadableVersion, request: CallRequest, device: string, end: 'CRASH' | 'OVERRUN' | null): Promise<Verdict> {
+  /** Of a run of the version that failed on `device`; `end`: it ended its runner. That is tried each time: the version is loaded again anyway. */
+  async run(version: LoadableVersion, request: CallRequest, device: string, end: End | null): Promise<Verdict> {
     const pause = `${version.id} ${request.tenantKey}`;
     if (end === null && performance.now() < (this.#pausedUntilMs.get(pause) ?? 0)) return 'unknown';
     const verdict = await this.#ask(version, request, device);
     // The answer is there, whatever becomes of the version.
-    if (typeof verdict === 'object')
-      await this.#fleet.fallBack(version.id, device, end === 'CRASH' ? null : request.tenantKey).catch(() => {});
+    // All calls of a run that was late are one failure, and those of another runner a second, whoever called.
+    const who = end === null ? request.tenantKey : end.kind === 'CRASH' ? null : end.runner;
+    if (typeof verdict === 'object') await this.#fleet.fallBack(version.id, device, who).catch(() => {});
     else if (end === null) this.#pause(pause);
     return verdict;
   }
@@ -43,9 +50,9 @@ export class Trials {
     this.#open.set(key, trial);
     trial.calls++;
     try {
-      const connection = await trial.connection.catch(() => undefined);
-      if (connection === undefined) return 'unknown';
+      const connection = await trial.connection.catch(unlent);
       if (connection === null) return 'fails';
+      if (typeof connection === 'string') return connection;
       const patience = { expiresMs: performance.now() + version.runLimitMs + GRACE_MS, signal: undefined };
       return await connection.call({ ...request, alone: true }, patience);
     } catch (error) {
@@ -70,6 +77,12 @@ export class Trials {
     for (const [other, untilMs] of this.#pausedUntilMs) if (untilMs <= nowMs) this.#pausedUntilMs.delete(other);
     this.#pausedUntilMs.set(key, nowMs + PAUSE_MS);
   }
+}
+
+/** What it says of a model that the next device did not load it. */
+function unlent(error: unknown): 'fails' | 'unasked' | 'unknown' {
+  const code = error instanceof MercatoError ? error.code : null;
+  return code === 'MODEL_FAILED' ? 'fails' : code === 'OVERLOADED' ? 'unasked' : 'unknown';
 }
 
 /** Whether a run failed by itself, rather than that it was not run. */

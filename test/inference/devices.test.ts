@@ -189,11 +189,30 @@ describe('the chain of devices', () => {
     expect(result).toMatchObject({ device: 'cpu' });
     expect(numbersOf(result.outputs[0])[0]).toBe(1024);
     expect(killed).toEqual([]);
-    expect(await inference.run(request(version, [matrix(1024)], { tenantKey: 'another' }))).toMatchObject({ device: 'cpu' });
-    // Of two tenants: it leaves the device.
-    await inference.run(request(version, [matrix(1024)]));
+    // Of a second runner: it leaves the device.
+    expect(await inference.run(request(version, [matrix(1024)]))).toMatchObject({ device: 'cpu' });
+    expect(await inference.run(request(version, [matrix(1024)]))).toMatchObject({ device: 'cpu' });
     expect((await inference.status()).deployments[0]?.replicas).toMatchObject([{ device: 'cpu' }]);
   });
+
+  test.skipIf(!hasVulkan)(
+    `is struck for a run past its limit that there is no room to try, not for one that was not run${unlessVulkan}`,
+    LIMIT,
+    async () => {
+      const fleet = await testFleet({ devices: 'webgpu,cpu', deviceEnvironment: vulkan });
+      const hosts = new Hosts(fleet);
+      onTestFinished(() => hosts.close());
+      const overrun = async (verdict: 'unasked' | 'unknown'): Promise<unknown> => {
+        const version = versionOf(loopModel(), { id: verdict, runLimitMs: 300 });
+        const trials = Object.assign(new Trials(fleet), { run: async () => verdict });
+        return runRequest({ hosts, trials }, request(version, [longs([2 ** 52])])).catch((error: unknown) => error);
+      };
+      expect(await overrun('unasked')).toBeInstanceOf(ModelKilled);
+      const untold = await overrun('unknown');
+      expect(untold).toMatchObject({ code: 'MODEL_FAILED' });
+      expect(untold).not.toBeInstanceOf(ModelKilled);
+    },
+  );
 
   test.skipIf(!hasVulkan)(`is struck once for a run past its limit that nobody waits for any more${unlessVulkan}`, LIMIT, async () => {
     const inference = await testInference({ devices: 'webgpu,cpu', deviceEnvironment: vulkan });
@@ -324,8 +343,8 @@ describe('the chain of devices', () => {
     expect(memory?.memoryBytesMax).toBeLessThan(2 ** 40);
   });
 
-  test.skipIf(!hasCuda)(`ends a runner that holds more of a CUDA device than it may${unlessCuda}`, LIMIT, async () => {
-    const inference = await testInference(cuda);
+  test.skipIf(!hasCuda)(`retires a runner that holds more of a full CUDA device than it may${unlessCuda}`, LIMIT, async () => {
+    const inference = await testInference({ ...cuda, deviceMemoryBytesMax: 1_500 * MIB });
     const version = versionOf(hogModel(), { joinable: false, peakOnDevice: { device: 'cuda:0', bytes: 300 * MIB } });
     const hog = (elements: number) => request(version, [floats([1], [3]), longs([elements], 'k')]);
     expect(numbersOf((await inference.run(hog(1000))).outputs[0])).toEqual([3]);

@@ -44,18 +44,19 @@ describe('a trial', () => {
     expect(await trials.run(version, request(3), 'webgpu', null)).toBe('fails');
     expect(await trials.run(version, request(2), 'webgpu', null)).toBe('unknown');
     expect(await trials.run(version, request(2, 'another'), 'webgpu', null)).toMatchObject({ device: 'cpu' });
-    expect(await trials.run(version, request(2), 'webgpu', 'CRASH')).toMatchObject({ device: 'cpu' });
-    expect(await trials.run(version, request(3), 'webgpu', 'CRASH')).toBe('fails');
+    expect(await trials.run(version, request(2), 'webgpu', { kind: 'CRASH', runner: 'one' })).toMatchObject({ device: 'cpu' });
+    expect(await trials.run(version, request(3), 'webgpu', { kind: 'CRASH', runner: 'one' })).toBe('fails');
   });
 
-  test('makes the device answer for a crash at once, for a failure or a late run once another tenant has it too', async () => {
+  test('makes the device answer for a crash at once, for a failure once another tenant has one, for a late run once another runner has', async () => {
     const told: unknown[] = [];
     const fallBack: FleetPort['fallBack'] = async (_, device, tenantKey) => void told.push([device, tenantKey]);
     const trials = new Trials(portOf(await testFleet(), { fallBack }));
-    for (const end of [null, 'OVERRUN', 'CRASH'] as const) await trials.run(version, request(2), 'webgpu', end);
+    await trials.run(version, request(2), 'webgpu', null);
+    for (const kind of ['OVERRUN', 'CRASH'] as const) await trials.run(version, request(2), 'webgpu', { kind, runner: 'one' });
     expect(told).toEqual([
       ['webgpu', 'tenant'],
-      ['webgpu', 'tenant'],
+      ['webgpu', 'one'],
       ['webgpu', null],
     ]);
   });
@@ -64,11 +65,11 @@ describe('a trial', () => {
     const fleet = await testFleet({ maxLoaded: 1 });
     await fleet.scale('pinned', { min: 1, max: null });
     await fleet.claim(loadable(versionOf(identityModel(), { id: 'pinned' })), []);
-    expect(await new Trials(portOf(fleet)).run(version, request(2), 'webgpu', 'CRASH')).toBe('unknown');
+    expect(await new Trials(portOf(fleet)).run(version, request(2), 'webgpu', { kind: 'CRASH', runner: 'one' })).toBe('unasked');
   });
 
   test('without a next device is the fault of the model', async () => {
-    expect(await new Trials(portOf(await testFleet())).run(version, request(2), 'cpu', 'CRASH')).toBe('fails');
+    expect(await new Trials(portOf(await testFleet())).run(version, request(2), 'cpu', { kind: 'CRASH', runner: 'one' })).toBe('fails');
   });
 
   test('loads once for calls that fail together, each of which is told its own', async () => {

@@ -60,7 +60,7 @@ function marketOn(database: TestDatabase, dataDir: string, more: Record<string, 
     ...more,
   };
   const run = (file: string, more: Record<string, string> = {}, args: readonly string[] = []) => {
-    const child = spawn(process.execPath, ['--disable-warning=ExperimentalWarning', file, ...args], {
+    const child = spawn(process.execPath, ['--liftoff-only', '--disable-warning=ExperimentalWarning', file, ...args], {
       cwd: ROOT,
       env: { ...env, ...more },
       // Not inherited: a server that outlived its test would keep open what reads the suite's output.

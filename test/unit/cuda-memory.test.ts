@@ -35,6 +35,8 @@ describe.skipIf(process.platform === 'win32')('what the driver tells of memory',
     expect(answers).toEqual(Array(3).fill(new Map([[1, 2 * MIB]])));
     await memory.byProcess();
     expect(await asked()).toBe(1);
+    await memory.now();
+    expect(await asked()).toBe(2);
   });
 
   it('is nothing where the tool fails, or prints no table', async () => {
