@@ -25,6 +25,7 @@ export default defineConfig({
     globalSetup: ['test/support/global-setup.ts'],
     setupFiles: ['test/support/setup.ts'],
     pool: 'forks',
+    // PGlite lives for seconds in each of many processes: optimising its code costs more than it saves.
     execArgv: ['--liftoff-only'],
     maxWorkers: 2,
     sequence: { shuffle: true, sequencer: LongFirst },

@@ -60,6 +60,7 @@ function marketOn(database: TestDatabase, dataDir: string, more: Record<string, 
     ...more,
   };
   const run = (file: string, more: Record<string, string> = {}, args: readonly string[] = []) => {
+    // As for the suite's own processes.
     const child = spawn(process.execPath, ['--liftoff-only', '--disable-warning=ExperimentalWarning', file, ...args], {
       cwd: ROOT,
       env: { ...env, ...more },
