@@ -6,7 +6,6 @@ declare module 'autocannon' {
     headers: Record<string, string>;
     body: string;
     connections: number;
-    overallRate?: number;
     duration: number;
     /** Seconds until a request counts as failed. */
     timeout: number;

@@ -11,7 +11,7 @@ import { openMarket } from './market.ts';
 import type { Effort } from './sides.ts';
 
 const CONNECTIONS = 4;
-const ATTACKS_PER_SECOND = 400;
+const ATTACK_PAUSE_MS = 10;
 const PREDICT = 'mutation ($input: PredictInput!) { predict(input: $input) { prediction { id } } }';
 const ENDLESS = String(2 ** 52);
 
@@ -39,7 +39,7 @@ export async function hostile(effort: Effort): Promise<Figure> {
 
   const attack = attackers.secrets.map((secret) => ({
     ...{ url: side.url, headers: { authorization: `Bearer ${secret}` }, body: JSON.stringify({ query: PREDICT, variables: { input } }) },
-    ...{ connections: 2, seconds: effort.seconds, rate: ATTACKS_PER_SECOND / attackers.secrets.length },
+    ...{ connections: 2, seconds: effort.seconds, pauseMs: ATTACK_PAUSE_MS },
   }));
   const pairs: { quiet: Measured; attacked: Measured }[] = [];
   let calls = 0;

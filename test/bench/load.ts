@@ -7,8 +7,8 @@ export type LoadOrder = {
   body: string;
   connections: number;
   seconds: number;
-  /** Requests a second at most, of all connections. */
-  rate?: number;
+  /** Of each connection, after an answer; without it autocannon sends, as fast as it can. */
+  pauseMs?: number;
 };
 
 /** `failed`: no answer, a status other than 2xx, or a body that does not begin with data. Latencies as the sender saw them. */
@@ -23,7 +23,7 @@ export type Measured = {
 
 /** Loads a server from a process of its own, whatever it answers. */
 export function send(order: LoadOrder): Promise<Measured> {
-  return runJson<Measured>('test/bench/sender.ts', [], JSON.stringify(order));
+  return runJson<Measured>(`test/bench/${order.pauseMs === undefined ? 'sender' : 'paced'}.ts`, [], JSON.stringify(order));
 }
 
 /** Loads a server from a process of its own. @throws Error where a request failed: its figures would be of something else */

@@ -3,7 +3,7 @@ import { text } from 'node:stream/consumers';
 import autocannon from 'autocannon';
 import type { LoadOrder, Measured } from './load.ts';
 
-const { url, headers, body, connections, seconds, rate }: LoadOrder = JSON.parse(await text(process.stdin));
+const { url, headers, body, connections, seconds }: LoadOrder = JSON.parse(await text(process.stdin));
 const responsesMs: number[] = [];
 const before = process.cpuUsage();
 const startedMs = performance.now();
@@ -13,7 +13,6 @@ const instance = autocannon({
   headers: { 'content-type': 'application/json', ...headers },
   body,
   connections,
-  ...(rate === undefined ? {} : { overallRate: rate }),
   duration: seconds,
   timeout: 60,
   verifyBody: (answer) => answer.startsWith('{"data":{'),
