@@ -60,7 +60,7 @@ export type FleetPort = {
   deviceBytesOf(loanId: string): Promise<number | null>;
   giveBack(loanId: string): Promise<void>;
   /**
-   * A run of the version failed on `device`, and not on the next. `who` had it: its tenant, or, of a run past its limit, its runner; null: it crashed. After a crash, or failures of two, the
+   * A run of the version failed on `device`, and not on the next. `who` had it: its tenant, or, of a run past its limit, its runner; null: it crashed. After a crash, or failures of two of them, the
    * version leaves the device for ten minutes, or until it is unloaded. Its runners there answer what they were asked.
    */
   fallBack(versionId: string, device: string, who: string | null): Promise<void>;

@@ -10,7 +10,7 @@ import { FailingDevices } from './failing-devices.ts';
 import type { Deployment, FleetPort, InferenceStatus, LoadableVersion, Loan } from './fleet-port.ts';
 import { hostMs, type RunnerStats } from './frames.ts';
 import { confineLoaded, loadInto, loadOptionsOf, mostBytes } from './load.ts';
-import { type Holder, held, type Replica, Room } from './room.ts';
+import { type Holder, held, hogOf, type Replica, Room } from './room.ts';
 import { type ReplicaBounds, Scaler, withinHost } from './scaling.ts';
 import type { Supervisor } from './supervisor.ts';
 
@@ -372,16 +372,9 @@ export class Fleet implements FleetPort {
     for (const holder of holders) holder.deviceBytes = told.get(holder.runner.pid) ?? holder.deviceBytes;
   }
 
-  /**
-   * CUDA bounds no process, and one keeps what it took for its largest run. Where a device is fuller than it may be, the one that holds the most beyond what its version was seen to need
-   * retires, one at a time: what it was asked it answers, since that need not be at fault.
-   */
+  /** What it was asked it answers: that need not be at fault. */
   #retireHog(device: string): void {
-    const { memoryBytes, memoryBytesMax } = this.#budget.memoryOf(device);
-    const there = this.#replicas().filter(({ footprint }) => footprint.device === device);
-    if (memoryBytes <= memoryBytesMax || there.some(({ runner }) => !runner.connection.usable)) return;
-    const beyond = ({ deviceBytes, deviceBytesMax }: Replica) => (deviceBytes ?? 0) - deviceBytesMax;
-    const [hog] = there.filter((replica) => beyond(replica) > 0).toSorted((a, b) => beyond(b) - beyond(a));
+    const hog = hogOf(this.#replicas(), this.#budget.memoryOf(device));
     if (hog === undefined) return;
     this.#log.warn({ pid: hog.runner.pid, device, deviceBytes: hog.deviceBytes }, 'a runner holds too much of a device that is full');
     void this.#retire(hog);
@@ -390,9 +383,7 @@ export class Fleet implements FleetPort {
   async #tick(): Promise<void> {
     const before = new Map(this.#replicas().map((replica) => [replica, replica.stats.busyMs]));
     await this.#ask();
-    for (const device of new Set(this.#replicas().map(({ footprint }) => footprint.device))) {
-      if (kindOf(device) === 'cuda') this.#retireHog(device);
-    }
+    for (const device of new Set(this.#replicas().map(({ footprint }) => footprint.device))) this.#retireHog(device);
     for (const deployed of this.#deployed.values()) {
       this.#endIdle(deployed);
       const busyMs = this.#usable(deployed).reduce((sum, one) => sum + one.stats.busyMs - (before.get(one) ?? one.stats.busyMs), 0);

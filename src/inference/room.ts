@@ -1,6 +1,6 @@
 import { setTimeout as sleep } from 'node:timers/promises';
 import { MercatoError } from '../base/errors.ts';
-import { type Footprint, kindOf, type MemoryBudget } from './budget.ts';
+import { type DeviceMemory, type Footprint, kindOf, type MemoryBudget } from './budget.ts';
 import type { RunnerStats } from './frames.ts';
 import type { Runner } from './runner-process.ts';
 
@@ -129,6 +129,17 @@ export class Room {
     for (const replica of ends) this.#ending.delete(replica);
     return ended;
   }
+}
+
+/**
+ * Who has to end where a device is fuller than it may be, since CUDA bounds no process, and one keeps what it took for its largest run: the replica that holds the most beyond what it may. None
+ * where one is ending already, nor where nobody tells what is held.
+ */
+export function hogOf(replicas: readonly Replica[], { device, memoryBytes, memoryBytesMax }: DeviceMemory): Replica | undefined {
+  const there = replicas.filter(({ footprint }) => footprint.device === device);
+  if (memoryBytes <= memoryBytesMax || there.some(({ runner }) => !runner.connection.usable)) return undefined;
+  const beyond = ({ deviceBytes, deviceBytesMax }: Replica) => (deviceBytes ?? 0) - deviceBytesMax;
+  return there.filter((replica) => beyond(replica) > 0).toSorted((a, b) => beyond(b) - beyond(a))[0];
 }
 
 /** A replica takes what its process tells, once it does; a loan may still load what it was borrowed for. What is held of a device grows with the runs. */

@@ -36,9 +36,9 @@ export class Trials {
     const pause = `${version.id} ${request.tenantKey}`;
     if (end === null && performance.now() < (this.#pausedUntilMs.get(pause) ?? 0)) return 'unknown';
     const verdict = await this.#ask(version, request, device);
-    // The answer is there, whatever becomes of the version.
     // All calls of a run that was late are one failure, and those of another runner a second, whoever called.
     const who = end === null ? request.tenantKey : end.kind === 'CRASH' ? null : end.runner;
+    // The answer is there, whatever becomes of the version.
     if (typeof verdict === 'object') await this.#fleet.fallBack(version.id, device, who).catch(() => {});
     else if (end === null) this.#pause(pause);
     return verdict;

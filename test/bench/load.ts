@@ -21,6 +21,16 @@ export type Measured = {
   senderSeconds: number;
 };
 
+/** What a sender measured since `startedMs`, of the monotonic clock, and `cpu`, its `process.cpuUsage()` then. */
+export function measuredOf(responsesMs: readonly number[], failed: number, startedMs: number, cpu: NodeJS.CpuUsage): Measured {
+  const seconds = (performance.now() - startedMs) / 1000;
+  const { user, system } = process.cpuUsage(cpu);
+  const sorted = responsesMs.toSorted((a, b) => a - b);
+  const at = (share: number) => sorted[Math.min(sorted.length - 1, Math.floor(sorted.length * share))] ?? Number.NaN;
+  const [p50Ms, p99Ms] = [at(0.5), at(0.99)];
+  return { requests: sorted.length, perSecond: sorted.length / seconds, p50Ms, p99Ms, failed, senderSeconds: (user + system) / 1e6 };
+}
+
 /** Loads a server from a process of its own, whatever it answers. */
 export function send(order: LoadOrder): Promise<Measured> {
   return runJson<Measured>(`test/bench/${order.pauseMs === undefined ? 'sender' : 'paced'}.ts`, [], JSON.stringify(order));

@@ -2,7 +2,7 @@
 import { Agent, request } from 'node:http';
 import { text } from 'node:stream/consumers';
 import { setTimeout as sleep } from 'node:timers/promises';
-import type { LoadOrder, Measured } from './load.ts';
+import { type LoadOrder, measuredOf } from './load.ts';
 
 const { url, headers, body, connections, seconds, pauseMs = 0 }: LoadOrder = JSON.parse(await text(process.stdin));
 const agent = new Agent({ keepAlive: true, maxSockets: connections });
@@ -34,16 +34,6 @@ await Promise.all(
     }
   }),
 );
-const { user, system } = process.cpuUsage(before);
-responsesMs.sort((a, b) => a - b);
-const at = (share: number) => responsesMs[Math.min(responsesMs.length - 1, Math.floor(responsesMs.length * share))] ?? Number.NaN;
-const measured: Measured = {
-  requests: responsesMs.length,
-  perSecond: responsesMs.length / ((performance.now() - startedMs) / 1000),
-  p50Ms: at(0.5),
-  p99Ms: at(0.99),
-  failed,
-  senderSeconds: (user + system) / 1e6,
-};
+const measured = measuredOf(responsesMs, failed, startedMs, before);
 agent.destroy();
 process.stdout.write(JSON.stringify(measured));

@@ -1,7 +1,7 @@
 /** The load, in a process of its own. Reads one order as JSON from standard input, writes what it measured as JSON. */
 import { text } from 'node:stream/consumers';
 import autocannon from 'autocannon';
-import type { LoadOrder, Measured } from './load.ts';
+import { type LoadOrder, measuredOf } from './load.ts';
 
 const { url, headers, body, connections, seconds }: LoadOrder = JSON.parse(await text(process.stdin));
 const responsesMs: number[] = [];
@@ -19,17 +19,6 @@ const instance = autocannon({
 });
 instance.on('response', (_client, _status, _bytes, responseMs) => responsesMs.push(responseMs));
 instance.on('done', ({ errors, timeouts, mismatches, non2xx }) => {
-  const elapsed = (performance.now() - startedMs) / 1000;
-  const { user, system } = process.cpuUsage(before);
-  responsesMs.sort((a, b) => a - b);
-  const at = (share: number) => responsesMs[Math.min(responsesMs.length - 1, Math.floor(responsesMs.length * share))] ?? Number.NaN;
-  const measured: Measured = {
-    requests: responsesMs.length,
-    perSecond: responsesMs.length / elapsed,
-    p50Ms: at(0.5),
-    p99Ms: at(0.99),
-    failed: errors + timeouts + mismatches + non2xx,
-    senderSeconds: (user + system) / 1e6,
-  };
+  const measured = measuredOf(responsesMs, errors + timeouts + mismatches + non2xx, startedMs, before);
   process.stdout.write(JSON.stringify(measured));
 });

@@ -177,6 +177,15 @@ describe('the dispatcher of a runner', () => {
     expect(log.filter((line) => line.includes(': '))).toEqual(['a1: 1,2 of 2', 'a2: 3 of 4', 'a3: 4,5,6 of 4']);
   });
 
+  test('counts the run time of rows that no call brought for nobody', () => {
+    const { dispatcher, add, echo } = stage({ fixedRows: 4 });
+    const micros: number[] = [];
+    add('a1', [1, 2], { answer: (_, { computeMicros }) => void micros.push(computeMicros) });
+    dispatcher.dispatch();
+    echo(4);
+    expect(micros).toEqual([2_000]);
+  });
+
   test('fills up no run that calls may not share, and no call of more rows', () => {
     const { dispatcher, runs, add, echo } = stage({ fixedRows: 4 });
     add('a1', [1], { joinKey: null });

@@ -1,7 +1,7 @@
 import { beforeEach, describe, expect, it } from 'vitest';
 import { type Footprint, MemoryBudget } from '../../src/inference/budget.ts';
 import type { RunnerStats } from '../../src/inference/frames.ts';
-import { held, type Replica, Room } from '../../src/inference/room.ts';
+import { held, hogOf, type Replica, Room } from '../../src/inference/room.ts';
 import type { Runner } from '../../src/inference/runner-process.ts';
 
 const NO_STATS: RunnerStats = { queued: 0, running: 0, idleSinceMs: null, busyMs: 0, queueMs: 0, runMs: 0, memoryBytes: 0, peakBytes: 0 };
@@ -96,5 +96,32 @@ describe('room for a load', () => {
     const other = add(on('cpu', 500), true);
     await room.forLoan(Symbol(), on('cpu', 500));
     expect(retired).toEqual([stuck, other]);
+  });
+});
+
+describe('a device that is full', () => {
+  const replica = (deviceBytes: number | null, deviceBytesMax: number, changes: Partial<Replica> = {}): Replica => ({
+    ...add(on('cuda:0', 10, 20), false),
+    runner: { connection: { usable: true } } as Runner,
+    ...{ deviceBytes, deviceBytesMax, ...changes },
+  });
+  const full = { device: 'cuda:0', memoryBytes: 101, memoryBytesMax: 100 };
+
+  it('loses who holds the most beyond what it may, and nobody else', () => {
+    const [large, hog, more] = [replica(70, 70), replica(30, 20), replica(50, 45)];
+    expect(hogOf([large, more, hog], full)).toBe(hog);
+    expect(hogOf([large], full)).toBeUndefined();
+  });
+
+  it('loses nobody where there is room, where one is ending, and where nobody tells what is held', () => {
+    const hog = replica(30, 20);
+    expect(hogOf([hog], { ...full, memoryBytes: 100 })).toBeUndefined();
+    expect(hogOf([hog, replica(1, 20, { runner: { connection: { usable: false } } as Runner })], full)).toBeUndefined();
+    expect(hogOf([replica(null, 20)], full)).toBeUndefined();
+    expect(hogOf([hog], { ...full, device: 'cuda:1' })).toBeUndefined();
+  });
+
+  it('counts of a replica what it holds, and no less than it may need', () => {
+    expect([replica(null, 90), replica(10, 90), replica(30, 90)].map((one) => held(one).deviceBytes)).toEqual([20, 20, 30]);
   });
 });
