@@ -234,8 +234,9 @@ describe('hosting', () => {
       return identityModel();
     };
     vi.useFakeTimers({ toFake: ['setInterval', 'clearInterval', 'performance'] });
-    onTestFinished(() => void vi.useRealTimers());
     const fleet = await testFleet({ replicasMax: 2, readModel });
+    // Before the fleet ends, for which time has to pass.
+    onTestFinished(() => void vi.useRealTimers());
     await fleet.scale('version', { min: 2, max: null });
     await fleet.claim(loadable(versionOf(identityModel())), []);
     await vi.waitFor(() => expect(reads).toBe(2));

@@ -1,5 +1,7 @@
 import { describe, expect, it } from 'vitest';
 import { type Footprint, footprintOf, MemoryBudget } from '../../src/inference/budget.ts';
+import { loadOptionsOf } from '../../src/inference/load.ts';
+import { versionOf } from '../inference/setup.ts';
 
 const MIB = 1024 ** 2;
 const budgetOf = (held: Footprint[]) => new MemoryBudget({ memoryBytesMax: 1000, deviceMemoryBytesMax: 100 }, () => held);
@@ -62,5 +64,14 @@ describe('the footprint of a model', () => {
     expect(footprintOf('cuda:0', 10 * MIB, peaks(null))).toEqual(on('cuda:0', 500 * MIB, 692 * MIB));
     expect(footprintOf('cuda:0', 10 * MIB, peaks(800 * MIB))).toEqual(on('cuda:0', 500 * MIB, 800 * MIB));
     expect(footprintOf('webgpu', 10 * MIB, peaks(800 * MIB))).toEqual(on('webgpu', 500 * MIB, 436 * MIB));
+  });
+});
+
+describe('how a version is loaded', () => {
+  it('has the fixed rows on devices of the kind that they were measured on, and as many in a batch', () => {
+    const version = versionOf(new Uint8Array(), { maxBatchRows: 64, fixedRows: { device: 'cuda:0', rows: 8 } });
+    expect(loadOptionsOf(version, 'cuda:1')).toMatchObject({ device: 'cuda:1', maxBatchRows: 8, fixedRows: 8 });
+    expect(loadOptionsOf(version, 'cpu')).toMatchObject({ device: 'cpu', maxBatchRows: 64, fixedRows: null });
+    expect(loadOptionsOf({ ...version, fixedRows: null }, 'cuda:0')).toMatchObject({ maxBatchRows: 64, fixedRows: null });
   });
 });
