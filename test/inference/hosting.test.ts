@@ -239,7 +239,7 @@ describe('hosting', () => {
     onTestFinished(() => void vi.useRealTimers());
     await fleet.scale('version', { min: 2, max: null });
     await fleet.claim(loadable(versionOf(identityModel())), []);
-    await vi.waitFor(() => expect(reads).toBe(2));
+    await vi.waitFor(() => expect(reads).toBeGreaterThan(1));
     await vi.advanceTimersByTimeAsync(5_000);
     expect(reads).toBe(2);
     await vi.advanceTimersByTimeAsync(6_000);
