@@ -27,6 +27,7 @@ import type { Allowance } from './lease-refusals.ts';
 import { createLeaseStore } from './lease-store.ts';
 import { type Admission, createLeases } from './leases.ts';
 import { inTime } from './patience.ts';
+import { RefusalPace } from './refusal-pace.ts';
 import { type Answer, createReplays, digestOf, keyConflict, replayOf, type Stored } from './replays.ts';
 import { createSettlement, type Metered, type Settled } from './settlement.ts';
 import { createSettlementStore } from './settlement-store.ts';
@@ -125,6 +126,7 @@ export async function createPredictions(options: PredictionOptions): Promise<Pre
   const books = { ...options, replays, currency: billing.currency, commissionBps: billing.commissionBps };
   const settlement = createSettlement({ store: createSettlementStore(books), inFlight: () => running, log });
   const inFlight = new Map<string, { digest: Buffer; done: Promise<Prediction> }>();
+  const suspendedPace = new RefusalPace();
   let running = 0;
   const onIdle: (() => void)[] = [];
 
@@ -252,8 +254,7 @@ export async function createPredictions(options: PredictionOptions): Promise<Pre
     const { principal } = call.caller;
     const entitlement = await catalog.entitlement(principal, call.model);
     const rows = checkAgainst(entitlement.signature, call.inputs, call.outputs);
-    const passing = catalog.suspensions.pass(entitlement);
-    const probe = passing && (await passing);
+    const probe = entitlement.suspended.length > 0 ? await pass(call, entitlement) : null;
     try {
       const prediction = await run(call, entitlement, rows);
       await probe?.answered().catch((error: unknown) => log.error({ err: error }, 'a suspension was not ended'));
@@ -262,6 +263,17 @@ export async function createPredictions(options: PredictionOptions): Promise<Pre
       if (error instanceof ModelKilled) await strike(entitlement, error);
       else await probe?.untold().catch((cause: unknown) => log.warn({ err: cause }, 'a probe could not be given up'));
       throw error;
+    }
+  }
+
+  /** The rest of step 3, for a version that is suspended. Its callers are told when to ask again; who does not wait so long waits for each further refusal. */
+  async function pass(call: Call, entitlement: Entitlement) {
+    try {
+      return await catalog.suspensions.pass(entitlement);
+    } catch (refusal) {
+      const { principal, signal } = call.caller;
+      await suspendedPace.hold(principal.tenantId, remainingOf(call, call.deadlineMs ?? entitlement.deadlineMs), signal);
+      throw refusal;
     }
   }
 

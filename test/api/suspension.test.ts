@@ -5,10 +5,12 @@ import { billOf, consumer } from '../support/people.ts';
 import { type Market, openMarket } from '../support/server.ts';
 
 let market: Market;
+let url: string;
 let client: Client;
 beforeAll(async () => {
   market = await openMarket();
-  client = new Client((await market.start()).url);
+  ({ url } = await market.start());
+  client = new Client(url);
 }, 60_000);
 afterAll(async () => {
   client[Symbol.dispose]();
@@ -56,4 +58,27 @@ test('a tenant that gives up before the run limit is suspended all the same', { 
   const call = async () => (await client.send(PREDICT, { input }, hostile.key.secret)).errors?.[0]?.extensions.code;
   await expect.poll(async () => codes.add(await call()).has('MODEL_SUSPENDED'), { timeout: 30_000, interval: 0 }).toBe(true);
   expect([...codes].sort()).toEqual(['DEADLINE_EXCEEDED', 'MODEL_SUSPENDED']);
+});
+
+test('a tenant that calls on is refused at a pace, but for calls that have no time to wait', { timeout: 60_000 }, async () => {
+  const { planId } = await offerLoop(client, 1_000, 'pressed');
+  const hostile = await consumer(client, await market.demo(), 'pressing', planId);
+  const call = async (client: Client, turns: string, deadlineMs: number) => {
+    const input = { model: 'pressed/loop', inputs: [{ name: 'x', datatype: 'INT64', data: [turns] }], deadlineMs };
+    return (await client.send(PREDICT, { input }, hostile.key.secret)).errors?.[0]?.extensions.code;
+  };
+  for (let i = 0; i < 3; i++) await call(client, String(2 ** 52), 30_000);
+
+  using many = new Client(url, 65);
+  const answered: number[] = [];
+  const asked = Array.from({ length: 65 }, (_, i) => i);
+  const codes = await Promise.all(
+    asked.map(async (i) => {
+      const code = await call(many, '1', i === 64 ? 1 : 60_000);
+      answered.push(i);
+      return code;
+    }),
+  );
+  expect(new Set(codes)).toEqual(new Set(['MODEL_SUSPENDED']));
+  expect(answered.indexOf(64)).toBeLessThan(44);
 });

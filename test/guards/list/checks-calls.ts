@@ -50,6 +50,23 @@ export const callChecks: Guard[] = [
       'api/cancel',
     ],
   ]),
+  ...guardsOf('code', 'src/prediction/prediction.ts', 'api/suspension', [
+    [
+      'who calls a suspended version again and again waits',
+      'await suspendedPace.hold(principal.tenantId, remainingOf(call, call.deadlineMs ?? entitlement.deadlineMs), signal);',
+      '',
+    ],
+  ]),
+  ...guardsOf('code', 'src/prediction/refusal-pace.ts', 'unit/refusal-pace', [
+    ['what waits is bounded', 'if (ms <= 0 || this.#held >= HELD_MAX) return;', 'if (ms <= 0) return;'],
+    [
+      'a refusal waits no longer than its call',
+      'Math.min(this.turnMs(tenantId, performance.now()), mostMs)',
+      'this.turnMs(tenantId, performance.now())',
+    ],
+    ['a refusal waits no longer than its bound', 'Math.min(dueMs + GAP_MS, nowMs + HOLD_MS_MAX)', 'dueMs + GAP_MS'],
+    ['a caller that hangs up waits no more', 'sleep(ms, undefined, { signal })', 'sleep(ms)'],
+  ]),
   ...guardsOf('code', 'src/prediction/cancellations.ts', 'api/cancel', [
     [
       'a call is stopped by its own tenant',
