@@ -123,10 +123,10 @@ export async function createPredictions(options: PredictionOptions): Promise<Pre
   });
   const replays = createReplays(options);
   const cancellations = await openCancellations(db);
-  const books = { ...options, replays, currency: billing.currency, commissionBps: billing.commissionBps };
-  const settlement = createSettlement({ store: createSettlementStore(books), inFlight: () => running, log });
-  const inFlight = new Map<string, { digest: Buffer; done: Promise<Prediction> }>();
   const suspendedPace = new RefusalPace();
+  const books = { ...options, replays, currency: billing.currency, commissionBps: billing.commissionBps };
+  const settlement = createSettlement({ store: createSettlementStore(books), inFlight: () => running - suspendedPace.held, log });
+  const inFlight = new Map<string, { digest: Buffer; done: Promise<Prediction> }>();
   let running = 0;
   const onIdle: (() => void)[] = [];
 

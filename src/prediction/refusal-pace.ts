@@ -15,15 +15,16 @@ const TENANTS_MAX = 1_000;
  */
 export class RefusalPace {
   readonly #dueMs = new Map<string, number>();
-  #held = 0;
+  /** Refusals that wait now. */
+  held = 0;
 
   /** Resolves when the tenant may be refused once more: at once within its pace, else after `mostMs` or HOLD_MS_MAX at most, or when `signal` aborts. */
   async hold(tenantId: string, mostMs: number, signal: AbortSignal): Promise<void> {
     const ms = Math.min(this.turnMs(tenantId, performance.now()), mostMs);
-    if (ms <= 0 || this.#held >= HELD_MAX) return;
-    this.#held++;
+    if (ms <= 0 || this.held >= HELD_MAX) return;
+    this.held++;
     await sleep(ms, undefined, { signal }).catch(() => {});
-    this.#held--;
+    this.held--;
   }
 
   /** How long the tenant's next refusal waits from `nowMs`, which it takes for refused then: 0 to HOLD_MS_MAX. */

@@ -59,7 +59,7 @@ const GROUP_BYTES_MAX = 8 * 1024 * 1024;
  */
 export function createSettlement(options: {
   store: SettlementStore;
-  /** Calls of this process that are neither answered nor refused. */
+  /** Calls of this process that may yet come to be settled. */
   inFlight(): number;
   log: Log;
 }): Settlement {

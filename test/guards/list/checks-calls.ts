@@ -58,7 +58,7 @@ export const callChecks: Guard[] = [
     ],
   ]),
   ...guardsOf('code', 'src/prediction/refusal-pace.ts', 'unit/refusal-pace', [
-    ['what waits is bounded', 'if (ms <= 0 || this.#held >= HELD_MAX) return;', 'if (ms <= 0) return;'],
+    ['what waits is bounded', 'if (ms <= 0 || this.held >= HELD_MAX) return;', 'if (ms <= 0) return;'],
     [
       'a refusal waits no longer than its call',
       'Math.min(this.turnMs(tenantId, performance.now()), mostMs)',
