@@ -1,4 +1,5 @@
 import { type Datatype, datatypeOf } from './datatypes.ts';
+import { RANK_MAX } from './dims.ts';
 import { checkEinsums } from './einsum.ts';
 import { type Body, checkCalls, functionsOf, versionsOf } from './functions.ts';
 import { decodeModel, rejected } from './read.ts';
@@ -36,7 +37,7 @@ export type ModelSummary = {
  *
  * Errors: MODEL_REJECTED with `place`, like `graph.node[12] (Loop "l").body.node[3] (Constant).attribute value`, in this order: those of
  * `decodeModel`; no graph; IR version; training information; functions without a name or defined twice; inputs, then outputs: no name, given twice, no
- * tensor, element type, undeclared rank (inputs), negative dimension; imported operator sets; then, for the graph and for each function, those
+ * tensor, element type, more than 64 dimensions, negative dimension, undeclared rank (inputs); imported operator sets; then, for the graph and for each function, those
  * of `checkGraph`; then recursive or exploding functions; last, those of `checkEinsums`.
  */
 export function checkModel(bytes: Uint8Array): ModelSummary {
@@ -110,6 +111,7 @@ function typeOf({ type }: OnnxValue, place: string): Omit<ValueSummary<Dimension
   const datatype = datatypeOf(elemType);
   if (datatype === null) throw rejected(`The element type ${elemType} is not one that this service carries.`, place);
   const { shape } = tensorType;
+  if (shape !== undefined && shape.dim.length > RANK_MAX) throw rejected(`The tensor has more than ${RANK_MAX} dimensions.`, place);
   return { elemType, datatype, dimensions: shape === undefined ? null : shape.dim.map((one) => dimensionOf(one, place)) };
 }
 

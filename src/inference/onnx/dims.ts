@@ -11,7 +11,7 @@ export type Info = { readonly elemType: number; readonly dims: Dims | null; read
 export const UNKNOWN: Info = { elemType: 0, dims: null, numbers: null };
 
 /** More dimensions than any operator takes; without a bound a chain of nodes could make them without end. */
-const RANK_MAX = 64;
+export const RANK_MAX = 64;
 
 export function info(elemType: number, dims: Dims | null, numbers: Dims | null = null): Info {
   return { elemType, dims: dims === null || dims.length > RANK_MAX ? null : dims, numbers };

@@ -1,3 +1,4 @@
+import { RANK_MAX } from './dims.ts';
 import type { OnnxAttribute, OnnxNode, OnnxTensor } from './schema.ts';
 
 /**
@@ -11,9 +12,12 @@ export type Known =
 export type Rows = Extract<Known, { kind: 'ROWS' }>;
 export type Const = Extract<Known, { kind: 'CONST' }>;
 
-/** Sizes of which nothing is known but how many there are. */
-export function rowsOfRank(rank: number): Rows {
-  return { kind: 'ROWS', tail: Array<null>(rank - 1).fill(null) };
+/** Shared, so that no node of a graph takes memory for its rank. */
+const BY_RANK = Array.from({ length: RANK_MAX }, (_, tail): Rows => ({ kind: 'ROWS', tail: Array<null>(tail).fill(null) }));
+
+/** Sizes of which nothing is known but how many there are; null where there are more than `RANK_MAX`. */
+export function rowsOfRank(rank: number): Rows | null {
+  return BY_RANK[rank - 1] ?? null;
 }
 
 export const rankOf = ({ tail }: Rows) => tail.length + 1;

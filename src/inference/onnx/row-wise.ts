@@ -1,4 +1,5 @@
 import { valuesIn } from './attributes.ts';
+import { RANK_MAX } from './dims.ts';
 import { functionKey, functionsOf, plainDomain } from './functions.ts';
 import { RULES } from './row-rules.ts';
 import { Application, CONST, constOf, type Known } from './row-values.ts';
@@ -7,7 +8,7 @@ import type { OnnxAttribute, OnnxModel, OnnxNode, OnnxValue } from './schema.ts'
 /** `proved`: no row of a run can see another. Else `node` says where the proof ends, as `graph.node[3] (CumSum)`, or why it cannot begin. */
 export type RowProof = { proved: true } | { proved: false; node: string };
 
-/** Counts up whenever something that was proved is proved no more. */
+/** Counts up whenever something that was proved is proved no more because it may be false; a bound on what is read leaves it. */
 export const ROW_RULES = 2;
 
 /** Of a constant, another of the same sizes. */
@@ -20,7 +21,8 @@ const RANDOM = /^(Random|Bernoulli|Multinomial)/;
  * wherever in a run the row stands. Sound and not complete: an operator, an attribute or a shape that it does not know ends the proof. It takes the
  * opsets' own words for what operators do, and the runtime's word that it does them.
  *
- * Inputs and outputs must lead with the same symbolic dimension. Takes time linear in the graph.
+ * Inputs and outputs must lead with the same symbolic dimension, and nothing may have more than 64 dimensions. Takes time and memory linear in the
+ * graph.
  */
 export function proveRows(model: OnnxModel): RowProof {
   const { graph } = model;
@@ -31,7 +33,11 @@ export function proveRows(model: OnnxModel): RowProof {
   const batch = batchOf([...inputs, ...graph.output]);
   if (batch === null || graph.sparseInitializer.length > 0)
     return { proved: false, node: 'its inputs and outputs do not all lead with one symbolic dimension' };
-  for (const input of inputs) known.set(input.name ?? '', rowsOf(input));
+  for (const input of inputs) {
+    const rows = rowsOf(input);
+    if (rows === null) return { proved: false, node: `graph.input ${input.name}` };
+    known.set(input.name ?? '', rows);
+  }
   const opset = Number(model.opsetImport.find(({ domain }) => plainDomain(domain) === '')?.version ?? 0n);
   const functions = functionsOf(model);
   for (const [index, node] of graph.node.entries()) {
@@ -77,7 +83,8 @@ function batchOf(values: readonly OnnxValue[]): string | null {
   return first && names.every((name) => name === first) ? first : null;
 }
 
-function rowsOf({ type }: OnnxValue): Known {
+function rowsOf({ type }: OnnxValue): Known | null {
   const [, ...tail] = type?.tensorType?.shape?.dim ?? [];
+  if (tail.length >= RANK_MAX) return null;
   return { kind: 'ROWS', tail: tail.map(({ dimValue }) => (dimValue === undefined ? null : Number(dimValue))) };
 }

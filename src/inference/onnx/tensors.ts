@@ -1,12 +1,11 @@
 import { LIMITS } from '../../base/limits.ts';
 import { DATATYPES, type Storage, storageOf, type TypedField } from './datatypes.ts';
+import { RANK_MAX } from './dims.ts';
 import { integersOf } from './elements.ts';
 import { rejected } from './read.ts';
 import type { OnnxSparseTensor, OnnxTensor } from './schema.ts';
 
 const TYPED_FIELDS = ['floatData', 'int32Data', 'int64Data', 'doubleData', 'uint64Data', 'stringData'] as const;
-/** More dimensions than any operator takes. */
-const RANK_MAX = 64;
 
 /**
  * Holds a constant to what the file itself carries, and gives its number of elements.
