@@ -13,13 +13,13 @@ import { Trials } from './trials.ts';
 export type { DeviceMemory } from './budget.ts';
 export { ModelKilled, type RunRequest, type RunResult } from './calls.ts';
 export { confined, confinement } from './confinement.ts';
-export { estimateApart } from './estimates.ts';
 export { connectFleet, serveFleet } from './fleet-ipc.ts';
 export type { Deployment, FleetPort, InferenceStatus } from './fleet-port.ts';
 export type { RunnableVersion } from './hosts.ts';
 export type { Inspection } from './inspect.ts';
 export { type Contents, contentsNow, type RunEstimate } from './onnx/onnx.ts';
 export type { Profile } from './profile.ts';
+export { estimateApart } from './reading.ts';
 export { parseSamples, type Sample } from './samples.ts';
 export {
   DATATYPES,

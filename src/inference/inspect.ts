@@ -4,9 +4,10 @@ import { type CallResult, connectRunner, type RunnerConnection, RunnerLost, Runn
 import { type DeviceChain, type Fallback, faultOf } from './devices.ts';
 import type { FleetPort } from './fleet-port.ts';
 import { loadInto } from './load.ts';
-import { type Contents, readContents } from './onnx/onnx.ts';
+import type { Contents } from './onnx/onnx.ts';
 import { probe } from './probe.ts';
 import { asFixed, type Bench, isWorth, measure, type Profile, rowsToFix, threadsToTry } from './profile.ts';
+import { readApart } from './reading.ts';
 import { checkSamples, type Sample } from './samples.ts';
 import type { LoadedModel } from './session-thread.ts';
 import type { Signature, Tensor } from './tensor.ts';
@@ -66,7 +67,7 @@ export async function groundsOf(fleet: FleetPort): Promise<Grounds> {
 
 /** As `Inference.inspect` says. */
 export async function inspectModel(model: Uint8Array, gate: Gate, fleet: FleetPort, onRead?: OnRead): Promise<Inspection> {
-  const contents = readContents(model, gate.maxBatchRows > 1 ? [1, gate.maxBatchRows] : [1]);
+  const contents = await readApart(model, gate.maxBatchRows > 1 ? [1, gate.maxBatchRows] : [1]);
   await onRead?.(contents);
   const box = boxed(gate);
   try {
@@ -98,8 +99,9 @@ function asMet({ profile, ...finding }: Inspection): Inspection {
 /** What one device shows of a model. `doubt`: why it may be the device that does not run it. */
 async function look(loaded: Loaded, { maxBatchRows: asked, samples = [] }: Gate, device: string) {
   const { signature, loadMs, partlyOnCpu } = loaded;
-  const { range, ...found } = await probe(signature, async (inputs, rows) => (await loaded.run(inputs, rows)).outputs);
+  // Before random inputs, which may end the runner of a model that is good for its own.
   await checkSamples(samples, signature, asked, loaded.run);
+  const { range, ...found } = await probe(signature, async (inputs, rows) => (await loaded.run(inputs, rows)).outputs);
   const { latencies, failedRows } = await measure(signature, range, asked, loaded);
   const most = failedRows === null ? undefined : latencies.at(-1)?.rows;
   const limit = most === undefined ? '' : ` A run of ${failedRows} rows failed: its batch limit is ${most}.`;

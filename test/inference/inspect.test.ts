@@ -101,6 +101,33 @@ describe('an inspection', () => {
     await expect(inference.verify(loopModel(), gate)).rejects.toMatchObject({ code: 'MODEL_FAILED' });
   });
 
+  test('holds samples against a model whose random inputs never end', async () => {
+    const inference = await testInference();
+    const x = { name: 'x', datatype: 'INT64', data: ['0'] } as const;
+    const gate = { runLimitMs: 300, maxBatchRows: 1, samples: [{ inputs: [x], outputs: [{ ...x, name: 'y' }], tolerance: 0 }] };
+    expect(await inference.inspect(loopModel(undefined, 2 ** 50), gate)).toMatchObject({ joinable: false });
+  });
+
+  test('reads a large file apart, tells its fault as of a small one, and rejects what takes too long to read', async () => {
+    const inference = await testInference();
+    const wide = (bytes: number) =>
+      tinyModel(
+        [['x', 'FP32', ['N', 2]]],
+        [['y', 'FP32', ['N', 2]]],
+        [node('Nonsense', ['x'], ['y'])],
+        [tensor('w', 'UINT8', [bytes], new Uint8Array(bytes))],
+      );
+    const told = (model: Uint8Array) =>
+      inference.inspect(model, GATE).catch((error: MercatoError) => [error.code, error.message, error.data]);
+    const large = await told(wide(100_000));
+    expect(large).toEqual(await told(wide(1)));
+    expect(large).toEqual(['MODEL_REJECTED', expect.stringContaining('Nonsense'), { place: expect.stringContaining('node[0]') }]);
+
+    const timeout = vi.spyOn(AbortSignal, 'timeout').mockReturnValue(AbortSignal.abort());
+    onTestFinished(() => void timeout.mockRestore());
+    expect(await told(wide(100_000))).toEqual(['MODEL_REJECTED', expect.stringContaining('60 s and 512 MiB'), { place: 'graph' }]);
+  });
+
   test('of samples tells a crash as one of the sample', async () => {
     const x = { name: 'x', datatype: 'FP32', data: [1] } as const;
     const tensor = { name: 'x', datatype: 'FP32', shape: [-1], dimensions: ['N'] } as const;

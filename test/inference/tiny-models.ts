@@ -23,9 +23,9 @@ export function identityModel(datatype: Datatype = 'FP32', dimensions: Dimension
 }
 
 /**
- * `y = x` after as many turns of an empty loop as the largest element of `x` says, or always `turns`; a turn takes about a microsecond.
+ * `y = x` after as many turns of an empty loop as the largest element of `x` says, `each` times, or always `turns`; a turn takes about a microsecond.
  */
-export function loopModel(turns?: number): Uint8Array {
+export function loopModel(turns?: number, each = 1): Uint8Array {
   const body = graph({
     name: 'turn',
     nodes: [node('Identity', ['on'], ['still']), node('Identity', ['carried'], ['carry'])],
@@ -40,11 +40,13 @@ export function loopModel(turns?: number): Uint8Array {
     ]),
   });
   const most = node('ReduceMax', ['x'], ['most'], { keepdims: 0 });
-  const loop = node('Loop', [turns === undefined ? 'most' : 'fixed', 'on', 'x'], ['y'], { body });
+  const many = node('Mul', ['most', 'each'], ['many']);
+  const loop = node('Loop', [turns === undefined ? 'many' : 'fixed', 'on', 'x'], ['y'], { body });
   const fixed = tensor('fixed', 'INT64', [], BigInt64Array.of(BigInt(turns ?? 0)));
-  return tinyModel([['x', 'INT64', ['N']]], [['y', 'INT64', ['N']]], turns === undefined ? [most, loop] : [loop], [
+  return tinyModel([['x', 'INT64', ['N']]], [['y', 'INT64', ['N']]], turns === undefined ? [most, many, loop] : [loop], [
     tensor('on', 'BOOL', [], Uint8Array.of(1)),
     fixed,
+    tensor('each', 'INT64', [], BigInt64Array.of(BigInt(each))),
   ]);
 }
 
