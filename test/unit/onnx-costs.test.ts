@@ -1,8 +1,10 @@
-import { describe, expect, it } from 'vitest';
-import { encodeModel, graph, model, node, proveRows, value } from '../../src/inference/onnx/onnx.ts';
+import { describe, expect, it, vi } from 'vitest';
+import { versionsOf } from '../../src/inference/onnx/functions.ts';
+import { checkModel, encodeModel, graph, model, node, type OnnxTensor, proveRows, tensor, value } from '../../src/inference/onnx/onnx.ts';
 import { RULES } from '../../src/inference/onnx/row-rules.ts';
 import { Application, CONST, type Known, rowsOfRank } from '../../src/inference/onnx/row-values.ts';
-import { refusalOf, withParts } from './onnx-parts.ts';
+import { checkSparseTensor } from '../../src/inference/onnx/tensors.ts';
+import { makeFunction, makeGraph, refusalOf, weights, withGraph, withParts } from './onnx-parts.ts';
 
 const ofRank = (rank: number): Known => ({ kind: 'ROWS', tail: Array<null>(rank - 1).fill(null) });
 const dimsOf = (rank: number) => ['N', ...Array<number>(rank - 1).fill(1)];
@@ -39,5 +41,70 @@ describe('the number of dimensions', () => {
   it('takes no memory for each node', () => {
     expect(rowsOfRank(64)).toBe(rowsOfRank(64));
     expect(rowsOfRank(65)).toBeNull();
+  });
+});
+
+describe('sparse indices', () => {
+  const refused = (indices: OnnxTensor, dims: bigint[], values = weights): unknown => {
+    return refusalOf(encodeModel(withGraph({ sparseInitializer: [{ values, indices, dims }] }))).data.place;
+  };
+  const ofBytes = (...bytes: number[]): OnnxTensor => ({ ...tensor('i', 'INT64', [2], []), int64Data: [Uint8Array.from(bytes)] });
+
+  it('are for no more values than there are elements', () => {
+    const many = tensor('w1', 'FP32', [3], new Float32Array(3));
+    expect(refused(tensor('i', 'INT64', [3], new BigInt64Array(3)), [2n], many)).toBe('graph.sparse_initializer["w1"].values');
+    expect(refused(tensor('i', 'INT64', [2], new BigInt64Array(2)), [0n])).toBe('graph.sparse_initializer["w1"].values');
+  });
+
+  it('are read where they lie', () => {
+    const read = vi.spyOn(DataView.prototype, 'getBigInt64');
+    try {
+      const indices = tensor('i', 'INT64', [1_000], new BigInt64Array(1_000));
+      const values = tensor('w1', 'FP32', [1_000], new Float32Array(1_000));
+      expect(checkSparseTensor({ values, indices, dims: [1_000n] }, 'here')).toBe(1_000);
+      expect(read).not.toHaveBeenCalled();
+    } finally {
+      read.mockRestore();
+    }
+  });
+
+  it('may be a list, with padding too, or of each dimension', () => {
+    const accepted = (indices: OnnxTensor, dims: bigint[]): number => checkSparseTensor({ values: weights, indices, dims }, 'here');
+    expect(accepted(ofBytes(0x00, 0xac, 0x02), [301n])).toBe(2);
+    expect(accepted(ofBytes(0x01, 0x82, 0x80, 0x80, 0x80, 0x80, 0x80, 0x80, 0x80, 0x80, 0x00), [4n])).toBe(2);
+    expect(accepted(tensor('i', 'INT64', [2, 2], BigInt64Array.of(0n, 2n, 1n, 0n)), [2n, 3n])).toBe(2);
+  });
+
+  it.each([
+    ['beyond a list', ofBytes(0x00, 0xac, 0x02), [300n], '300'],
+    ['-1', ofBytes(0x00, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0x01), [4n], '-1'],
+    ['the largest', tensor('i', 'INT64', [2], BigInt64Array.of(0n, 2n ** 63n - 1n)), [4n], '9223372036854775807'],
+    ['the smallest', tensor('i', 'INT64', [2], BigInt64Array.of(-(2n ** 63n), 0n)), [4n], '-9223372036854775808'],
+    ['beyond its own dimension', tensor('i', 'INT64', [2, 2], BigInt64Array.of(0n, 2n, 2n, 0n)), [2n, 3n], '2'],
+  ])('are not %s', (_, indices, dims, index) => {
+    expect(() => checkSparseTensor({ values: weights, indices, dims }, 'here')).toThrow(
+      `The index ${index} is outside the tensor. (here.indices)`,
+    );
+  });
+});
+
+describe('imported operator sets', () => {
+  const others = (count: number) => Array.from({ length: count }, (_, index) => ({ domain: `d${index}`, version: 1n }));
+
+  it('are at most 100, of a model and of a function', () => {
+    const whole = model(makeGraph());
+    expect(refusalOf(encodeModel({ ...whole, opsetImport: [...whole.opsetImport, ...others(20_000)] }))).toMatchObject({
+      message: expect.stringContaining('20001 operator sets are imported; at most 100 are read.'),
+      data: { place: 'opset_import[100]' },
+    });
+    const functions = [{ ...makeFunction('f', []), opsetImport: others(101) }];
+    expect(refusalOf(encodeModel({ ...whole, functions })).data.place).toBe('functions["f"].opset_import[100]');
+    expect(checkModel(encodeModel({ ...whole, opsetImport: [...whole.opsetImport, ...others(99)] })).opsets).toHaveLength(100);
+  });
+
+  it('are not copied for a function that imports none', () => {
+    const around = versionsOf(others(100), '');
+    expect(versionsOf([], 'functions["f"].', around)).toBe(around);
+    expect(versionsOf([{ domain: 'd1', version: 2n }], '', around).get('d1')).toBe(2);
   });
 });

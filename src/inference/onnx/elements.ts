@@ -16,13 +16,55 @@ const WIDTHS: Record<number, { bytes: 1 | 2 | 4 | 8; signed: boolean }> = {
   [DATATYPES.UINT64]: { bytes: 8, signed: false },
 };
 
-/** The elements of a tensor of whole numbers, row by row, as `checkTensor` accepts it; null for another type or more than `most`. */
-export function integersOf(tensor: OnnxTensor, most: number = FEW): bigint[] | null {
+/** The elements of a small tensor of whole numbers, row by row, as `checkTensor` accepts it; null for another type or more than `FEW`. */
+export function integersOf(tensor: OnnxTensor): bigint[] | null {
   const width = WIDTHS[tensor.dataType ?? 0];
   const count = tensor.dims.reduce((product, dim) => product * dim, 1n);
-  if (width === undefined || count > BigInt(most)) return null;
+  if (width === undefined || count > BigInt(FEW)) return null;
   if (tensor.rawData !== undefined) return littleEndian(tensor.rawData, width);
   return [...tensor.int32Data, ...tensor.int64Data, ...tensor.uint64Data].flatMap((chunk) => varints(chunk));
+}
+
+/**
+ * The first element that is not from 0 to below its bound, or null. `bounds` are safe integers, taken in turn. The tensor is one of INT64 as `checkTensor`
+ * accepts it, and of any length: its bytes are read where they are.
+ */
+export function firstOutside({ rawData, int64Data }: OnnxTensor, bounds: readonly number[]): bigint | null {
+  let turn = 0;
+  // Of any 64-bit integer, the nearest double is on the same side of a safe one.
+  const isOutside = (value: number): boolean => {
+    const bound = bounds[turn] ?? 0;
+    turn = turn + 1 < bounds.length ? turn + 1 : 0;
+    return value < 0 || value >= bound;
+  };
+  if (rawData !== undefined) {
+    const view = new DataView(rawData.buffer, rawData.byteOffset, rawData.byteLength);
+    for (let at = 0; at < rawData.length; at += 8) {
+      if (isOutside(view.getInt32(at + 4, true) * 2 ** 32 + view.getUint32(at, true))) return view.getBigInt64(at, true);
+    }
+    return null;
+  }
+  for (const chunk of int64Data) {
+    for (let at = 0, end = 0; at < chunk.length; at = end) {
+      end = varintEnd(chunk, at);
+      if (isOutside(roughly(chunk, at, end))) return varints(chunk.subarray(at, end))[0] ?? null;
+    }
+  }
+  return null;
+}
+
+function varintEnd(chunk: Uint8Array, start: number): number {
+  let at = start;
+  while ((chunk[at] ?? 0) >= 0x80) at++;
+  return at + 1;
+}
+
+/** A varint as the nearest double; -1 for any that is negative, which has ten bytes and the sign in the last. */
+function roughly(chunk: Uint8Array, start: number, end: number): number {
+  if (end - start === 10 && ((chunk[end - 1] ?? 0) & 1) === 1) return -1;
+  let value = 0;
+  for (let at = Math.min(end, start + 9) - 1; at >= start; at--) value = value * 128 + ((chunk[at] ?? 0) & 0x7f);
+  return value;
 }
 
 /** The elements of a small tensor of FP32 or FP64; null for another type or more than `FEW`. */

@@ -22,9 +22,18 @@ export type Count = { count: number };
 export type Versions = ReadonlyMap<string, number>;
 
 const NONE: Versions = new Map();
+/** More domains than any model has operators of. */
+const OPSETS_MAX = 100;
 
-/** The versions that a model or function imports, over those around it. Errors: a domain imported twice, a version that none knows. */
+/**
+ * The versions that a model or function imports, over those around it, which are shared where it imports none. Errors: more than 100 imports, a domain
+ * imported twice, a version that none knows.
+ */
 export function versionsOf(imports: readonly OnnxOpset[], place: string, around: Versions = NONE): Versions {
+  if (imports.length === 0) return around;
+  if (imports.length > OPSETS_MAX) {
+    throw rejected(`${imports.length} operator sets are imported; at most ${OPSETS_MAX} are read.`, `${place}opset_import[${OPSETS_MAX}]`);
+  }
   const versions = new Map<string, number>();
   for (const [index, { domain, version }] of imports.entries()) {
     const name = plainDomain(domain);

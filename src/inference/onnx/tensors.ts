@@ -1,7 +1,7 @@
 import { LIMITS } from '../../base/limits.ts';
 import { DATATYPES, type Storage, storageOf, type TypedField } from './datatypes.ts';
 import { RANK_MAX } from './dims.ts';
-import { integersOf } from './elements.ts';
+import { firstOutside } from './elements.ts';
 import { rejected } from './read.ts';
 import type { OnnxSparseTensor, OnnxTensor } from './schema.ts';
 
@@ -29,7 +29,8 @@ export function checkTensor(tensor: OnnxTensor, place: string): number {
 
 /**
  * The same for a sparse constant, whose parts are `values` and `indices`; gives the number of stored values. Errors: a part is missing, those of
- * `checkTensor`, more bytes than a file when the runtime writes out the zeros, values that are no list, indices that do not fit.
+ * `checkTensor`, more bytes than a file when the runtime writes out the zeros, values that are no list or more than there are elements, indices that do not
+ * fit.
  */
 export function checkSparseTensor({ values, indices, dims }: OnnxSparseTensor, place: string): number {
   if (values === undefined || indices === undefined) throw rejected('The sparse tensor lacks its values or its indices.', place);
@@ -39,6 +40,7 @@ export function checkSparseTensor({ values, indices, dims }: OnnxSparseTensor, p
   const bytes = (elements * (storageOf(values.dataType ?? 0)?.bits ?? 0)) / 8;
   if (bytes > LIMITS.modelBytesMax) throw rejected(`With its zeros the tensor has ${bytes} bytes.`, place);
   if (values.dims.length !== 1) throw rejected('The values of a sparse tensor are a list.', `${place}.values`);
+  if (stored > elements) throw rejected(`The tensor has ${elements} elements and ${stored} stored values.`, `${place}.values`);
   checkIndices(indices, dims, stored, elements, `${place}.indices`);
   return stored;
 }
@@ -49,10 +51,8 @@ function checkIndices(indices: OnnxTensor, dims: readonly bigint[], stored: numb
   const linear = shape.length === 1;
   const fits = shape[0] === stored && (linear || (shape.length === 2 && shape[1] === dims.length));
   if (!fits || indices.dataType !== DATATYPES.INT64) throw rejected('The indices do not fit the values.', place);
-  const bounds = linear ? [BigInt(elements)] : dims;
-  const numbers = integersOf(indices, Number.MAX_SAFE_INTEGER) ?? [];
-  const outside = numbers.find((one, at) => one < 0n || one >= (bounds[at % bounds.length] ?? 0n));
-  if (outside !== undefined) throw rejected(`The index ${outside} is outside the tensor.`, place);
+  const outside = firstOutside(indices, linear ? [elements] : dims.map(Number));
+  if (outside !== null) throw rejected(`The index ${outside} is outside the tensor.`, place);
 }
 
 function elementsOf(dims: readonly bigint[], place: string): number {
