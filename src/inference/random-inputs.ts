@@ -3,19 +3,19 @@ import { type Datatype, elementCount, encodeBytes, type Signature, type Signatur
 /** `size`: of every dynamic dimension but the batch. Whole numbers are 0 … `wholeMax`; fractions lie in −1 … 1. */
 export type InputRange = { size: number; wholeMax: number };
 
-/** Inputs of a probe: more elements tell no more about a model. */
+/** All inputs of a run together: more elements tell no more about a model. */
 const ELEMENTS_MAX = 16 * 1024 * 1024;
 
-/** Random inputs of `rows` rows; null where the fixed dimensions alone make an input too large to try. */
+/** Random inputs of `rows` rows; null where they have more than 16 Mi elements together, which is too large to try. */
 export function randomInputs(signature: Signature, rows: number, range: InputRange): Tensor[] | null {
-  const inputs: Tensor[] = [];
-  for (const input of signature.inputs) {
-    const shape = shapeOf(input, signature.batchDimension, rows, range.size);
-    const count = elementCount(shape);
-    if (count > ELEMENTS_MAX) return null;
-    inputs.push({ name: input.name, datatype: input.datatype, shape, data: randomData(input.datatype, count, range.wholeMax) });
-  }
-  return inputs;
+  const shapes = signature.inputs.map((input) => shapeOf(input, signature.batchDimension, rows, range.size));
+  const elements = shapes.reduce((sum, shape) => sum + elementCount(shape), 0);
+  // Sizes beyond any number, times 0, are not one.
+  if (Number.isNaN(elements) || elements > ELEMENTS_MAX) return null;
+  return signature.inputs.map(({ name, datatype }, index) => {
+    const shape = shapes[index] ?? [];
+    return { name, datatype, shape, data: randomData(datatype, elementCount(shape), range.wholeMax) };
+  });
 }
 
 function shapeOf({ shape, dimensions }: SignatureTensor, batchDimension: string | null, rows: number, size: number): number[] {

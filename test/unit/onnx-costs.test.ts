@@ -1,9 +1,13 @@
 import { describe, expect, it, vi } from 'vitest';
+import { checkEinsums } from '../../src/inference/onnx/einsum.ts';
 import { versionsOf } from '../../src/inference/onnx/functions.ts';
 import { checkModel, encodeModel, graph, model, node, type OnnxTensor, proveRows, tensor, value } from '../../src/inference/onnx/onnx.ts';
 import { RULES } from '../../src/inference/onnx/row-rules.ts';
 import { Application, CONST, type Known, rowsOfRank } from '../../src/inference/onnx/row-values.ts';
+import { shapesOf } from '../../src/inference/onnx/shapes.ts';
 import { checkSparseTensor } from '../../src/inference/onnx/tensors.ts';
+import { randomInputs } from '../../src/inference/random-inputs.ts';
+import type { Signature } from '../../src/inference/tensor.ts';
 import { makeFunction, makeGraph, refusalOf, weights, withGraph, withParts } from './onnx-parts.ts';
 
 const ofRank = (rank: number): Known => ({ kind: 'ROWS', tail: Array<null>(rank - 1).fill(null) });
@@ -106,5 +110,46 @@ describe('imported operator sets', () => {
     const around = versionsOf(others(100), '');
     expect(versionsOf([], 'functions["f"].', around)).toBe(around);
     expect(versionsOf([{ domain: 'd1', version: 2n }], '', around).get('d1')).toBe(2);
+  });
+});
+
+describe('a list as long as the file', () => {
+  it('of the terms of an Einsum is not looked up again for each of them', () => {
+    const names = Array<string>(1_000).fill('x');
+    const one = node('Einsum', names, ['y'], { equation: `${names.map(() => 'a').join()}->a` });
+    const map = vi.spyOn(one.input as string[], 'map');
+    const inputs = [value('x', 'FP32', ['N'])];
+    checkEinsums(model(graph({ name: 'g', nodes: [one], inputs, outputs: [value('y', 'FP32', ['N'])] })));
+    expect(map.mock.calls.length).toBeLessThan(10);
+  });
+
+  it.each(['Squeeze', 'Unsqueeze', 'ReduceSum'])('of the axes of %s is not searched', (operator) => {
+    const axes = Array.from({ length: 10_000 }, (_, axis) => (operator === 'Unsqueeze' ? axis : 0));
+    const one = node(operator, ['x'], ['y'], { axes });
+    const main = graph({ name: 'g', nodes: [one], inputs: [value('x', 'FP32', ['N', 2])], outputs: [] });
+    const includes = vi.spyOn(Array.prototype, 'includes');
+    try {
+      const { infos } = shapesOf(model(main, { opset: 11 }), () => 2);
+      expect(includes).not.toHaveBeenCalled();
+      expect(infos.get('y')?.dims).toBeNull();
+    } finally {
+      includes.mockRestore();
+    }
+  });
+});
+
+describe('random inputs', () => {
+  const inputs = (shapes: number[][]): Signature => ({
+    inputs: shapes.map((shape, index) => ({ name: `x${index}`, datatype: 'BOOL', shape, dimensions: shape.map(() => null) })),
+    outputs: [],
+    batchDimension: null,
+  });
+  const range = { size: 2, wholeMax: 1 };
+
+  it('are bounded together', () => {
+    const third = 6 * 1024 * 1024;
+    expect(randomInputs(inputs([[third], [third], [third]]), 1, range)).toBeNull();
+    expect(randomInputs(inputs([[1024], [-1, 3]]), 1, range)?.map(({ data }) => data.length)).toEqual([1024, 6]);
+    expect(randomInputs(inputs([[...Array<number>(40).fill(2 ** 31 - 1), 0]]), 1, range)).toBeNull();
   });
 });

@@ -22,8 +22,9 @@ function einsumFault(node: OnnxNode, shapes: Shapes): string | null {
   const [left = ''] = text(node, 'equation', '').replaceAll(/\s/g, '').split('->');
   const terms = left.split(',');
   if (terms.length !== node.input.length) return `The equation is of ${terms.length} inputs and there are ${node.input.length}.`;
+  const { inputs } = shapes.view(node);
   for (const [index, term] of terms.entries()) {
-    const rank = shapes.view(node).inputs[index]?.dims?.length;
+    const rank = inputs[index]?.dims?.length;
     if (rank === undefined) return `It cannot be told how many dimensions input ${index} has, which must fit the equation.`;
     const letters = term.replace('...', '').length;
     if (term.includes('...') ? rank < letters : rank !== letters)

@@ -78,7 +78,7 @@ export function reduced(view: NodeView): ReturnType<ShapeRule> {
   const dims = data?.dims ?? null;
   const axes = listOf(view, 'axes', 1);
   const none = axes === undefined || axes?.length === 0;
-  if (dims === null || axes === null) return [info(data?.elemType ?? 0, null)];
+  if (dims === null || axes === null || (axes?.length ?? 0) > dims.length) return [info(data?.elemType ?? 0, null)];
   if (none && integer(node, 'noop_with_empty_axes', 0) !== 0) return [info(data?.elemType ?? 0, dims)];
   const front = none ? dims.map((_, axis) => axis) : axesOf(axes ?? [], dims.length);
   return [info(data?.elemType ?? 0, front && without(dims, front, integer(node, 'keepdims', 1) !== 0))];

@@ -1,6 +1,6 @@
 import { has, integer, integers, text } from './attributes.ts';
 import { DATATYPES } from './datatypes.ts';
-import { axesOf, axisOf, broadcast, type Dim, type Dims, info, product } from './dims.ts';
+import { axesOf, axisOf, broadcast, type Dim, type Dims, info, product, RANK_MAX } from './dims.ts';
 import { fractionsOf } from './elements.ts';
 import type { ShapeRule } from './shape-rules.ts';
 import type { NodeView } from './shapes.ts';
@@ -144,12 +144,12 @@ function quotient(dims: Dims, others: Dims): Dim {
 function squeezed(dims: Dims | null, axes: number[] | null | undefined): Dims | null {
   if (dims === null || axes === null) return null;
   if (axes === undefined) return dims.every((dim) => typeof dim === 'number') ? dims.filter((dim) => dim !== 1) : null;
-  const front = axesOf(axes, dims.length);
+  const front = axes.length > dims.length ? null : axesOf(axes, dims.length);
   return front && dims.filter((_, axis) => !front.includes(axis));
 }
 
 function unsqueezed(dims: Dims | null, axes: number[] | null): Dims | null {
-  if (dims === null || axes === null) return null;
+  if (dims === null || axes === null || dims.length + axes.length > RANK_MAX) return null;
   const front = axesOf(axes, dims.length + axes.length);
   if (front === null || new Set(front).size !== front.length) return null;
   const left = [...dims];
