@@ -115,6 +115,18 @@ test('a call whose free units others had is refused unbilled where its spend lim
   expect((await limits(right)).map(({ used, inFlight }) => [used, inFlight])).toEqual([[14n, 0n]]);
 });
 
+test('what a lease still holds of a spend limit pays for its calls, though others had the free units that it counted on', async () => {
+  const right = await core.consumer({ unitPriceNanos: 7n, freeUnits: 3n }, 1_000n);
+  const frugal = await withKey(right, newId());
+  await limit(right, { name: 'key', subject: 'API_KEY', subjectId: frugal.apiKeyId, measure: 'SPEND', amount: 14n });
+  (await one.leases.admit(frugal, 5, 5_000)).giveBack();
+  await call(two, right, 3);
+  await call(one, frugal, 1);
+  await call(one, frugal, 1);
+  expect((await limits(right)).map(({ used }) => used)).toEqual([14n]);
+  expect(await codeOf(() => call(one, frugal, 1))).toBe('OVERLOADED');
+});
+
 test('it is billed where there is room by then, whatever a soft limit has', async () => {
   const right = await core.consumer({ unitPriceNanos: 7n, freeUnits: 5n }, 1_000n);
   const frugal = await withKey(right, newId());

@@ -5,6 +5,7 @@ const SETTLE = 'prisma/migrations/20261123000200_settle/migration.sql';
 const LIMITS = 'prisma/migrations/20261126000100_limits/migration.sql';
 const SPEND = 'prisma/migrations/20261126001000_spend_leases/migration.sql';
 const BURSTS = 'prisma/migrations/20261126001100_returned_bursts/migration.sql';
+const BILLED = 'prisma/migrations/20261127000000_spend_billed/migration.sql';
 const LIMIT_CHANGES = 'prisma/migrations/20261126000700_limit_changes/migration.sql';
 const LEDGER = 'prisma/migrations/20261126000200_ledger/migration.sql';
 
@@ -126,10 +127,13 @@ const spend: Guard[] = guardsOf('function', SPEND, 'database/limit-windows', [
   ['what others lease of a limit is taken', 'HAVING k.used + k.leased + sum(', 'HAVING k.used + sum(', 'database/settlement-races'],
 ]);
 
-const counted: Guard[] = guardsOf('function', BURSTS, 'database/limit-windows', [
+const told: Guard[] = guardsOf('function', BURSTS, 'database/limit-windows', [
   ['an alert is of a limit in force', 'AND l.removed_at IS NULL AND k.used', 'AND k.used'],
   ['an alert is of something used', 'AND k.used > 0 AND', 'AND'],
   ['an alert is of a threshold that is reached', 'k.used * 100 >= l.amount::numeric * p.percent', 'true'],
+]);
+
+const counted: Guard[] = guardsOf('function', BILLED, 'database/limit-windows', [
   ['a limit that was removed refuses nothing for its cost', 'l.hard AND l.removed_at IS NULL AND c.more', 'l.hard AND c.more'],
   ['units of a swept lease are not returned again', 'coalesce(sum(b.units) FILTER (WHERE b.leased), 0)', 'sum(b.units)'],
   ["a limit's counter counts", "SET used = k.used + CASE k.measure WHEN 'UNITS' THEN m.units ELSE m.nanos END,", 'SET used = k.used,'],
@@ -148,7 +152,12 @@ const counted: Guard[] = guardsOf('function', BURSTS, 'database/limit-windows', 
     "k.measure <> 'CONCURRENCY' AND k.arrival_at IS NULL\n    RETURNING",
     "k.measure <> 'CONCURRENCY'\n    RETURNING",
   ],
-  ['a lease holds what its rest can cost', 'least(l.nanos, l.units * coalesce(v.unit_price_nanos, 0))', 'l.nanos'],
+  ['what is billed is held of a limit no more', 'greatest(0, l.nanos - b.nanos)', 'l.nanos'],
+  [
+    'a lease holds what its rest can cost',
+    'least(greatest(0, l.nanos - b.nanos), l.units * coalesce(v.unit_price_nanos, 0))',
+    'greatest(0, l.nanos - b.nanos)',
+  ],
   [
     'a hard limit of spend has room for what a call costs',
     "RAISE EXCEPTION 'no room in limit % for what the call costs', full_limit USING ERRCODE = 'MC002';",
@@ -263,4 +272,14 @@ const byItself = guardsOf('code', 'src/billing/periods.ts', 'database/periods', 
   ["a month is over by the process's clock too", 'least(mercato_now(), ${now})', 'mercato_now()'],
 ]);
 
-export const functions: Guard[] = [notOver, ...byItself, ...settlement, ...limits, ...spend, ...counted, ...limitChanges, ...ledger];
+export const functions: Guard[] = [
+  notOver,
+  ...byItself,
+  ...settlement,
+  ...limits,
+  ...spend,
+  ...told,
+  ...counted,
+  ...limitChanges,
+  ...ledger,
+];
