@@ -1,11 +1,22 @@
 import { describe, expect, it, vi } from 'vitest';
 import { checkEinsums } from '../../src/inference/onnx/einsum.ts';
 import { versionsOf } from '../../src/inference/onnx/functions.ts';
-import { checkModel, encodeModel, graph, model, node, type OnnxTensor, proveRows, tensor, value } from '../../src/inference/onnx/onnx.ts';
+import {
+  checkModel,
+  encodeModel,
+  graph,
+  model,
+  node,
+  type OnnxNode,
+  type OnnxTensor,
+  proveRows,
+  tensor,
+  value,
+} from '../../src/inference/onnx/onnx.ts';
 import { RULES } from '../../src/inference/onnx/row-rules.ts';
 import { Application, CONST, type Known, rowsOfRank } from '../../src/inference/onnx/row-values.ts';
 import { shapesOf } from '../../src/inference/onnx/shapes.ts';
-import { checkSparseTensor } from '../../src/inference/onnx/tensors.ts';
+import { checkSparseTensor, checkTensor } from '../../src/inference/onnx/tensors.ts';
 import { randomInputs } from '../../src/inference/random-inputs.ts';
 import type { Signature } from '../../src/inference/tensor.ts';
 import { makeFunction, makeGraph, refusalOf, weights, withGraph, withParts } from './onnx-parts.ts';
@@ -135,6 +146,52 @@ describe('a list as long as the file', () => {
     } finally {
       includes.mockRestore();
     }
+  });
+});
+
+describe('what is known of values before a run', () => {
+  const follow = (nodes: OnnxNode[], initializers: OnnxTensor[] = []) => {
+    const parts = { inputs: [value('x', 'FP32', dimsOf(64))], outputs: [], initializers };
+    return shapesOf(model(graph({ name: 'g', nodes, ...parts })), () => 2).infos;
+  };
+  const outputs = (count: number) => Array.from({ length: count }, (_, index) => `p${index}`);
+
+  it.each([
+    ['inputs', node('Sum', Array<string>(130_000).fill('x'), ['p0'])],
+    ['outputs', node('Split', ['x'], outputs(130_000), { axis: 1 })],
+  ])('ends with eight million sizes of %s', (_, one) => {
+    const infos = follow([node('Relu', ['x'], ['a']), one, node('Relu', ['a'], ['b'])]);
+    expect(infos.get('a')?.dims).toHaveLength(64);
+    expect(infos.has('p0')).toBe(false);
+    expect(infos.has('b')).toBe(false);
+  });
+
+  it('are the elements of short lists only, of types that hold sizes, and of scalars', () => {
+    const infos = follow(
+      [node('Concat', ['few', 'few'], ['twice'], { axis: 0 })],
+      [
+        tensor('few', 'INT64', [128], new BigInt64Array(128)),
+        tensor('many', 'INT64', [129], new BigInt64Array(129)),
+        tensor('bytes', 'INT8', [2], new Int8Array(2)),
+        tensor('byte', 'INT8', [], Int8Array.of(7)),
+      ],
+    );
+    expect(infos.get('few')?.numbers).toHaveLength(128);
+    for (const name of ['many', 'bytes', 'twice']) expect(infos.get(name)?.numbers).toBeNull();
+    expect(infos.get('byte')?.numbers).toEqual([7]);
+  });
+
+  it('are not gathered from more parts than elements', () => {
+    const parts = (...lengths: number[]) => ({
+      ...tensor('c', 'FP32', [1], []),
+      floatData: lengths.map((length) => new Uint8Array(length)),
+    });
+    expect(refusalOf(encodeModel(withParts({ initializers: [parts(4, 0, 0)] })))).toMatchObject({
+      message: expect.stringContaining("The tensor's data is in 3 parts and its shape wants 1 entries."),
+      data: { place: 'graph.initializer["c"]' },
+    });
+    expect(checkTensor(parts(4), 'here')).toBe(1);
+    expect(checkTensor({ ...parts(0), dims: [0n] }, 'here')).toBe(0);
   });
 });
 

@@ -1,8 +1,9 @@
 import { DATATYPES } from './datatypes.ts';
+import { RANK_MAX } from './dims.ts';
 import type { OnnxTensor } from './schema.ts';
 
 /** More elements than this are weights, not sizes, axes or indices. */
-const FEW = 256;
+export const FEW = 2 * RANK_MAX;
 
 const WIDTHS: Record<number, { bytes: 1 | 2 | 4 | 8; signed: boolean }> = {
   [DATATYPES.UINT8]: { bytes: 1, signed: false },
@@ -16,11 +17,15 @@ const WIDTHS: Record<number, { bytes: 1 | 2 | 4 | 8; signed: boolean }> = {
   [DATATYPES.UINT64]: { bytes: 8, signed: false },
 };
 
-/** The elements of a small tensor of whole numbers, row by row, as `checkTensor` accepts it; null for another type or more than `FEW`. */
+/**
+ * The elements of a small tensor of whole numbers, row by row, as `checkTensor` accepts it; null for more than `FEW`, for more than one of a type that holds
+ * no sizes, and for another type.
+ */
 export function integersOf(tensor: OnnxTensor): bigint[] | null {
   const width = WIDTHS[tensor.dataType ?? 0];
   const count = tensor.dims.reduce((product, dim) => product * dim, 1n);
-  if (width === undefined || count > BigInt(FEW)) return null;
+  const holdsSizes = tensor.dataType === DATATYPES.INT32 || tensor.dataType === DATATYPES.INT64;
+  if (width === undefined || count > BigInt(holdsSizes ? FEW : 1)) return null;
   if (tensor.rawData !== undefined) return littleEndian(tensor.rawData, width);
   return [...tensor.int32Data, ...tensor.int64Data, ...tensor.uint64Data].flatMap((chunk) => varints(chunk));
 }

@@ -28,10 +28,13 @@ export type Shapes = {
 /** The size that a dimension of an input is taken for, by its name (null: it has none), input and axis. */
 export type Sizer = (name: string | null, input: number, axis: number) => Dim;
 
+/** Of what nodes read and make: without a bound, few bytes of a file make many, which are held for every value. No model in use comes near. */
+const SIZES_MAX = 8_000_000;
+
 /**
  * Follows shapes through the main graph of a model that `checkModel` accepts. What the file says of values inside is not believed: shapes
  * come from the inputs, the constants and the operators alone. A value of an operator without a rule is unknown, and so is what a subgraph or a local
- * function gives.
+ * function gives. Nodes whose values have more than 8 million sizes in all are followed no further.
  */
 export function shapesOf(model: OnnxModel, sizeOf: Sizer): Shapes {
   const { graph } = model;
@@ -79,16 +82,34 @@ function follow(
     });
     infos.set(name, info(type?.tensorType?.elemType ?? 0, dims ?? null));
   }
+  let sizes = 0;
   for (const node of graph.node) {
     const stored = node.opType === 'Constant' ? node.attribute.find(({ t }) => t !== undefined)?.t : undefined;
     const [first = ''] = node.output;
-    if (stored !== undefined) keep(first, stored);
-    else for (const [index, one] of resultsOf(node, shapes).entries()) infos.set(node.output[index] ?? '', one);
+    if (stored !== undefined) {
+      keep(first, stored);
+      continue;
+    }
+    const view = shapes.view(node);
+    sizes += sizesIn(view);
+    if (sizes > SIZES_MAX) continue;
+    for (const [index, one] of resultsOf(view, shapes).entries()) infos.set(node.output[index] ?? '', one);
   }
 }
 
-function resultsOf(node: OnnxNode, shapes: Shapes): Info[] {
-  const view = shapes.view(node);
+/** Those that a node's inputs have, and that its results may have. */
+function sizesIn({ node, inputs }: NodeView): number {
+  let [sum, most] = [0, 0];
+  for (const one of inputs) {
+    const count = (one?.dims?.length ?? 0) + (one?.numbers?.length ?? 0);
+    sum += count;
+    most = Math.max(most, count);
+  }
+  return sum + most * node.output.length;
+}
+
+function resultsOf(view: NodeView, shapes: Shapes): Info[] {
+  const { node } = view;
   const rule = shapes.isCall(node) ? undefined : SHAPE_RULES.get(view.name);
   const results = rule?.(view) ?? [];
   return node.output.map((_, index) => {

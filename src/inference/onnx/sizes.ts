@@ -1,11 +1,9 @@
 import { integer } from './attributes.ts';
 import { type Dim, type Dims, type Info, product } from './dims.ts';
+import { FEW } from './elements.ts';
 import type { NodeView } from './shapes.ts';
 
 type Rule = (view: NodeView, given: readonly (Dims | null)[]) => Dims | null;
-
-/** Longer lists are data. */
-const LENGTH_MAX = 256;
 
 /** How lists of sizes are cut, joined and computed with, as exporters write the shape of a Reshape. */
 const RULES: Record<string, Rule> = {
@@ -46,7 +44,7 @@ export function sizesOf(view: NodeView): Dims | null {
   const rule = RULES[view.name];
   if (rule === undefined || (view.opset < 10 && view.name === 'Slice')) return null;
   const result = rule(view, view.inputs.map(whole));
-  return result !== null && result.length <= LENGTH_MAX ? result : null;
+  return result !== null && result.length <= FEW ? result : null;
 }
 
 /** Elements of an integer list; the type keeps fractions out of the arithmetic. */
@@ -56,7 +54,7 @@ function whole(one: Info | null): Dims | null {
 
 function joined(given: readonly (Dims | null)[]): Dims | null {
   const length = given.reduce((sum, one) => sum + (one?.length ?? 0), 0);
-  return length <= LENGTH_MAX && given.every((one) => one !== null) ? given.flat() : null;
+  return length <= FEW && given.every((one) => one !== null) ? given.flat() : null;
 }
 
 /** Within 32 bits, where no type cuts it. */

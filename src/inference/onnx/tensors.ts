@@ -10,7 +10,7 @@ const TYPED_FIELDS = ['floatData', 'int32Data', 'int64Data', 'doubleData', 'uint
 /**
  * Holds a constant to what the file itself carries, and gives its number of elements.
  * Errors, in this order: external data, segmented, unknown element type, impossible shape, data in several fields or in the wrong one,
- * data that is not as long as the shape wants.
+ * data in more parts than elements, data that is not as long as the shape wants.
  */
 export function checkTensor(tensor: OnnxTensor, place: string): number {
   if ((tensor.dataLocation ?? 0) !== 0 || tensor.externalData.length > 0) {
@@ -75,6 +75,9 @@ function checkRaw(raw: Uint8Array, elements: number, { bits }: Storage, place: s
 function checkTyped(tensor: OnnxTensor, given: TypedField | undefined, elements: number, storage: Storage, place: string): void {
   if (given !== undefined && given !== storage.field) throw rejected(`The tensor's data is in ${given}, not in ${storage.field}.`, place);
   const wanted = Math.ceil(elements * storage.perElement);
+  const parts = tensor[storage.field].length;
+  // Empty ones would be joined again by every node that reads the tensor.
+  if (parts > Math.max(1, wanted)) throw rejected(`The tensor's data is in ${parts} parts and its shape wants ${wanted} entries.`, place);
   const entries = countEntries(storage.field, tensor[storage.field]);
   if (entries !== wanted) throw rejected(`The tensor's shape wants ${wanted} entries of data and it has ${entries}.`, place);
 }
