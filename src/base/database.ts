@@ -50,25 +50,44 @@ type Options = typeof OPTIONS & { isolationLevel?: Prisma.TransactionIsolationLe
 
 function inTenant<T>(db: Database, tenantId: string | null, fn: (tx: Tx) => Promise<T>, options: Options): Promise<T> {
   assertNoTransaction('asTenant');
-  return open.run(true, () =>
-    db.tenantClient.$transaction(async (tx) => {
-      const id = tenantId ?? '';
-      if (db.setRole) await tx.$executeRaw`select set_config('role', 'mercato_tenant', true), set_config('mercato.tenant_id', ${id}, true)`;
-      else await tx.$executeRaw`select set_config('mercato.tenant_id', ${id}, true)`;
-      return fn(tx);
-    }, options),
-  );
+  const work = async (tx: Tx) => {
+    const id = tenantId ?? '';
+    if (db.setRole) await tx.$executeRaw`select set_config('role', 'mercato_tenant', true), set_config('mercato.tenant_id', ${id}, true)`;
+    else await tx.$executeRaw`select set_config('mercato.tenant_id', ${id}, true)`;
+    return fn(tx);
+  };
+  return open.run(true, () => transaction(db.tenantClient, work, options));
 }
 
 /** One transaction of the system role: authentication, leases, settlement, jobs, audit. */
 export function asSystem<T>(db: Database, fn: (tx: Tx) => Promise<T>): Promise<T> {
   assertNoTransaction('asSystem');
-  return open.run(true, () =>
-    db.systemClient.$transaction(async (tx) => {
-      if (db.setRole) await tx.$executeRaw`select set_config('role', 'mercato_system', true)`;
-      return fn(tx);
-    }, OPTIONS),
-  );
+  const work = async (tx: Tx) => {
+    if (db.setRole) await tx.$executeRaw`select set_config('role', 'mercato_system', true)`;
+    return fn(tx);
+  };
+  return open.run(true, () => transaction(db.systemClient, work, OPTIONS));
+}
+
+const unconfirmed = new WeakSet<Error>();
+
+async function transaction<T>(client: PrismaClient, work: (tx: Tx) => Promise<T>, options: Options): Promise<T> {
+  let isDone = false;
+  try {
+    return await client.$transaction(async (tx) => {
+      const result = await work(tx);
+      isDone = true;
+      return result;
+    }, options);
+  } catch (error) {
+    if (isDone && error instanceof Error && !wasRefused(error)) unconfirmed.add(error);
+    throw error;
+  }
+}
+
+/** True where all of a transaction was done but for its COMMIT, whose answer did not come: it is committed as a whole, or not at all. */
+export function isUnconfirmed(error: unknown): boolean {
+  return error instanceof Error && unconfirmed.has(error);
 }
 
 /**
@@ -107,6 +126,18 @@ export function neverStarted(error: unknown): boolean {
   if (error instanceof NotStarted) return true;
   return error instanceof Error && 'code' in error && error.code === 'P2028' && error.message.includes('Unable to start a transaction');
 }
+
+/** True where the database is not there, or the connection to it was lost. What was not committed is undone. */
+export function isUnreachable(error: unknown): boolean {
+  if (!(error instanceof Error)) return false;
+  if (neverStarted(error) || /^(08|57P)/.test(sqlState(error) ?? '')) return true;
+  const code = 'code' in error ? String(error.code) : '';
+  return /^(P1001|P1002|P1008|P1017|P2024|ECONN\w+|EPIPE)$/.test(code) || LOST.test(error.message);
+}
+
+/** Of the driver's errors without a code. */
+const LOST =
+  /^(Connection terminated|Client has encountered a connection error|Client was closed|Query read timeout|timeout exceeded when trying to connect)/;
 
 /** True where the database undid a transaction for another's sake (SQLSTATE class 40: deadlock, serialisation): it may be tried again. */
 export function wasVictim(error: unknown): boolean {

@@ -94,7 +94,7 @@ export class Call {
   }
 }
 
-/** Says under which request id the log has the cause of an INTERNAL error, and logs it there. */
+/** Says under which request id the log has the cause of an error that hides it, and logs it there. */
 export function reportInternal(call: Call, error: PublicError, cause: unknown): void {
   Object.assign(error.extensions, { requestId: call.requestId });
   call.log.error({ err: cause && unwrapResolverError(cause), path: error.path }, 'a resolver failed');

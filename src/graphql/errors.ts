@@ -1,5 +1,6 @@
 import { unwrapResolverError } from '@apollo/server/errors';
 import { GraphQLError, type GraphQLFormattedError } from 'graphql';
+import { isUnconfirmed, isUnreachable } from '../base/database.ts';
 import { ERRORS, type ErrorCode, MercatoError } from '../base/errors.ts';
 
 /** An error as a caller sees it; `extensions` also holds the error's data. */
@@ -8,9 +9,9 @@ export type PublicError = GraphQLFormattedError & { extensions: { code: ErrorCod
 /** graphql-js quotes what it was given, which may be a whole tensor. */
 const MESSAGE_LENGTH_MAX = 1_000;
 
-/** The one way from anything thrown to what a caller sees. Only INTERNAL hides its cause, which the caller of this function logs. */
+/** The one way from anything thrown to what a caller sees. What `hidesCause` says of, the caller of this function logs. */
 export function publicError(error: unknown): PublicError {
-  const cause = unwrapResolverError(error);
+  const cause = ofDatabase(unwrapResolverError(error));
   const place = error instanceof GraphQLError ? placeOf(error) : {};
   if (cause instanceof MercatoError) return { message: cause.message, ...place, extensions: extensionsOf(cause) };
   if (error instanceof GraphQLError && isCallersFault(error, cause)) {
@@ -18,6 +19,20 @@ export function publicError(error: unknown): PublicError {
     return { message, ...place, extensions: extensionsOf(new MercatoError('BAD_USER_INPUT')) };
   }
   return { message: ERRORS.INTERNAL.text, ...place, extensions: extensionsOf(new MercatoError('INTERNAL')) };
+}
+
+/** Whether what a caller sees says nothing of what happened: the log has to. */
+export function hidesCause(shown: PublicError, error: unknown): boolean {
+  return shown.extensions.code === 'INTERNAL' || ofDatabase(unwrapResolverError(error)) !== unwrapResolverError(error);
+}
+
+/** A fault of the way to the database is nobody's: the same may be asked again, and where the answer to a COMMIT was lost, it has to be. */
+function ofDatabase(cause: unknown): unknown {
+  if (cause instanceof MercatoError) return cause;
+  if (isUnconfirmed(cause)) return new MercatoError('OUTCOME_UNKNOWN');
+  return isUnreachable(cause)
+    ? new MercatoError('OVERLOADED', 'The database cannot be reached; try again.', { retryAfterMs: 1_000 })
+    : cause;
 }
 
 /** For answers outside GraphQL execution; `requestId` finds an INTERNAL one in the log. */

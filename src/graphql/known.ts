@@ -2,7 +2,7 @@ import { type DocumentNode, execute, GraphQLError, type GraphQLSchema, Kind } fr
 import { ERRORS } from '../base/errors.ts';
 import { type Call, reportInternal } from './call.ts';
 import { compilePredict, type Execute } from './compiled.ts';
-import { type PublicError, publicError, retryOf } from './errors.ts';
+import { hidesCause, type PublicError, publicError, retryOf } from './errors.ts';
 
 type Known = { document: DocumentNode; operation: 'query' | 'mutation'; uses: number; execute: Execute };
 /** A request that can be executed without being read again. */
@@ -90,7 +90,7 @@ export async function executeKnown(request: KnownRequest, contextValue: unknown,
 function shown(error: GraphQLError, beforeExecution: boolean, call: Call): PublicError {
   const cause = beforeExecution ? ofVariables(error) : error;
   const visible = publicError(cause);
-  if (visible.extensions.code === 'INTERNAL') reportInternal(call, visible, error);
+  if (hidesCause(visible, error)) reportInternal(call, visible, error);
   return visible;
 }
 

@@ -20,7 +20,7 @@ import type { Log } from '../base/log.ts';
 import type { Signals } from '../base/signals.ts';
 import { Call, reportInternal } from './call.ts';
 import { createContext } from './context.ts';
-import { type PublicError, publicError } from './errors.ts';
+import { hidesCause, type PublicError, publicError } from './errors.ts';
 import { assertWithinLimits, GRAPHQL_LIMITS } from './limits.ts';
 import type { Base } from './server.ts';
 
@@ -86,7 +86,7 @@ export function createLive<S extends Services>(services: S, schema: GraphQLSchem
       }
     } catch (error) {
       const shown = publicError(error);
-      if (shown.extensions.code === 'INTERNAL') log.error({ err: error, requestId: request.requestId }, 'a live operation failed');
+      if (hidesCause(shown, error)) log.error({ err: error, requestId: request.requestId }, 'a live operation failed');
       yield { errors: [shown] };
     }
   }
@@ -104,7 +104,7 @@ export function createLive<S extends Services>(services: S, schema: GraphQLSchem
       });
       const errors = result.errors?.map((error) => {
         const shown = publicError(error);
-        if (shown.extensions.code === 'INTERNAL') reportInternal(call, shown, error);
+        if (hidesCause(shown, error)) reportInternal(call, shown, error);
         return shown;
       });
       return { ...(errors ? { errors } : {}), ...(result.data ? { data: result.data } : {}) };

@@ -8,7 +8,7 @@ import {
 } from '@apollo/server/plugin/disabled';
 import { ERRORS } from '../base/errors.ts';
 import { type Call, reportInternal } from './call.ts';
-import { type PublicError, retryOf } from './errors.ts';
+import { hidesCause, type PublicError, retryOf } from './errors.ts';
 import type { KnownDocuments } from './known.ts';
 
 /** Apollo's own plugins; some would report to a service outside where the environment holds its key. */
@@ -37,7 +37,8 @@ export function answerPlugin(known: KnownDocuments): ApolloServerPlugin<HasCall>
       const { data, errors } = context.response.body.singleResult;
       const shown = errors as PublicError[] | undefined;
       shown?.forEach((error, i) => {
-        if (error.extensions.code === 'INTERNAL') reportInternal(context.contextValue.call, error, context.errors?.[i]);
+        const cause = context.errors?.[i];
+        if (hidesCause(error, cause)) reportInternal(context.contextValue.call, error, cause);
       });
       context.contextValue.call.retryAfterMs = retryOf(shown?.[0]);
       const isRequest = context.errors?.[0]?.extensions.code !== 'BAD_REQUEST';

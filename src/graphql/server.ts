@@ -6,7 +6,7 @@ import { MercatoError } from '../base/errors.ts';
 import type { Log } from '../base/log.ts';
 import { Call } from './call.ts';
 import { createContext, type RequestParts } from './context.ts';
-import { publicError, refusal, retryOf } from './errors.ts';
+import { hidesCause, publicError, refusal, retryOf } from './errors.ts';
 import { executeKnown, KnownDocuments } from './known.ts';
 import { assertWithinLimits, GRAPHQL_LIMITS } from './limits.ts';
 import { asksForCredentials, predictAlone } from './operations.ts';
@@ -197,8 +197,7 @@ const headersOf = (call: Call) => rateHeaders(call.allowances, call.retryAfterMs
 /** The operation was not begun. */
 function refuse(cause: unknown, request: GraphQLRequest, log: Log): GraphQLAnswer {
   const { status, error } = refusal(cause, request.requestId);
-  if (error.extensions.code === 'INTERNAL')
-    log.error({ err: cause, requestId: request.requestId }, 'a request failed before its operation');
+  if (hidesCause(error, cause)) log.error({ err: cause, requestId: request.requestId }, 'a request failed before its operation');
   const contentType = request.headers.accept?.includes(GRAPHQL_TYPE) ? `${GRAPHQL_TYPE}; charset=utf-8` : JSON_TYPE;
   return {
     status: statusFor(contentType, status),

@@ -45,7 +45,7 @@ async function untilTold(client: Client, { query, input, token }: Deed): Promise
       const { done } = answer.data as Answer;
       return { made: done.made.id, secret: typeof done.secret === 'string' };
     }
-    if (error && !RETRYABLE.has(error.extensions.code))
+    if (error && error.extensions.code !== 'OUTCOME_UNKNOWN' && !RETRYABLE.has(error.extensions.code))
       return { refused: `${error.extensions.code} ${error.extensions.rule ?? ''}`.trim() };
     await sleep(PAUSE_MS);
   }

@@ -15,6 +15,9 @@ const REPEATS = 2;
 /** Calls answered between two faults. */
 const SERVED_BETWEEN = 20;
 
+/** So long the answers of COMMITs may be lost. */
+const LOSING_MS = 200;
+
 const TRANSFER = 'made: transfer { id }';
 const MUTATIONS = {
   addCredit: ['AddCreditInput', TRANSFER],
@@ -25,7 +28,7 @@ const MUTATIONS = {
   createApiKey: ['CreateApiKeyInput', 'made: apiKey { id } secret'],
 } as const;
 
-/** Mutations of money and keys beside calls, each sent one to five times, while server processes are killed and connections to Postgres cut. */
+/** Mutations of money and keys beside calls, each sent one to five times, while server processes are killed, connections to Postgres cut and answers of COMMITs lost. */
 export const MONEY_FAULTS: readonly Fault[] = [
   { name: 'money moved, kills and cuts', processes: [1, 4], runs: 1, fullRuns: 100, perRound: 5, round: moneyMoved },
 ];
@@ -41,9 +44,14 @@ async function moneyMoved(stage: Stage, runs: number, dice: Dice): Promise<Round
   return round;
 }
 
-/** Cuts before kills: a server process that is started while its connections are cut ends, as it should. */
+/** Cuts and lost answers before kills: a server process that is started while its connections are cut ends, as it should. */
 async function moveAll(ledger: Ledger, { stage, dice, callers, note }: Running, runs: number): Promise<string[]> {
   const cut = async () => stage.proxy.resetAll();
+  const lose = async () => {
+    stage.proxy.setWeather({ loseChance: 0.3 });
+    await sleep(LOSING_MS);
+    stage.proxy.setWeather({});
+  };
   const kill = async () => {
     stage.kill(dice.pick(stage.servers()));
     await stage.recovered();
@@ -57,7 +65,7 @@ async function moveAll(ledger: Ledger, { stage, dice, callers, note }: Running, 
     const faulting = (async () => {
       for (; !over; faults++) {
         await sleep(dice.below(300));
-        await (turn < runs ? cut : kill)();
+        await (turn >= runs ? kill : faults % 2 === 0 ? cut : lose)();
         await callers.more(SERVED_BETWEEN);
       }
     })();
