@@ -142,9 +142,8 @@ export function hogOf(replicas: readonly Replica[], { device, memoryBytes, memor
   return there.filter((replica) => beyond(replica) > 0).toSorted((a, b) => beyond(b) - beyond(a))[0];
 }
 
-/** A replica takes what its process tells, once it does; a loan may still load what it was borrowed for. What is held of a device grows with the runs. */
-export function held({ footprint, stats, deviceBytes, ...more }: Holder | Replica): Footprint {
-  const { memoryBytes } = stats;
-  const bytes = 'partlyOnCpu' in more ? memoryBytes || footprint.bytes : Math.max(memoryBytes, footprint.bytes);
+/** What a runner holds, and no less than it is expected to take: what it gave back after a run, or has not loaded yet, it takes without being asked. */
+export function held({ footprint, stats, deviceBytes }: Holder): Footprint {
+  const bytes = Math.max(stats.memoryBytes, footprint.bytes);
   return { ...footprint, bytes, deviceBytes: Math.max(deviceBytes ?? 0, footprint.deviceBytes) };
 }

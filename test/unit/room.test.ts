@@ -90,6 +90,15 @@ describe('room for a load', () => {
     expect(budget.memoryOf('cpu').memoryBytes).toBe(1000);
   });
 
+  it('is not what a replica gave back between its runs', async () => {
+    for (let i = 0; i < 2; i++) {
+      const replica = add(on('cpu', 400), false);
+      replica.stats = { ...NO_STATS, memoryBytes: 50 };
+    }
+    await expect(take([on('cpu', 400)], EVICTS_NOT)).rejects.toMatchObject({ code: 'OVERLOADED' });
+    expect(await take([on('cpu', 200)], EVICTS_NOT)).toMatchObject({ bytes: 200 });
+  });
+
   it('of a check is not waited for where somebody does not end', async () => {
     const stuck = add(on('cpu', 500), true);
     hanging.push(stuck);
