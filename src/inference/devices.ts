@@ -1,4 +1,5 @@
 import { existsSync, readdirSync } from 'node:fs';
+import { join } from 'node:path';
 import type { Log } from '../base/log.ts';
 import { kindOf } from './budget.ts';
 import { RunnerLost } from './connection.ts';
@@ -18,6 +19,7 @@ export function faultOf(error: unknown): string {
 /** The devices that versions are tried on, in this order: `cuda:N`, `webgpu`, `cpu`. */
 export type DeviceChain = readonly [string, ...string[]];
 
+const DEV = '/dev';
 const PROBE = { threads: 1, joinable: false, shared: false, maxBatchRows: 1, fixedRows: null, runLimitMs: 20_000 };
 
 /** Variables of drivers that runners get, besides which their environment is empty. */
@@ -36,27 +38,35 @@ export function wantsGpu(setting: string, env: DeviceEnvironment): boolean {
 }
 
 /** What `auto` stands for here: what has a device file, and WebGPU where a Vulkan driver is named or a render device is there. */
-function candidates(setting: string, env: DeviceEnvironment): string[] {
+function candidates(setting: string, env: DeviceEnvironment, dev = DEV): string[] {
   if (setting !== 'auto') return [...new Set(setting.split(','))];
-  const cuda = listed('/dev', /^nvidia(\d+)$/).map((number) => `cuda:${number}`);
-  const webgpu = env.VK_ICD_FILENAMES !== undefined || listed('/dev/dri', /^renderD(\d+)$/).length > 0 ? ['webgpu'] : [];
+  // CUDA counts those that it sees, whatever numbers their files have.
+  const there = listed(dev, /^nvidia\d+$/).slice(0, env.CUDA_VISIBLE_DEVICES?.split(',').length);
+  const cuda = there.map((_, ordinal) => `cuda:${ordinal}`);
+  const webgpu = env.VK_ICD_FILENAMES !== undefined || listed(join(dev, 'dri'), /^renderD\d+$/).length > 0 ? ['webgpu'] : [];
   return [...cuda, ...webgpu, 'cpu'];
 }
 
 function listed(folder: string, pattern: RegExp): string[] {
-  return existsSync(folder) ? readdirSync(folder).flatMap((name) => pattern.exec(name)?.[1] ?? []) : [];
+  return existsSync(folder) ? readdirSync(folder).filter((name) => pattern.test(name)) : [];
 }
 
 /**
  * The devices of a setting (`auto`, or names with commas between) that work, each tried with a tiny model in a runner of its own; `cpu` is never tried. Where none of those named
  * works it is the CPU, loudly: ONNX Runtime itself has no fallback.
  */
-export async function usableDevices(setting: string, env: DeviceEnvironment, take: () => Promise<Runner>, log: Log): Promise<DeviceChain> {
+export async function usableDevices(
+  setting: string,
+  env: DeviceEnvironment,
+  take: () => Promise<Runner>,
+  log: Log,
+  dev = DEV,
+): Promise<DeviceChain> {
   const usable: string[] = [];
-  for (const device of candidates(setting, env)) {
+  for (const device of candidates(setting, env, dev)) {
     const fault = device === 'cpu' ? null : await tried(device, await take());
     if (fault === null) usable.push(device);
-    else if (setting === 'auto') log.info({ device, fault }, 'a device does not work here');
+    else if (setting === 'auto') log.warn({ device, fault }, 'a device does not work here');
     else log.error({ device, fault }, 'a device of MERCATO_DEVICES does not work here');
   }
   const [first, ...rest] = usable;

@@ -1,16 +1,21 @@
-import { existsSync } from 'node:fs';
+import { existsSync, readdirSync } from 'node:fs';
+import { mkdir, mkdtemp, rm, writeFile } from 'node:fs/promises';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
 import { pino } from 'pino';
 import { describe, expect, onTestFinished, test, vi } from 'vitest';
 import { runRequest } from '../../src/inference/calls.ts';
+import { type DeviceEnvironment, usableDevices } from '../../src/inference/devices.ts';
 import { Hosts, loadable } from '../../src/inference/hosts.ts';
 import { createInference, type FleetPort, ModelKilled } from '../../src/inference/inference.ts';
 import { node, tensor } from '../../src/inference/onnx/onnx.ts';
+import type { Runner } from '../../src/inference/runner-process.ts';
 import { Trials } from '../../src/inference/trials.ts';
 import { hasVulkan, vulkan } from '../support/vulkan.ts';
 import { floats, isAlive, longs, numbersOf, request, testFleet, testInference, versionOf } from './setup.ts';
 import { identityModel, loopModel, poolModel, tinyModel } from './tiny-models.ts';
 
-const hasCuda = existsSync('/dev/nvidia0');
+const hasCuda = existsSync('/dev') && readdirSync('/dev').some((name) => /^nvidia\d+$/.test(name));
 
 const unless = (there: boolean, what: string) => (there ? '' : ` (not run: no ${what})`);
 
@@ -57,6 +62,23 @@ describe('the chain of devices', () => {
     const inference = await testInference({ devices: 'cpu' });
     expect(await inference.run(request(versionOf(identityModel()), [row]))).toMatchObject({ device: 'cpu' });
     expect((await inference.status()).deployments[0]?.replicas).toMatchObject([{ device: 'cpu', partlyOnCpu: false }]);
+  });
+
+  test('counts CUDA devices as CUDA does, of those that there are, and warns of what does not work', async () => {
+    const dev = await mkdtemp(join(tmpdir(), 'mercato-dev-'));
+    onTestFinished(() => rm(dev, { recursive: true, force: true }));
+    await mkdir(join(dev, 'dri'));
+    for (const file of ['nvidia3', 'nvidia5', 'nvidiactl', 'nvidia-uvm', 'dri/renderD128']) await writeFile(join(dev, file), '');
+    const refuses = { connection: { loadModel: () => Promise.reject(new Error('no driver')) }, kill() {} } as unknown as Runner;
+    const tell = async (env: DeviceEnvironment) => {
+      const told: Record<string, unknown>[] = [];
+      const log = pino({}, { write: (line) => told.push(JSON.parse(line)) });
+      expect(await usableDevices('auto', env, async () => refuses, log, dev)).toEqual(['cpu']);
+      return told;
+    };
+    const fault = { level: 40, fault: 'no driver' };
+    expect(await tell({})).toMatchObject(['cuda:0', 'cuda:1', 'webgpu'].map((device) => ({ device, ...fault })));
+    expect(await tell({ CUDA_VISIBLE_DEVICES: '5' })).toMatchObject(['cuda:0', 'webgpu'].map((device) => ({ device, ...fault })));
   });
 
   test.skipIf(hasCuda)('goes on to the next device where one does not work, and to the CPU where none does', LIMIT, async () => {
