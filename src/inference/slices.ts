@@ -12,8 +12,8 @@ export function sliceInputs(inputs: readonly Tensor[], maxRows: number): (readon
 }
 
 /**
- * One result of several slices: outputs joined in order, times and compute added up, the largest batch. MODEL_FAILED where the outputs of
- * the slices do not fit together.
+ * One result of several slices: outputs joined in order, times and compute added up, the largest batch, and of several devices the one
+ * that slices fell back to. MODEL_FAILED where the outputs of the slices do not fit together.
  */
 export function joinResults(results: readonly CallResult[]): CallResult {
   const [first] = results;
@@ -32,6 +32,12 @@ export function joinResults(results: readonly CallResult[]): CallResult {
     computeMs: results.reduce((sum, result) => sum + result.computeMs, 0),
     computeMicros: results.reduce((sum, result) => sum + result.computeMicros, 0n),
     batchRows: Math.max(...results.map((result) => result.batchRows)),
-    device: first.device,
+    device: fallbackOf(results) ?? first.device,
   };
+}
+
+/** The CPU where any ran there, since that ends a chain: the first slice alone may have fallen back. */
+function fallbackOf(results: readonly CallResult[]): string | undefined {
+  const devices = results.map(({ device }) => device);
+  return devices.includes('cpu') ? 'cpu' : devices.findLast((device) => device !== devices[0]);
 }
