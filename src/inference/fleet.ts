@@ -9,7 +9,7 @@ import type { DeviceChain } from './devices.ts';
 import { FailingDevices } from './failing-devices.ts';
 import type { Deployment, FleetPort, InferenceStatus, LoadableVersion, Loan } from './fleet-port.ts';
 import { hostMs, type RunnerStats } from './frames.ts';
-import { confineLoaded, loadInto, loadOptionsOf, mostBytes } from './load.ts';
+import { loadVersion, mostBytes } from './load.ts';
 import { type Holder, held, hogOf, type Replica, Room } from './room.ts';
 import { type ReplicaBounds, Scaler, withinHost } from './scaling.ts';
 import type { Supervisor } from './supervisor.ts';
@@ -287,8 +287,7 @@ export class Fleet implements FleetPort {
       left = left.slice(left.findIndex((other) => kindOf(other) === kindOf(device))).filter((other) => other !== device);
       const runner = await this.#supervisor.take();
       try {
-        const { partlyOnCpu } = await loadInto(runner, loadOptionsOf(version, device), left.length > 0 ? model.slice() : model);
-        await confineLoaded(runner, version);
+        const { partlyOnCpu } = await loadVersion(runner, version, device, left.length > 0 ? model.slice() : model);
         const seen = seenOn(device, version.peakOnDevice);
         const deviceBytesMax = seen === null ? Number.POSITIVE_INFINITY : mostBytes(seen);
         return { runner, footprint, partlyOnCpu, stats: NO_STATS, deviceBytes: null, deviceBytesMax };

@@ -27,11 +27,16 @@ export async function loadInto(runner: Loads, options: LoadOptions, model: Uint8
   }
 }
 
-/** Lowers the priority of a runner that has loaded a version, unless that is trusted, and bounds its memory by what the version was seen to need. */
-export async function confineLoaded({ pid }: Runner, { trusted, peakMemoryBytes }: LoadableVersion): Promise<void> {
-  if (!trusted) lowerPriority(pid);
-  if (peakMemoryBytes === null) return;
-  await limitMemory(pid, Math.min(modelBytes(), mostBytes(peakMemoryBytes)));
+/**
+ * As `loadInto`: a version that is not trusted at a low priority, since the load runs what it says too; afterwards its runner's memory is bounded by what it was
+ * seen to need.
+ */
+export async function loadVersion(runner: Runner, version: LoadableVersion, device: string, model: Uint8Array): Promise<LoadedModel> {
+  const { trusted, peakMemoryBytes } = version;
+  if (!trusted) lowerPriority(runner.pid);
+  const loaded = await loadInto(runner, loadOptionsOf(version, device), model);
+  if (peakMemoryBytes !== null) await limitMemory(runner.pid, Math.min(modelBytes(), mostBytes(peakMemoryBytes)));
+  return loaded;
 }
 
 /** How a version is loaded on a device. */
