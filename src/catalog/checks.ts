@@ -46,8 +46,12 @@ export function createChecks({ db, store, inference, invalidations, jobs, log }:
     const version = await asTenant(db, tenantId, (tx) =>
       tx.modelVersion.findFirst({ where: { id: versionId, tenantId }, include: { samples: true } }),
     );
-    if (version !== null && isOpen(version.state)) await settle(version, await judge(version));
-    else if (version?.state === 'READY' && version.sampleCount > 0) await verify(version);
+    if (version !== null && isOpen(version.state)) {
+      const verdict = await judge(version);
+      // The runners end after the checks: what was found meanwhile may be their end, not the model.
+      if (stopped) throw new Error('the checks were stopped; the version is checked again');
+      await settle(version, verdict);
+    } else if (version?.state === 'READY' && version.sampleCount > 0) await verify(version);
     for (const look of waiting.get(versionId) ?? []) look();
   }
 

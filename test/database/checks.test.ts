@@ -1,0 +1,72 @@
+import { randomBytes } from 'node:crypto';
+import { beforeAll, expect, test, vi } from 'vitest';
+import { asTenant } from '../../src/base/database.ts';
+import { MercatoError } from '../../src/base/errors.ts';
+import { createLog } from '../../src/base/log.ts';
+import { type Checks, createChecks } from '../../src/catalog/checks.ts';
+import type { CheckVersion, Jobs } from '../../src/catalog/jobs.ts';
+import type { ModelStore } from '../../src/catalog/store.ts';
+import { DEFAULT_BOUNDS, insertVersion } from '../../src/catalog/versions.ts';
+import type { Inference, Inspection } from '../../src/inference/inference.ts';
+import { type CatalogRig, openCatalog } from '../support/catalog.ts';
+
+let rig: CatalogRig;
+beforeAll(async () => {
+  rig = await openCatalog();
+  return () => rig[Symbol.asyncDispose]();
+});
+
+const grounds = { devices: ['cuda:0', 'cpu'], runtime: 'onnxruntime-node 1' } as const;
+const measured = { loadMs: 1, threads: 1, latencies: [{ rows: 1, p50Ms: 1, rowsPerSecond: 1_000 }], peakMemoryBytes: 1 };
+const inspection: Inspection = {
+  signature: { inputs: [], outputs: [], batchDimension: 'N' },
+  ...{ joinable: true, batchFinding: '', maxBatchRows: 64 },
+  profile: { device: 'cuda:0', partlyOnCpu: true, fallbacks: [], peakOnDevice: null, fixedRows: null, ...grounds, ...measured },
+};
+
+function checksOf(inference: Partial<Inference>) {
+  const store = { read: async () => new Uint8Array(), deleteFile: vi.fn(async () => {}) };
+  const jobs = { enqueue: vi.fn(async () => {}), wake() {}, async work() {} };
+  const checks = createChecks({
+    db: rig.db,
+    store: store as Partial<ModelStore> as ModelStore,
+    inference: inference as Inference,
+    invalidations: rig.access.invalidations,
+    jobs: jobs as Jobs,
+    log: createLog('silent'),
+  });
+  return { checks, store, jobs };
+}
+
+/** A version that nobody checked, with a sample that nobody looks at. */
+async function draft(): Promise<CheckVersion> {
+  const { id: tenantId } = await rig.tenant();
+  const { id: modelId } = await rig.catalog.createModel(tenantId, { name: 'model' });
+  const file = { sha256: randomBytes(32).toString('hex'), sizeBytes: 1 };
+  const samples = [{ inputs: [], outputs: [], tolerance: 0 }];
+  const version = { tenantId, modelId, ...file, ...DEFAULT_BOUNDS, trusted: false, samples };
+  const { id: versionId } = await asTenant(rig.db, tenantId, (tx) => insertVersion(tx, version));
+  return { tenantId, versionId };
+}
+
+const reread = ({ tenantId, versionId }: CheckVersion) =>
+  asTenant(rig.db, tenantId, (tx) => tx.modelVersion.findUniqueOrThrow({ where: { id: versionId } }));
+
+test.each([
+  ['REJECTED', () => Promise.reject(new MercatoError('MODEL_REJECTED', 'The model crashed.'))],
+  ['READY', () => Promise.resolve(inspection)],
+])('what comes out %s of a gate that was stopped is not kept, and its file is', async (state, verdict) => {
+  const data = await draft();
+  let stopping: Checks | undefined;
+  const inspect = async () => {
+    await stopping?.stop();
+    return verdict();
+  };
+  const { checks, store } = checksOf({ inspect });
+  stopping = checks;
+  await expect(checks.check(data)).rejects.toThrow(/checked again/);
+  expect(await reread(data)).toMatchObject({ state: 'DRAFT', rejection: null, profile: null });
+  expect(store.deleteFile).not.toHaveBeenCalled();
+  await checksOf({ inspect: verdict }).checks.check(data);
+  expect(await reread(data)).toMatchObject({ state });
+});
