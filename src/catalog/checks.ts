@@ -94,10 +94,12 @@ export function createChecks({ db, store, inference, invalidations, jobs, log }:
     tellFallbacks(version, verified);
     await asSystem(db, (tx) => resumeVerified(tx, id));
     // Last: a version whose profile names the grounds of now is not looked at again.
-    const before = version.profile as Pick<Profile, 'fallbacks'> | null;
+    const before = version.profile as StoredProfile | null;
     // Hosts of one database may have different devices: what this one cannot tell stays as it was.
     const elsewhere = (before?.fallbacks ?? []).filter(({ device }) => !verified.devices.includes(device));
-    const profile = { ...before, ...verified, fallbacks: [...elsewhere, ...verified.fallbacks] };
+    const { fallbacks: here, ...verifiedOn } = verified;
+    // What was measured stays beside the device that it was measured on.
+    const profile = { ...before, verifiedOn, fallbacks: [...elsewhere, ...here] };
     const seq = await asTenant(db, tenantId, async (tx) => {
       await tx.modelVersion.updateMany({ where: { id, tenantId }, data: { profile } });
       return tell(tx);
@@ -124,7 +126,8 @@ export function createChecks({ db, store, inference, invalidations, jobs, log }:
     await asSystem(db, async (tx) => {
       const moved = await tx.$queryRaw<CheckVersion[]>`
         select id as "versionId", tenant_id as "tenantId" from model_version where state = 'READY' and sample_count > 0
-          and (profile->'devices', profile->>'runtime') is distinct from (${chain}::jsonb, ${runtime}) order by id`;
+          and (coalesce(profile->'verifiedOn', profile)->'devices', coalesce(profile->'verifiedOn', profile)->>'runtime')
+            is distinct from (${chain}::jsonb, ${runtime}) order by id`;
       for (const data of moved) await jobs.enqueue(tx, 'check-version', data, `${data.versionId} ${chain} ${runtime}`);
     });
     jobs.wake('check-version');
@@ -223,6 +226,9 @@ export function createChecks({ db, store, inference, invalidations, jobs, log }:
     settled,
   };
 }
+
+/** `verifiedOn`: what answered the samples after a profile was measured. */
+type StoredProfile = Profile & { measuredAt: string; verifiedOn?: Pick<Profile, 'device' | 'partlyOnCpu' | 'devices' | 'runtime'> };
 
 type Checked = Prisma.ModelVersionGetPayload<{ include: { samples: true } }>;
 

@@ -70,3 +70,29 @@ test.each([
   await checksOf({ inspect: verdict }).checks.check(data);
   expect(await reread(data)).toMatchObject({ state });
 });
+
+test('what was measured keeps its device where samples are answered on another, and is verified there once', async () => {
+  const data = await draft();
+  const now = { devices: ['cpu'], runtime: 'onnxruntime-node 2' } as const;
+  const fallbacks = [{ device: 'cuda:0', fault: 'seen on another host' }];
+  const { checks, jobs } = checksOf({
+    inspect: async () => ({ ...inspection, profile: { ...inspection.profile, fallbacks } }),
+    verify: async () => ({ device: 'cpu', partlyOnCpu: false, fallbacks: [], ...now }),
+    grounds: async () => now,
+    passOver: async () => {},
+  });
+  const asked = async () => {
+    jobs.enqueue.mockClear();
+    await checks.start();
+    return (jobs.enqueue.mock.calls as unknown[][]).filter(([, , job]) => (job as CheckVersion).versionId === data.versionId).length;
+  };
+  await checks.check(data);
+  const { profile } = await reread(data);
+  expect(await asked()).toBe(1);
+  await checks.check(data);
+  const verifiedOn = { device: 'cpu', partlyOnCpu: false, ...now };
+  expect((await reread(data)).profile).toEqual({ ...(profile as object), verifiedOn });
+  expect(profile).toMatchObject({ ...grounds, ...measured, device: 'cuda:0', partlyOnCpu: true, fallbacks });
+  expect(await asked()).toBe(0);
+  await checks.stop();
+});

@@ -41,9 +41,13 @@ test.skipIf(!hasVulkan)(
     expect((await jobs()).length).toBe(before);
 
     const elsewhere = { device: 'cuda:7', fault: 'seen on another host' };
-    await write({ ...profile, devices: ['cpu'], fallbacks: [elsewhere] });
+    const measured = { ...profile, devices: ['cpu'] };
+    await write({ ...measured, fallbacks: [elsewhere] });
     await rig.catalog.start();
-    await expect.poll(reread, { timeout: 60_000 }).toEqual({ ...profile, fallbacks: [elsewhere, ...(profile?.fallbacks ?? [])] });
+    const { runtime } = profile ?? {};
+    const verifiedOn = { device: 'cpu', partlyOnCpu: false, devices: ['webgpu', 'cpu'], runtime };
+    const fallbacks = [elsewhere, ...(profile?.fallbacks ?? [])];
+    await expect.poll(reread, { timeout: 60_000 }).toEqual({ ...measured, verifiedOn, fallbacks });
     expect(told()).toHaveLength(2);
   },
 );
