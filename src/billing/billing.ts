@@ -7,7 +7,7 @@ import { badInput, MercatoError } from '../base/errors.ts';
 import type { PageRequest } from '../base/ids.ts';
 import type { Money } from '../base/money.ts';
 import { accountId, type ChargeAccounts, changeHolds, lockAvailable } from './accounts.ts';
-import { addCredit, type CreditRequest } from './credit.ts';
+import { addCredit, type CreditRequest, checkCredit } from './credit.ts';
 import { checkForm } from './form.ts';
 import * as ledger from './ledger.ts';
 import { type ClosedPeriod, closeDuePeriods, closedPeriods, closePeriod } from './periods.ts';
@@ -42,7 +42,7 @@ export type Billing = {
   hold(tx: Tx, holds: readonly Hold[]): Promise<void>;
   /** Adds to what one wallet holds. */
   holdIn(tx: Tx, walletId: string, heldNanos: bigint): Promise<void>;
-  /** Operator's credit for a tenant. @throws NOT_FOUND, BAD_USER_INPUT, IDEMPOTENCY_CONFLICT, CONFLICT (PERIOD_CLOSED) */
+  /** Operator's credit for a tenant. @throws BAD_USER_INPUT, NOT_FOUND, IDEMPOTENCY_CONFLICT, CONFLICT (PERIOD_CLOSED) */
   addCredit(tenant: TenantRef, request: Omit<CreditRequest, 'tenantId'>): Promise<{ transfer: TransferView; wallet: WalletView }>;
   /** An adjustment or a payout, posted or pending. @throws BAD_USER_INPUT (direction, then the form), NOT_FOUND (tenant), then as ledger.ts says */
   createTransfer(tenant: TenantRef, event: TransferEvent): Promise<TransferView>;
@@ -155,7 +155,10 @@ export function createBilling(options: { db: Database; currency: string; commiss
     },
     addCredit: (tenant, request) =>
       post(
-        async (tx) => addCredit(tx, currency, { ...request, tenantId: await tenantIdOf(tx, tenant) }).catch(inAskedWords),
+        async (tx) => {
+          checkCredit(request);
+          return addCredit(tx, currency, { ...request, tenantId: await tenantIdOf(tx, tenant) }).catch(inAskedWords);
+        },
         async (tx, transfer, tenantId) => ({ transfer, wallet: await wallet(tx, tenantId) }),
       ),
     createTransfer: (tenant, event) => post((tx) => createEvent(tx, tenant, event).catch(inAskedWords), shown),

@@ -3,22 +3,28 @@ import type { Tx } from '../base/database.ts';
 import { badInput } from '../base/errors.ts';
 import { LIMITS } from '../base/limits.ts';
 import { accountId } from './accounts.ts';
+import { checkForm } from './form.ts';
 import { createTransfer } from './ledger.ts';
 import type { TransferRow } from './transfers.ts';
 
 export type CreditRequest = { tenantId: string; amountNanos: bigint; note: string | null; idempotencyKey: string };
 
-/**
- * Adds prepaid credit: platform's funding → tenant's wallet. The key is the transfer's id, so the same key adds once.
- * Checks the key's form, then as `createTransfer` does.
- * @throws BAD_USER_INPUT, IDEMPOTENCY_CONFLICT
- */
-export async function addCredit(tx: Tx, currency: string, request: CreditRequest): Promise<TransferRow> {
-  const { tenantId, amountNanos, note, idempotencyKey } = request;
+/** Checks what can be told of a request alone: the key, then as `checkForm`. @throws BAD_USER_INPUT */
+export function checkCredit({ amountNanos, note, idempotencyKey }: Omit<CreditRequest, 'tenantId'>): void {
   // Half a surrogate is U+FFFD to the hash: two keys would be one.
   if (idempotencyKey.length < 1 || idempotencyKey.length > LIMITS.idempotencyKeyLength || !idempotencyKey.isWellFormed()) {
     throw badInput('idempotencyKey', `idempotencyKey must have 1 to ${LIMITS.idempotencyKeyLength} characters.`);
   }
+  checkForm({ id: transferIdOf(idempotencyKey), amountNanos, note });
+}
+
+/**
+ * Adds prepaid credit: platform's funding → tenant's wallet. The key is the transfer's id, so the same key adds once.
+ * Its form is checked by `checkCredit`, before its tenant is looked up; then as `createTransfer` does.
+ * @throws IDEMPOTENCY_CONFLICT
+ */
+export async function addCredit(tx: Tx, currency: string, request: CreditRequest): Promise<TransferRow> {
+  const { tenantId, amountNanos, note, idempotencyKey } = request;
   const { id: creditAccountId } = await accountId(tx, 'WALLET', tenantId, currency);
   const { id: debitAccountId } = await accountId(tx, 'FUNDING', null, currency);
   const id = transferIdOf(idempotencyKey);

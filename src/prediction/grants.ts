@@ -74,7 +74,7 @@ export function createGrants({ db, billing, processId }: { db: Database; billing
       if (short) {
         const foreign = await hasForeignLeases(tx, counter, processId);
         if (recall && foreign) await recallLeases(tx, counter);
-        return { ...short, foreign };
+        return { ...short, foreign, left: allowancesOf(key, counter, await lockLimits(tx, key)) };
       }
       const limits = await lockLimits(tx, key);
       const granted = await grant(tx, leaseId, key, counter, limits, { need, want, requests });
@@ -129,7 +129,7 @@ export function createGrants({ db, billing, processId }: { db: Database; billing
       const foreign = await hasForeignLeases(tx, { ...counter, listingId: null }, processId);
       const availableNanos = accounts === null ? '0' : String(await billing.lockAvailable(tx, accounts.walletId));
       const neededNanos = String(moreHeld(terms, counter, wish.need));
-      return { short: 'CREDIT', foreign, data: { neededNanos, availableNanos, currency: billing.currency } };
+      return { short: 'CREDIT', foreign, data: { neededNanos, availableNanos, currency: billing.currency }, left };
     }
     const slots = Math.min(...rooms.map((room) => room.slots), Number.POSITIVE_INFINITY);
     const calls = Number.isFinite(slots) ? Math.min(slots, quarter(slots, Math.max(1, given.requests))) : slots;

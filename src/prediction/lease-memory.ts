@@ -55,7 +55,7 @@ export type Entry = {
   /** Counts up when limits change: what was granted under another count is returned unused. */
   epoch: number;
   /** What the last grant, or refusal, left of the limits, and when. */
-  allowances: { at: number; left: readonly Allowance[] };
+  allowances: { at: number; left: readonly Allowance[]; of: Block | null };
 };
 
 export type LeaseMemory = ReturnType<typeof createLeaseMemory>;
@@ -90,7 +90,7 @@ export function createLeaseMemory(time: Time, onOwed: () => void) {
         requestReturns: 0,
         exhausted: null,
         epoch: 0,
-        allowances: { at: 0, left: [] },
+        allowances: { at: 0, left: [], of: null },
       };
       entries.set(name, entry);
     }
@@ -145,10 +145,9 @@ export function createLeaseMemory(time: Time, onOwed: () => void) {
   }
 
   /** What was left at the last grant or refusal, less what was taken of that grant since. */
-  function allowancesOf({ allowances: { at, left }, blocks, key }: Entry): Allowance[] {
+  function allowancesOf({ allowances: { at, left, of: block }, key }: Entry): Allowance[] {
     if (left.length === 0) return [];
     const age = time.nowMs() - at;
-    const block = blocks.at(-1);
     const [units, calls, requests] = block ? [block.units - block.free, block.inFlight, block.requests - block.requestsLeft] : [0, 0, 0];
     const goneOf = {
       units,
@@ -178,7 +177,7 @@ export function createLeaseMemory(time: Time, onOwed: () => void) {
     const now = time.nowMs();
     entry.lastGrant = granted.units;
     entry.lastGrantAt = now;
-    entry.allowances = { at: now, left: granted.left };
+    entry.allowances = { at: now, left: granted.left, of: block };
     entry.blocks.push(block);
     let waiter = entry.waiters[0];
     while (waiter && fits(block, waiter.units, now)) {
@@ -193,7 +192,7 @@ export function createLeaseMemory(time: Time, onOwed: () => void) {
    * refused. Whoever came later is asked for anew.
    */
   function refuse(entry: Entry, need: number, short: Short, askedAt: number): void {
-    if (short.left) entry.allowances = { at: time.nowMs(), left: short.left };
+    if (short.left) entry.allowances = { at: time.nowMs(), left: short.left, of: null };
     if (short.exhaustedMs !== undefined) {
       // The answer may have come late.
       entry.exhausted = { until: askedAt + short.exhaustedMs, short };

@@ -61,7 +61,7 @@ export function createReplays(options: { db: Database; store: ModelStore }) {
   }
 
   async function load(row: StoredRow): Promise<Stored> {
-    const bytes = row.storeKey === null ? row.answer : await store.readBytes(row.storeKey).catch(() => null);
+    const bytes = row.storeKey === null ? row.answer : await store.readBytes(row.storeKey);
     const answer = bytes === null ? null : (deserialize(bytes) as Answer);
     return {
       digest: Buffer.from(row.digest),

@@ -106,6 +106,18 @@ async function pendings(): Promise<{ posted: string; voided: string; over: strin
   return made;
 }
 
+it('addCredit looks in the order that it documents', async () => {
+  const tenant = await core.tenant();
+  const first = { tenantId: newId(), idempotencyKey: '', amountNanos: 0n, note: LONG };
+  const add = ({ tenantId, ...request }: typeof first) => core.billing.addCredit({ id: tenantId }, request);
+  await expectOrder(first, add, [
+    ['BAD_USER_INPUT idempotencyKey', { idempotencyKey: newId() }],
+    ['BAD_USER_INPUT amountNanos', { amountNanos: 1n }],
+    ['BAD_USER_INPUT note', { note: 'a gift' }],
+    ['NOT_FOUND', { tenantId: tenant.id }],
+  ]);
+});
+
 it('postTransfer looks in the order that it documents', async () => {
   const { posted, voided, over, open } = await pendings();
   const used = await credit((await core.tenant()).id, 10n);
