@@ -92,8 +92,8 @@ export async function createApp(config: Config, overrides: Overrides = {}): Prom
     isReady: () => invalidations.isFresh(),
     receiveUpload: catalog.receiveUpload,
     async exportUsage(headers, query) {
-      const { tenantId } = authorize(await access.authenticate(credentialsOf(headers)), 'usage:read');
-      return usage.exportRecords(tenantId, query);
+      const look = async () => authorize(await access.authenticate(credentialsOf(headers)), 'usage:read');
+      return usage.exportRecords((await look()).tenantId, query, look);
     },
     audit: (tenantName) => runAuditOf(db, tenantName),
   });

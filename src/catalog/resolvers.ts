@@ -44,7 +44,8 @@ const shownDevice = ({ device, memoryBytes, memoryBytesMax }: DeviceMemory) => (
 });
 
 function fallbackFindings(profile: ModelVersionView['profile']): string[] {
-  return profile?.fallbacks?.map(({ device, fault }) => `It does not run on ${device}, but on ${profile.device}: ${fault}`) ?? [];
+  const ran = profile?.verifiedOn?.device ?? profile?.device;
+  return profile?.fallbacks?.map(({ device, fault }) => `It does not run on ${device}, but on ${ran}: ${fault}`) ?? [];
 }
 
 export const resolvers = {

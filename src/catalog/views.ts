@@ -39,8 +39,8 @@ export type ModelVersionView = {
   contents: Contents | null;
   /** How many samples its publisher gave. */
   sampleCount: number;
-  /** What the gate measured; null before READY, and of versions from before it measured. */
-  profile: (Profile & { measuredAt: string }) | null;
+  /** What the gate measured; null before READY, and of versions from before it measured. `verifiedOn`: where its samples were answered since. */
+  profile: (Profile & { measuredAt: string; verifiedOn?: { device: string } }) | null;
   /** Stays loaded. */
   pinned: boolean;
   /** Runners on each host: those that stay loaded, and the most; null: what the host allows. */

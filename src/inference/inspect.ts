@@ -14,7 +14,7 @@ import type { Signature, Tensor } from './tensor.ts';
 
 /**
  * `joinable`: rows of different calls may share a run. `batchFinding` says why, or why not, in one sentence, and where more rows than `maxBatchRows`, at
- * most those asked for, were seen to fail.
+ * most those asked for, were seen to fail or could not be measured.
  */
 export type Inspection = {
   signature: Signature;
@@ -102,9 +102,10 @@ async function look(loaded: Loaded, { maxBatchRows: asked, samples = [] }: Gate,
   // Before random inputs, which may end the runner of a model that is good for its own.
   await checkSamples(samples, signature, asked, loaded.run);
   const { range, ...found } = await probe(signature, async (inputs, rows) => (await loaded.run(inputs, rows)).outputs);
-  const { latencies, failedRows } = await measure(signature, range, asked, loaded);
-  const most = failedRows === null ? undefined : latencies.at(-1)?.rows;
-  const limit = most === undefined ? '' : ` A run of ${failedRows} rows failed: its batch limit is ${most}.`;
+  const { latencies, failedRows, untriedRows } = await measure(signature, range, asked, loaded);
+  const most = failedRows === null && untriedRows === null ? undefined : latencies.at(-1)?.rows;
+  const end = failedRows === null ? `There was no time or memory to measure ${untriedRows} rows` : `A run of ${failedRows} rows failed`;
+  const limit = most === undefined ? '' : ` ${end}: its batch limit is ${most}.`;
   // The CPU has no plans to make anew.
   const mayFix = found.joinable && failedRows === null && device !== 'cpu';
   const fixedRows = mayFix ? await rowsToFix(signature, range, latencies, loaded) : null;

@@ -29,7 +29,7 @@ export type Profile = {
   latencies: Latency[];
 };
 
-type Measured = { latencies: Latency[]; failedRows: number | null };
+type Measured = { latencies: Latency[]; failedRows: number | null; untriedRows: number | null };
 
 /** A loaded runner of the version, as it is measured. */
 export type Bench = {
@@ -48,21 +48,24 @@ const THREADS = { max: 4, runMs: 5, gain: 1.5 };
 
 /**
  * Runs a version on zeros and on random rows in rising numbers, up to `maxRows`. A size that the model refuses, or falls over, ends the walk and is
- * `failedRows`.
+ * `failedRows`; one for which there is no time or memory is `untriedRows`.
  */
 export async function measure(signature: Signature, range: InputRange | null, maxRows: number, bench: Bench): Promise<Measured> {
-  if (range === null) return { latencies: [], failedRows: null };
+  if (range === null) return { latencies: [], failedRows: null, untriedRows: null };
   const endMs = performance.now() + BOX_MS;
   const latencies: Latency[] = [];
   let failedRows: number | null = null;
+  let untriedRows: number | null = null;
   try {
     const zeros = randomInputs(signature, 1, range)?.map((input) => ({ ...input, data: zeroed(input) }));
     if (zeros) await bench.run(zeros, 1).catch(ignoreRefusal);
     for (const rows of sizesOf(signature, maxRows)) {
       const before = latencies.at(-1);
+      untriedRows = rows;
       if (before && performance.now() + RUNS.min * 2 * before.p50Ms > endMs) break;
       const inputs = randomInputs(signature, rows, range);
       if (inputs === null) break;
+      untriedRows = null;
       failedRows = rows;
       latencies.push(await latencyOf(bench, inputs, rows, endMs));
       failedRows = null;
@@ -70,7 +73,7 @@ export async function measure(signature: Signature, range: InputRange | null, ma
   } catch (error) {
     ignoreRefusal(error);
   }
-  return { latencies, failedRows };
+  return { latencies, failedRows, untriedRows };
 }
 
 /**

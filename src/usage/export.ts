@@ -45,21 +45,22 @@ export type ExportFormat = 'ndjson' | 'csv';
 /**
  * A tenant's usage records as a consumer of [from, to), oldest first, one a line; CSV (RFC 4180) begins with the columns' names. A page of records at a
  * time is read and held, each in a transaction of its own: what is settled meanwhile with an instant that was passed already is not in it, which cannot be
- * where `to` is a minute ago. 64-bit numbers are decimal strings in NDJSON. Checks the order of the two, then their distance. @throws BAD_USER_INPUT
+ * where `to` is a minute ago. `look` is asked before each page; what it throws ends the export. 64-bit numbers are decimal strings in NDJSON. Checks the order of the two, then their distance. @throws BAD_USER_INPUT
  */
 export function exportRecords(
   db: Database,
-  query: { tenantId: string; from: Date; to: Date; format: ExportFormat },
+  query: { tenantId: string; from: Date; to: Date; format: ExportFormat; look(): Promise<unknown> },
 ): AsyncIterable<string> {
   checkSpan(query);
   return lines(db, query);
 }
 
-async function* lines(db: Database, { tenantId, from, to, format }: Parameters<typeof exportRecords>[1]): AsyncGenerator<string> {
+async function* lines(db: Database, { tenantId, from, to, format, look }: Parameters<typeof exportRecords>[1]): AsyncGenerator<string> {
   if (format === 'csv') yield `${COLUMNS.join(',')}\r\n`;
   let next = { from, size: FIRST_ROWS };
   for (;;) {
     const { from: since, size } = next;
+    await look();
     const rows = await asTenant(db, tenantId, (tx) => page(tx, { tenantId, from: since, to, size }));
     if (rows.length > 0) yield rows.map(format === 'csv' ? csvLine : jsonLine).join('');
     const last = rows.at(-1);

@@ -45,10 +45,11 @@ export { keepUsage } from './upkeep.ts';
 export type Usage = {
   /** The consumer's own use; see the SDL's `Query.usage`. @throws BAD_USER_INPUT */
   report(tx: Tx, query: UsageQuery): Promise<UsageReport>;
-  /** As text, a stream of lines; `query` has `from`, `to` and `format` as text; see `GET /usage/records`. @throws BAD_USER_INPUT */
+  /** As text, a stream of lines; `query` has `from`, `to` and `format` as text; see `GET /usage/records`. `look`: whether its reader may still have it. @throws BAD_USER_INPUT */
   exportRecords(
     tenantId: string,
     query: { from?: unknown; to?: unknown; format?: unknown },
+    look: () => Promise<unknown>,
   ): { format: ExportFormat; lines: AsyncIterable<string> };
   /** A tenant's limits in force, oldest first, with what is used of each; nothing is consumed. */
   limits(tx: Tx, tenantId: string): Promise<LimitView[]>;
@@ -70,9 +71,9 @@ export type Usage = {
 export function createUsage(options: { db: Database; announcer: Announcer; currency: string }): Usage {
   const limits = createLimits(options.db, options.announcer);
   return {
-    exportRecords(tenantId, given) {
+    exportRecords(tenantId, given, look) {
       const query = parseExport(given);
-      return { format: query.format, lines: exportRecords(options.db, { ...query, tenantId }) };
+      return { format: query.format, lines: exportRecords(options.db, { ...query, tenantId, look }) };
     },
     report: (tx, query) => usageReport(tx, options.currency, query),
     limits: (tx, tenantId) => readLimits(tx, tenantId, null),

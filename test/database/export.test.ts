@@ -31,10 +31,10 @@ beforeAll(async () => {
 });
 afterAll(() => core[Symbol.asyncDispose]());
 
-async function ids(to: string): Promise<string[]> {
+async function ids(to: string, look: () => Promise<unknown> = async () => {}): Promise<string[]> {
   const usage = createUsage({ db: open, announcer: { publish: async () => 0n, confirmed: async () => {} }, currency: 'EUR' });
   const found: string[] = [];
-  for await (const part of usage.exportRecords(own, { from: AT, to }).lines) {
+  for await (const part of usage.exportRecords(own, { from: AT, to }, look).lines) {
     for (const line of part.trimEnd().split('\n')) found.push((JSON.parse(line) as { id: string }).id);
     if (found.length > 5_000) break;
   }
@@ -47,7 +47,18 @@ it("has each of the tenant's records once, page by page, up to its end", async (
   expect(await ids('2026-11-15T12:00:00Z')).toHaveLength(2_503);
 });
 
+it('ends where its reader may have no more', async () => {
+  let pages = 0;
+  const look = async () => {
+    if (pages++ === 1) throw new Error('revoked');
+  };
+  await expect(ids(NEXT, look)).rejects.toThrow('revoked');
+  expect(pages).toBe(2);
+});
+
 it('checks its span', () => {
   const usage = createUsage({ db: open, announcer: { publish: async () => 0n, confirmed: async () => {} }, currency: 'EUR' });
-  expect(() => usage.exportRecords(own, { from: NEXT, to: AT })).toThrow(expect.objectContaining({ code: 'BAD_USER_INPUT' }));
+  expect(() => usage.exportRecords(own, { from: NEXT, to: AT }, async () => {})).toThrow(
+    expect.objectContaining({ code: 'BAD_USER_INPUT' }),
+  );
 });

@@ -122,7 +122,7 @@ describe('nothing that grows with calls is read as a whole by', () => {
     [
       'the export of records',
       async () => {
-        const { lines } = usage().exportRecords(tenant(), { from: '2026-11-01', to: '2026-12-01', format: 'csv' });
+        const { lines } = usage().exportRecords(tenant(), { from: '2026-11-01', to: '2026-12-01', format: 'csv' }, async () => {});
         for await (const part of lines) expect(part).not.toBe('');
       },
     ],

@@ -79,7 +79,7 @@ describe('usage', () => {
     }
     const query = { from: '2026-11-15T12:00:00.001Z', to: '2026-11-15T12:00:00.004Z' };
     let text = '';
-    for await (const part of core.usage.exportRecords(right.consumerTenantId, query).lines) text += part;
+    for await (const part of core.usage.exportRecords(right.consumerTenantId, query, async () => {}).lines) text += part;
     const rows = text
       .trim()
       .split('\n')

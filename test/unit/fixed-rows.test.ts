@@ -1,6 +1,6 @@
 import { describe, expect, it } from 'vitest';
 import type { CallResult } from '../../src/inference/connection.ts';
-import { asFixed, type Latency, rowsToFix } from '../../src/inference/profile.ts';
+import { asFixed, type Latency, measure, rowsToFix } from '../../src/inference/profile.ts';
 import type { Signature } from '../../src/inference/tensor.ts';
 
 const x = { name: 'x', datatype: 'FP32', shape: [-1, 2], dimensions: ['N', null] } as const;
@@ -84,5 +84,30 @@ describe('the rows that every run should have', () => {
       { rows: 2, p50Ms: 3.6, rowsPerSecond: 2_000 / 3.6 },
       { rows: 4, p50Ms: 3.6, rowsPerSecond: 4_000 / 3.6 },
     ]);
+  });
+});
+
+describe('the sizes that are measured', () => {
+  it('end before one that has no time left, or no memory', async () => {
+    const slow = { ...benchOf(() => 0), run: async () => ({ computeMs: 700 }) as CallResult };
+    expect(await measure(signature, range, 8, slow)).toMatchObject({ latencies: [{ rows: 1 }], failedRows: null, untriedRows: 2 });
+    const wide = { ...x, shape: [-1, 16 * 1024 * 1024] };
+    const large = { inputs: [wide], outputs: [{ ...wide, name: 'y' }], batchDimension: 'N' };
+    expect(
+      await measure(
+        large,
+        range,
+        2,
+        benchOf(() => 0),
+      ),
+    ).toMatchObject({ latencies: [{ rows: 1 }], untriedRows: 2 });
+    expect(
+      await measure(
+        signature,
+        range,
+        4,
+        benchOf(() => 0),
+      ),
+    ).toMatchObject({ failedRows: null, untriedRows: null });
   });
 });
