@@ -38,7 +38,11 @@ export async function createVersion(db: Database, checks: Checks, tenantId: stri
     const { id: modelId } = found(await tx.model.findFirst({ where: { id: input.modelId, tenantId } }));
     const { file, taken } = await takeUpload(tx, tenantId, input.uploadId);
     if (taken) return insertVersion(tx, { tenantId, modelId, ...file, ...bounds, trusted: false, samples });
-    const existing = await tx.modelVersion.findFirst({ where: { modelId, tenantId, sha256: file.sha256 } });
+    const [existing] = await tx.modelVersion.findMany({
+      where: { modelId, tenantId, sha256: file.sha256 },
+      orderBy: { number: 'desc' },
+      take: 1,
+    });
     if (existing) return { id: existing.id, created: false };
     throw new MercatoError('CONFLICT', 'The upload was used for a version of another model.', { field: 'uploadId' });
   });
@@ -84,7 +88,7 @@ export async function takeUpload(tx: Tx, tenantId: string, id: string): Promise<
 
 type NewVersion = Stored & Bounds & { tenantId: string; modelId: string; trusted: boolean; samples?: Sample[] };
 
-/** A version with the model's next number, or the one that has these bytes already. */
+/** A version with the model's next number, or the one that has these bytes already and was not rejected. */
 export async function insertVersion(tx: Tx, version: NewVersion): Promise<{ id: string; created: boolean }> {
   const { tenantId, modelId, sha256, trusted, samples = [] } = version;
   for (let attempt = 0; attempt < ATTEMPTS_MAX; attempt++) {
@@ -99,7 +103,7 @@ export async function insertVersion(tx: Tx, version: NewVersion): Promise<{ id: 
       if (samples.length > 0) await tx.versionSamples.create({ data });
       return { id: created.id, created: true };
     }
-    const existing = await tx.modelVersion.findFirst({ where: { modelId, tenantId, sha256 } });
+    const existing = await tx.modelVersion.findFirst({ where: { modelId, tenantId, sha256, state: { not: 'REJECTED' } } });
     if (existing) return { id: existing.id, created: false };
   }
   throw new MercatoError('OVERLOADED', 'Many versions of this model are being made at once.', { retryAfterMs: 1_000 });

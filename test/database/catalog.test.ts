@@ -187,7 +187,7 @@ test('the file of a rejected version is deleted, unless something else of any te
 
   const uploadId = await rig.upload(owner.id, bytes);
   expect(await isStored()).toBe(true);
-  expect(await rig.catalog.createModelVersion(owner.id, { modelId, uploadId })).toMatchObject({ state: 'REJECTED', number: 1 });
+  expect(await rig.catalog.createModelVersion(owner.id, { modelId, uploadId })).toMatchObject({ state: 'REJECTED', number: 2 });
   expect(await isStored()).toBe(false);
   await reject(owner, 'second');
   expect(await isStored()).toBe(false);

@@ -85,6 +85,23 @@ test.each<[string, Samples[number], string]>([
   await expect(make([sample])).rejects.toMatchObject({ code: 'BAD_USER_INPUT', data: { field } });
 });
 
+test('bytes that were rejected may come again with other samples, and a retry of either upload answers its newest version', async () => {
+  const { id: tenantId } = await rig.tenant();
+  const { id: modelId } = await rig.catalog.createModel(tenantId, { name: 'again' });
+  const bytes = addModel();
+  const give = async (uploadId: string, expected: number) =>
+    rig.catalog.createModelVersion(tenantId, { modelId, uploadId, samples: [{ inputs: [x], outputs: [y(expected, 2.5)] }] });
+  const wrong = await rig.upload(tenantId, bytes);
+  const rejected = await give(wrong, 7);
+  expect(rejected).toMatchObject({ state: 'REJECTED', number: 1 });
+  expect(await give(wrong, 1.5)).toMatchObject({ id: rejected.id });
+  const right = await rig.upload(tenantId, bytes);
+  const made = await give(right, 1.5);
+  expect(made).toMatchObject({ state: 'READY', number: 2 });
+  for (const uploadId of [wrong, right, await rig.upload(tenantId, bytes)])
+    expect(await give(uploadId, 1.5)).toMatchObject({ id: made.id });
+});
+
 test('samples never change', async () => {
   const version = await make([{ inputs: [x], outputs: [y(1.5, 2.5)] }]);
   const change = asTenant(rig.db, version.tenantId, (tx) =>
