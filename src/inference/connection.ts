@@ -51,8 +51,8 @@ export type CallResult = {
   device: string;
 };
 /**
- * When to stop waiting: at `expiresMs` of the monotonic clock, or when the signal is aborted. `onLate` is told where the run that the call had begun by
- * then ends its runner.
+ * When to stop waiting: at `expiresMs` of the monotonic clock, or when the signal is aborted. `onLate` is told where the run that the call is in, by
+ * then or later, ends its runner.
  */
 export type Patience = { expiresMs: number; signal: AbortSignal | undefined; onLate?(ended: RunnerLost | RunnerOverran): void };
 
@@ -160,9 +160,8 @@ export class RunnerConnection {
       const giveUp = () => {
         writeFrame(this.#socket, FRAME.cancel, id, {});
         stopWaiting();
-        // Before anything is forgotten: a connection that leaves ends with its last call, and would take this run along.
-        if (pending.begun) this.#pending.set(id, { ...pending, givenUp: true, settle: forget, resolve() {}, reject: late });
-        else forget();
+        // Its run may have begun, though the news of it has not come: what becomes of it is the caller's doing all the same.
+        this.#pending.set(id, { ...pending, givenUp: true, settle: forget, resolve() {}, reject: late });
         reject(gaveUp(signal));
       };
       const timer = setTimeout(giveUp, deadlineMs);
@@ -180,7 +179,7 @@ export class RunnerConnection {
         forget();
       };
       const late = (error: Error) => {
-        if (error instanceof RunnerOverran || error instanceof RunnerLost) onLate?.(error);
+        if (error instanceof RunnerOverran || (error instanceof RunnerLost && error.begun)) onLate?.(error);
       };
       const pending: Pending = { givenUp: false, asking, begun: false, mixed: false, settle, resolve, reject };
       this.#pending.set(id, pending);
@@ -217,6 +216,7 @@ export class RunnerConnection {
       this.#settle(frame.call)?.resolve(result);
     } else if (frame.kind === FRAME.started) this.#begin(frame.head as StartedHead);
     else if (frame.kind === FRAME.failed) this.#fail(frame);
+    else if (frame.kind === FRAME.forgotten) this.#forget(frame.call);
     else if (frame.kind === FRAME.loaded) this.#loading?.resolve(frame.head as LoadedModel);
     else if (frame.kind === FRAME.pong) this.#asking.shift()?.resolve(frame.head as RunnerStats);
     else if (frame.kind === FRAME.leaving) this.#leave();
@@ -228,6 +228,11 @@ export class RunnerConnection {
       const call = this.#pending.get(id);
       if (call !== undefined) Object.assign(call, { begun: true, mixed: mixed === true });
     }
+  }
+
+  #forget(id: number): void {
+    if (this.#pending.get(id)?.givenUp !== true) throw new RangeError('a call that nobody gave up is forgotten');
+    this.#settle(id);
   }
 
   #fail({ call: id, head }: Frame): void {

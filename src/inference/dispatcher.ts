@@ -132,9 +132,13 @@ export class Dispatcher {
     return restMs + (runs + 1) * turnMs;
   }
 
-  /** Forgets a call that waits; one that runs goes on, because others may share the run. */
-  cancel(call: Call): void {
-    if (!this.#queue.remove(call)) this.#alone = this.#alone.filter((other) => other !== call);
+  /** Forgets a call that waits, and whether it did; one that runs goes on, because others may share the run. */
+  cancel(call: Call): boolean {
+    if (this.#queue.remove(call)) return true;
+    const others = this.#alone.filter((other) => other !== call);
+    const waited = others.length < this.#alone.length;
+    this.#alone = others;
+    return waited;
   }
 
   /** Begins the next run if none is under way. */

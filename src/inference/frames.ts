@@ -22,6 +22,8 @@ export const FRAME = {
   pong: 20,
   /** Send no further call here; those that are under way are answered. */
   leaving: 21,
+  /** A call that was cancelled had not begun, and will not. */
+  forgotten: 22,
 } as const;
 
 /** A model of `LIMITS.modelBytesMax` and its head fit; a peer that announces more is cut off. */

@@ -110,8 +110,8 @@ function accept(peer: Peer, { call: id, head, data }: Frame): void {
 
 function cancel(peer: Peer, id: number): void {
   const call = peer.calls.get(id);
-  if (call !== undefined) dispatcher?.cancel(call);
   peer.calls.delete(id);
+  if (call !== undefined && dispatcher?.cancel(call)) writeFrame(peer.socket, FRAME.forgotten, id, {});
 }
 
 function stats(): RunnerStats {
