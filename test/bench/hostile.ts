@@ -2,6 +2,7 @@
  * R9: a version that never ends, called all the time by two consumers, beside `mercato/digits`. Once it is suspended, they call it as often as before in every other
  * round: what it costs the neighbour shows beside the round before, not in the hour of the machine.
  */
+import { setTimeout as sleep } from 'node:timers/promises';
 import { loopModel } from '../inference/tiny-models.ts';
 import { Client } from '../support/client.ts';
 import { digitCall } from './calls.ts';
@@ -12,6 +13,8 @@ import type { Effort } from './sides.ts';
 
 const CONNECTIONS = 4;
 const ATTACK_PAUSE_MS = 10;
+/** The start of the attackers' own processes is no part of the attack. */
+const HEAD_START_MS = 2_000;
 const PREDICT = 'mutation ($input: PredictInput!) { predict(input: $input) { prediction { id } } }';
 const ENDLESS = String(2 ** 52);
 
@@ -39,13 +42,14 @@ export async function hostile(effort: Effort): Promise<Figure> {
 
   const attack = attackers.secrets.map((secret) => ({
     ...{ url: side.url, headers: { authorization: `Bearer ${secret}` }, body: JSON.stringify({ query: PREDICT, variables: { input } }) },
-    ...{ connections: 2, seconds: effort.seconds, pauseMs: ATTACK_PAUSE_MS },
+    ...{ connections: 2, seconds: effort.seconds + (1.5 * HEAD_START_MS) / 1_000, pauseMs: ATTACK_PAUSE_MS },
   }));
   const pairs: { quiet: Measured; attacked: Measured }[] = [];
   let calls = 0;
   for (let round = 0; round < effort.rounds; round++) {
     const quiet = await digits(effort.seconds);
-    const [attacked, ...attacks] = await Promise.all([digits(effort.seconds), ...attack.map(send)]);
+    const later = sleep(HEAD_START_MS).then(() => digits(effort.seconds));
+    const [attacked, ...attacks] = await Promise.all([later, ...attack.map(send)]);
     if (attacked === undefined) throw new Error('a round is missing');
     pairs.push({ quiet, attacked });
     calls += attacks.reduce((sum, { requests }) => sum + requests, 0);
