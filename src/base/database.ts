@@ -69,7 +69,9 @@ export function asSystem<T>(db: Database, fn: (tx: Tx) => Promise<T>): Promise<T
   return open.run(true, () => transaction(db.systemClient, work, OPTIONS));
 }
 
-const unconfirmed = new WeakSet<Error>();
+/** UNREACHABLE: undone. UNCONFIRMED: all was done but for the COMMIT, whose answer did not come; it is committed as a whole, or not at all. */
+type Loss = 'UNREACHABLE' | 'UNCONFIRMED';
+const losses = new WeakMap<Error, Loss>();
 
 async function transaction<T>(client: PrismaClient, work: (tx: Tx) => Promise<T>, options: Options): Promise<T> {
   let isDone = false;
@@ -80,14 +82,15 @@ async function transaction<T>(client: PrismaClient, work: (tx: Tx) => Promise<T>
       return result;
     }, options);
   } catch (error) {
-    if (isDone && error instanceof Error && !wasRefused(error)) unconfirmed.add(error);
+    if (error instanceof Error && isDone && !wasRefused(error)) losses.set(error, 'UNCONFIRMED');
+    else if (error instanceof Error && isOfTheWay(error)) losses.set(error, 'UNREACHABLE');
     throw error;
   }
 }
 
-/** True where all of a transaction was done but for its COMMIT, whose answer did not come: it is committed as a whole, or not at all. */
-export function isUnconfirmed(error: unknown): boolean {
-  return error instanceof Error && unconfirmed.has(error);
+/** Where a transaction failed since the way to the database was lost: what became of it; null for any other error. */
+export function lossOf(error: unknown): Loss | null {
+  return error instanceof Error ? (losses.get(error) ?? null) : null;
 }
 
 /**
@@ -127,17 +130,20 @@ export function neverStarted(error: unknown): boolean {
   return error instanceof Error && 'code' in error && error.code === 'P2028' && error.message.includes('Unable to start a transaction');
 }
 
-/** True where the database is not there, or the connection to it was lost. What was not committed is undone. */
-export function isUnreachable(error: unknown): boolean {
-  if (!(error instanceof Error)) return false;
+/** Whether the database is not there, or the connection to it was lost. */
+function isOfTheWay(error: Error): boolean {
   if (neverStarted(error) || /^(08|57P)/.test(sqlState(error) ?? '')) return true;
   const code = 'code' in error ? String(error.code) : '';
-  return /^(P1001|P1002|P1008|P1017|P2024|ECONN\w+|EPIPE)$/.test(code) || LOST.test(error.message);
+  return LOST.codes.test(code) || LOST.kinds.test(causeOf(error)?.kind ?? '') || LOST.messages.test(error.message);
 }
 
-/** Of the driver's errors without a code. */
-const LOST =
-  /^(Connection terminated|Client has encountered a connection error|Client was closed|Query read timeout|timeout exceeded when trying to connect)/;
+/** By Prisma's or the system's code; by what Prisma's adapter calls it; of the driver, whose errors have neither. */
+const LOST = {
+  codes: /^(P1001|P1002|P1008|P1017|P2024|ECONN\w+|EPIPE)$/,
+  kinds: /^(ConnectionClosed|DatabaseNotReachable|SocketTimeout)$/,
+  messages:
+    /^(Connection terminated|Client (has encountered a connection error|was closed)|Query read timeout|timeout exceeded when trying)/,
+};
 
 /** True where the database undid a transaction for another's sake (SQLSTATE class 40: deadlock, serialisation): it may be tried again. */
 export function wasVictim(error: unknown): boolean {
@@ -150,9 +156,13 @@ type DriverCause = { originalCode?: string; code?: string; kind?: string };
 export function sqlState(error: unknown): string | undefined {
   if (!(error instanceof Error)) return undefined;
   if ('code' in error && error.code === 'P2002') return '23505';
-  const meta = 'meta' in error ? (error.meta as { driverAdapterError?: { cause?: DriverCause } } | undefined) : undefined;
-  const cause: DriverCause | undefined = meta?.driverAdapterError?.cause ?? (error.cause as DriverCause | undefined) ?? driverError(error);
+  const cause = causeOf(error);
   return cause?.originalCode ?? cause?.code;
+}
+
+function causeOf(error: Error): DriverCause | undefined {
+  const meta = 'meta' in error ? (error.meta as { driverAdapterError?: { cause?: DriverCause } } | undefined) : undefined;
+  return meta?.driverAdapterError?.cause ?? (error.cause as DriverCause | undefined) ?? driverError(error);
 }
 
 /** What the driver itself threw has its SQLSTATE beside a severity; its other errors have a code of the system, or none. */

@@ -1,6 +1,6 @@
 import { unwrapResolverError } from '@apollo/server/errors';
 import { GraphQLError, type GraphQLFormattedError } from 'graphql';
-import { isUnconfirmed, isUnreachable } from '../base/database.ts';
+import { lossOf } from '../base/database.ts';
 import { ERRORS, type ErrorCode, MercatoError } from '../base/errors.ts';
 
 /** An error as a caller sees it; `extensions` also holds the error's data. */
@@ -23,16 +23,15 @@ export function publicError(error: unknown): PublicError {
 
 /** Whether what a caller sees says nothing of what happened: the log has to. */
 export function hidesCause(shown: PublicError, error: unknown): boolean {
-  return shown.extensions.code === 'INTERNAL' || ofDatabase(unwrapResolverError(error)) !== unwrapResolverError(error);
+  return shown.extensions.code === 'INTERNAL' || lossOf(unwrapResolverError(error)) !== null;
 }
 
 /** A fault of the way to the database is nobody's: the same may be asked again, and where the answer to a COMMIT was lost, it has to be. */
 function ofDatabase(cause: unknown): unknown {
-  if (cause instanceof MercatoError) return cause;
-  if (isUnconfirmed(cause)) return new MercatoError('OUTCOME_UNKNOWN');
-  return isUnreachable(cause)
-    ? new MercatoError('OVERLOADED', 'The database cannot be reached; try again.', { retryAfterMs: 1_000 })
-    : cause;
+  const loss = lossOf(cause);
+  if (loss === null) return cause;
+  if (loss === 'UNCONFIRMED') return new MercatoError('OUTCOME_UNKNOWN');
+  return new MercatoError('OVERLOADED', 'The database cannot be reached; try again.', { retryAfterMs: 1_000 });
 }
 
 /** For answers outside GraphQL execution; `requestId` finds an INTERNAL one in the log. */

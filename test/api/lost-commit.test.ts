@@ -40,6 +40,13 @@ test.skipIf(process.env.MERCATO_TEST_DATABASE_URL === undefined)(
     proxy.setWeather({});
     expect(cut.errors?.[0]?.extensions).toMatchObject({ code: 'OVERLOADED', retryAfterMs: 1_000, requestId: expect.any(String) });
     await expect.poll(async () => (await credit('third')).errors, { timeout: 20_000 }).toBeUndefined();
+
+    proxy.setWeather({ resetChance: 0.1 });
+    const codes = new Set<string>();
+    for (let i = 0; i < 40; i++) codes.add((await credit(`again ${i}`)).errors?.[0]?.extensions.code ?? 'OK');
+    proxy.setWeather({});
+    for (const code of codes) expect(code).toMatch(/^(OK|OVERLOADED|OUTCOME_UNKNOWN)$/);
+    expect(codes).toContain('OVERLOADED');
     expect(await market.audit()).toContain('invariants hold');
   },
 );
