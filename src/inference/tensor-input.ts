@@ -180,10 +180,15 @@ export function toBase64(tensor: Tensor): string {
 
 /**
  * Holds inputs and output names against a signature and returns the rows of the call. Checks, in order: each input is known and has the
- * signature's datatype, rank and fixed sizes; none is missing; symbolic dimensions agree; the outputs are known and named once; there is a row.
+ * signature's datatype, rank and fixed sizes; none is missing; symbolic dimensions agree; the outputs are known and named once; there is a row, and no more than `rowsMax`.
  * @throws BAD_USER_INPUT
  */
-export function checkAgainst(signature: Signature, inputs: readonly Tensor[], outputs: readonly string[] | null): number {
+export function checkAgainst(
+  signature: Signature,
+  inputs: readonly Tensor[],
+  outputs: readonly string[] | null,
+  rowsMax = Number.POSITIVE_INFINITY,
+): number {
   const symbols = new Map<string, { size: number; name: string }>();
   inputs.forEach((tensor, i) => {
     const field = `inputs[${i}]`;
@@ -219,6 +224,13 @@ export function checkAgainst(signature: Signature, inputs: readonly Tensor[], ou
     signature.inputs.flatMap((wanted) => inputs.filter((tensor) => tensor.name === wanted.name)),
   );
   if (rows < 1) throw badInput('inputs', 'A call needs at least one row.', { given: '0 rows', expected: '1 row or more' });
+  if (rows > rowsMax) {
+    const expected = `${rowsMax} rows or fewer`;
+    throw badInput('inputs', `A run of this version has at most ${rowsMax} rows, and rows that may touch are not split into runs.`, {
+      given: `${rows} rows`,
+      expected,
+    });
+  }
   return rows;
 }
 

@@ -253,7 +253,8 @@ export async function createPredictions(options: PredictionOptions): Promise<Pre
   async function bill(call: Call): Promise<Prediction> {
     const { principal } = call.caller;
     const entitlement = await catalog.entitlement(principal, call.model);
-    const rows = checkAgainst(entitlement.signature, call.inputs, call.outputs);
+    const { joinable, maxBatchRows } = entitlement.runnable;
+    const rows = checkAgainst(entitlement.signature, call.inputs, call.outputs, joinable ? undefined : maxBatchRows);
     const probe = entitlement.suspended.length > 0 ? await pass(call, entitlement) : null;
     try {
       const prediction = await run(call, entitlement, rows);

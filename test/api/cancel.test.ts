@@ -1,6 +1,6 @@
 import { afterAll, beforeAll, expect, test } from 'vitest';
 import { Client, predictDigit } from '../support/client.ts';
-import { offerLoop } from '../support/loop.ts';
+import { offerLoop } from '../support/offer.ts';
 import { billOf, consumer } from '../support/people.ts';
 import { type Market, openMarket } from '../support/server.ts';
 

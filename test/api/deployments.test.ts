@@ -1,6 +1,6 @@
 import { afterAll, beforeAll, expect, test } from 'vitest';
 import { Client, predictDigit } from '../support/client.ts';
-import { offerLoop } from '../support/loop.ts';
+import { offerLoop } from '../support/offer.ts';
 import { signIn, signUp } from '../support/people.ts';
 import { type Demo, type Market, openMarket, type Server } from '../support/server.ts';
 

@@ -1,6 +1,8 @@
 import { afterAll, beforeAll, expect, test } from 'vitest';
+import { mixingModel } from '../inference/tiny-models.ts';
 import { Client, type GraphQLAnswer, type Predicted, predictDigit } from '../support/client.ts';
 import { administer, createTestDatabase } from '../support/database.ts';
+import { offer } from '../support/offer.ts';
 import { billOf, consumer, createKey, offerDigits, signIn } from '../support/people.ts';
 import { onPostgres } from '../support/races.ts';
 import { type Demo, type Market, openMarket } from '../support/server.ts';
@@ -90,6 +92,17 @@ test('rows beyond the batch limit run in slices and are billed as one call', asy
   const after = await billOf(client, token);
   expect(after.predictions - before.predictions).toBe(1n);
   expect(after.units - before.units).toBe(200n);
+});
+
+test('more rows than the batch limit are refused where rows may touch, and nothing is billed', async () => {
+  const { token } = await offer(client, { maker: 'mixer', name: 'mix', file: mixingModel(), bounds: { maxBatchRows: 4 } });
+  const call = (rows: number) => {
+    const x = { name: 'x', datatype: 'FP32', shape: [rows, 2], data: Array(2 * rows).fill(1) };
+    return client.send(PREDICT, { input: { model: 'mixer/mix', inputs: [x] } }, token);
+  };
+  expect((await call(4)).data).toMatchObject({ predict: { prediction: { usage: { units: 4 } } } });
+  expect(refusal(await call(5))?.extensions).toMatchObject({ code: 'BAD_USER_INPUT', field: 'inputs', expected: '4 rows or fewer' });
+  expect(await billOf(client, token)).toMatchObject({ predictions: 1n });
 });
 
 test('a deadline that passes is DEADLINE_EXCEEDED, and nothing is billed', async () => {

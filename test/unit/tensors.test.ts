@@ -208,6 +208,12 @@ describe('a call', () => {
     expect(checkAgainst({ ...signature, batchDimension: null }, [image, mask], null)).toBe(1);
   });
 
+  it('has no more rows than a run may, where they are not split into runs', () => {
+    expect(checkAgainst(signature, [image, mask], null, 3)).toBe(3);
+    const given = { field: 'inputs', given: '3 rows', expected: '2 rows or fewer' };
+    expect(() => checkAgainst(signature, [image, mask], null, 2)).toThrow(expect.objectContaining({ code: 'BAD_USER_INPUT', data: given }));
+  });
+
   it.each<[string, Tensor[], string[] | null, { field: string; given: string; expected: string }]>([
     [
       'an unknown input',
