@@ -3,13 +3,14 @@ import { asSystem, asTenant, type Database, type Tx } from '../base/database.ts'
 import { MercatoError } from '../base/errors.ts';
 import type { Log } from '../base/log.ts';
 import type { ModelVersion, ModelVersionState, Prisma } from '../generated/prisma/client.ts';
-import type { Inference, Profile, Sample } from '../inference/inference.ts';
+import type { Inference, Profile, Sample, Verified } from '../inference/inference.ts';
 import { releaseFile } from './files.ts';
 import type { CheckVersion, Jobs } from './jobs.ts';
 import { found } from './models.ts';
+import { devicesOf } from './runnable.ts';
 import type { ModelStore } from './store.ts';
 import { resumeVerified, suspendUntilVerified } from './suspensions.ts';
-import { type ModelVersionView, type Rejection, versionInclude, versionView } from './views.ts';
+import { type ModelVersionView, measuresOf, type Rejection, type VersionMeasures, versionInclude, versionView } from './views.ts';
 
 type Options = { db: Database; store: ModelStore; inference: Inference; invalidations: Invalidations; jobs: Jobs; log: Log };
 
@@ -91,25 +92,17 @@ export function createChecks({ db, store, inference, invalidations, jobs, log }:
       await inference.unload(id);
       return invalidations.confirmed(seq);
     }
-    tellFallbacks(version, verified);
+    tellFallbacks(version, { device: verified.verifiedOn[0]?.device ?? '', fallbacks: verified.fallbacks });
     await asSystem(db, (tx) => resumeVerified(tx, id));
-    // Last: a version whose profile names the grounds of now is not looked at again.
-    const before = version.profile as StoredProfile | null;
-    // Hosts of one database may have different devices: what this one cannot tell stays as it was.
-    const elsewhere = (before?.fallbacks ?? []).filter(({ device }) => !verified.devices.includes(device));
-    const { fallbacks: here, ...verifiedOn } = verified;
-    // What was measured stays beside the device that it was measured on.
-    const profile = { ...before, verifiedOn, fallbacks: [...elsewhere, ...here] };
+    // Last: a version of which each device of now is decided is not looked at again.
+    const profile = withVerified(measuresOf(version), verified);
     const seq = await asTenant(db, tenantId, async (tx) => {
       await tx.modelVersion.updateMany({ where: { id, tenantId }, data: { profile } });
       return tell(tx);
     });
     await invalidations.confirmed(seq);
     // What runs was loaded before it was known which devices answer.
-    await inference.passOver(
-      id,
-      profile.fallbacks.map(({ device }) => device),
-    );
+    await inference.setDevices(id, devicesOf({ sampleCount: version.sampleCount, profile }));
   }
 
   function tellFallbacks({ id }: ModelVersion, { device, fallbacks }: Pick<Profile, 'device' | 'fallbacks'>): void {
@@ -117,7 +110,7 @@ export function createChecks({ db, store, inference, invalidations, jobs, log }:
       log.warn({ versionId: id, device: failed, fault, next: device }, 'a device does not run a model; it stays on the next');
   }
 
-  /** Versions whose samples were answered by another chain of devices or another runtime than there is now. */
+  /** Versions with samples of which it is not known whether each device of now, with the runtime of now, answers them. */
   async function verifyOnNewGrounds(): Promise<void> {
     const sampled = await asSystem(db, (tx) => tx.modelVersion.count({ where: { state: 'READY', sampleCount: { gt: 0 } } }));
     if (sampled === 0) return;
@@ -126,8 +119,11 @@ export function createChecks({ db, store, inference, invalidations, jobs, log }:
     await asSystem(db, async (tx) => {
       const moved = await tx.$queryRaw<CheckVersion[]>`
         select id as "versionId", tenant_id as "tenantId" from model_version where state = 'READY' and sample_count > 0
-          and (coalesce(profile->'verifiedOn', profile)->'devices', coalesce(profile->'verifiedOn', profile)->>'runtime')
-            is distinct from (${chain}::jsonb, ${runtime}) order by id`;
+          and not ${chain}::jsonb <@ (
+            select coalesce(jsonb_agg(one->'device'), '[]')
+              from jsonb_array_elements(coalesce(profile->'verifiedOn', jsonb_build_array(profile)) || coalesce(profile->'fallbacks', '[]')) one
+             where coalesce(one->>'runtime', ${runtime}) = ${runtime})
+        order by id`;
       for (const data of moved) await jobs.enqueue(tx, 'check-version', data, `${data.versionId} ${chain} ${runtime}`);
     });
     jobs.wake('check-version');
@@ -211,7 +207,9 @@ export function createChecks({ db, store, inference, invalidations, jobs, log }:
       await verifyOnNewGrounds();
       if (sweeping) clearInterval(sweeping);
       sweeping = setInterval(() => {
-        sweep().catch((error: unknown) => log.error({ err: error }, 'looking for lost checks failed'));
+        sweep()
+          .then(verifyOnNewGrounds)
+          .catch((error: unknown) => log.error({ err: error }, 'looking for lost checks failed'));
       }, SWEEP_MS);
       sweeping.unref();
     },
@@ -227,8 +225,15 @@ export function createChecks({ db, store, inference, invalidations, jobs, log }:
   };
 }
 
-/** `verifiedOn`: what answered the samples after a profile was measured. */
-type StoredProfile = Profile & { measuredAt: string; verifiedOn?: Pick<Profile, 'device' | 'partlyOnCpu' | 'devices' | 'runtime'> };
+/** Hosts of one database may have different devices and, for a while, runtimes: what this one cannot tell stays as it was. */
+function withVerified(before: VersionMeasures | null, { devices, runtime, verifiedOn, fallbacks }: Verified) {
+  const isElsewhere = (one: { device: string; runtime?: string }) => !devices.includes(one.device) || (one.runtime ?? runtime) !== runtime;
+  return {
+    ...before,
+    verifiedOn: [...(before?.verifiedOn ?? []).filter(isElsewhere), ...verifiedOn],
+    fallbacks: [...(before?.fallbacks ?? []).filter(isElsewhere), ...fallbacks],
+  };
+}
 
 type Checked = Prisma.ModelVersionGetPayload<{ include: { samples: true } }>;
 

@@ -44,7 +44,7 @@ const shownDevice = ({ device, memoryBytes, memoryBytesMax }: DeviceMemory) => (
 });
 
 function fallbackFindings(profile: ModelVersionView['profile']): string[] {
-  const ran = profile?.verifiedOn?.device ?? profile?.device;
+  const ran = profile?.verifiedOn[0]?.device ?? profile?.device;
   return profile?.fallbacks?.map(({ device, fault }) => `It does not run on ${device}, but on ${ran}: ${fault}`) ?? [];
 }
 
@@ -179,7 +179,7 @@ export const resolvers = {
         estimates: estimates.map(shownEstimate),
       };
     },
-    profile: ({ profile }) =>
+    profile: ({ profile, sampleCount }) =>
       profile && {
         ...profile,
         partlyOnCpu: profile.partlyOnCpu ?? false,
@@ -187,6 +187,7 @@ export const resolvers = {
         peakMemoryBytes: String(profile.peakMemoryBytes),
         peakDeviceBytes: profile.peakOnDevice ? String(profile.peakOnDevice.bytes) : null,
         fixedRows: profile.fixedRows?.rows ?? null,
+        verifiedOn: sampleCount === 0 ? [] : profile.verifiedOn,
       },
     suspension: (version, _, ctx) => ctx.loaders.load(suspensionsByVersion, version.id),
   },

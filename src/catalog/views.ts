@@ -15,6 +15,8 @@ import { type Contents, contentsNow, type Profile, type Signature } from '../inf
 /** Why a version is REJECTED; `place` says where in the graph, null where it is not one place. */
 export type Rejection = { code: ErrorCode; message: string; place: string | null };
 
+export type VersionMeasures = Profile & { measuredAt: string };
+
 /** One immutable version; `handle` is `tenant/name@number`. `signature` is null before READY. */
 export type ModelVersionView = {
   id: string;
@@ -39,8 +41,8 @@ export type ModelVersionView = {
   contents: Contents | null;
   /** How many samples its publisher gave. */
   sampleCount: number;
-  /** What the gate measured; null before READY, and of versions from before it measured. `verifiedOn`: where its samples were answered since. */
-  profile: (Profile & { measuredAt: string; verifiedOn?: { device: string } }) | null;
+  /** What the gate measured; null before READY, and of versions from before it measured. */
+  profile: VersionMeasures | null;
   /** Stays loaded. */
   pinned: boolean;
   /** Runners on each host: those that stay loaded, and the most; null: what the host allows. */
@@ -117,7 +119,7 @@ export function toVersionView(row: ModelVersion, modelHandle: string): ModelVers
     rejection: row.rejection as Rejection | null,
     signature: row.signature as Signature | null,
     contents: contentsNow(row.contents as Contents | null),
-    profile: row.profile as ModelVersionView['profile'],
+    profile: measuresOf(row),
   };
 }
 
@@ -168,4 +170,12 @@ async function plansOnOffer(tx: Tx, listingIds: string[]): Promise<Map<string, P
   const byListing = new Map<string, PlanView[]>();
   for (const view of rows.map(planView)) byListing.set(view.listingId, [...(byListing.get(view.listingId) ?? []), view]);
   return byListing;
+}
+
+/** Of a version that was measured before each device was asked its samples, and before a run limit came of it, what it was measured on and what was asked for. */
+export function measuresOf({ profile, runLimitMs }: Pick<ModelVersion, 'profile' | 'runLimitMs'>): VersionMeasures | null {
+  if (profile === null) return null;
+  const measures = profile as unknown as VersionMeasures;
+  const { device, runtime } = measures;
+  return { ...measures, verifiedOn: measures.verifiedOn ?? [{ device, runtime }], runLimitMs: measures.runLimitMs ?? runLimitMs };
 }

@@ -16,12 +16,16 @@ export type LoadableVersion = {
   trusted: boolean;
   maxBatchRows: number;
   runLimitMs: number;
+  /** What the gate made of that on devices of this one's kind; null: nothing. */
+  measuredLimit: { device: string; runLimitMs: number } | null;
   threads: number;
-  /** Devices that the gate saw not to run it. */
-  passedOver: readonly string[];
   /** Rows of every run on devices of this one's kind, which another number of rows costs more; null: as many as calls bring. */
   fixedRows: { device: string; rows: number } | null;
-} & Peaks;
+} & VersionDevices &
+  Peaks;
+
+/** `passedOver`: devices that were seen not to run a version; `verifiedOn`: those that answer its publisher's samples, the only ones that it runs on; null: it has none. */
+export type VersionDevices = { passedOver: readonly string[]; verifiedOn: readonly string[] | null };
 
 /** A runner that its borrower may use up. */
 export type Loan = { id: string; path: string };
@@ -47,7 +51,7 @@ export type InferenceStatus = { deployments: Deployment[]; spares: number; memor
 export type FleetPort = {
   /**
    * The places of the version's runners, which is loaded first where it is not: one load for all that ask meanwhile. `dead`: paths of sockets that the
-   * caller could not reach. OVERLOADED where no room can be made within 2 s, MODEL_FAILED where it cannot be loaded.
+   * caller could not reach. One that no device of the host is known to run as its samples say waits until `setDevices` names one. OVERLOADED where none is named within 30 s, or no room can be made within 2 s, MODEL_FAILED where it cannot be loaded.
    */
   claim(version: LoadableVersion, dead: readonly string[]): Promise<Place[]>;
   /** What versions are tried on, in this order. */
@@ -64,8 +68,8 @@ export type FleetPort = {
    * version leaves the device for ten minutes, or until it is unloaded. Its runners there answer what they were asked.
    */
   fallBack(versionId: string, device: string, who: string | null): Promise<void>;
-  /** As a new `passedOver` of a version that is loaded: its runners on those devices answer what they were asked, and end. */
-  passOver(versionId: string, devices: readonly string[]): Promise<void>;
+  /** Where a version that is loaded, or asked for, runs from now on: its runners on other devices answer what they were asked, and end. */
+  setDevices(versionId: string, devices: VersionDevices): Promise<void>;
   /** Ends the version's runners once they have answered what they were asked, and resolves when they are gone. */
   unload(versionId: string): Promise<void>;
   /** Bounds the version's runners, within what the host allows; those of its minimum are not ended for being idle, nor for room. It loads none that is not loaded. */

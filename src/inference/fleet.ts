@@ -7,7 +7,7 @@ import { type Place, RunnerLost } from './connection.ts';
 import { CudaMemory } from './cuda-memory.ts';
 import type { DeviceChain } from './devices.ts';
 import { FailingDevices } from './failing-devices.ts';
-import type { Deployment, FleetPort, InferenceStatus, LoadableVersion, Loan } from './fleet-port.ts';
+import type { Deployment, FleetPort, InferenceStatus, LoadableVersion, Loan, VersionDevices } from './fleet-port.ts';
 import { hostMs, type RunnerStats } from './frames.ts';
 import { loadVersion, mostBytes } from './load.ts';
 import { type Holder, held, hogOf, type Replica, Room } from './room.ts';
@@ -34,6 +34,8 @@ type Deployed = {
   /** The load under way, of the first replica or a further one. */
   loading: Promise<void> | null;
   scaler: Scaler;
+  /** Resolves when something is said of where the version may run. */
+  told: PromiseWithResolvers<void>;
   /** Of the monotonic clock. */
   growAgainMs: number;
   /** It was told to end: nothing is loaded to reach its minimum. */
@@ -44,6 +46,12 @@ const TICK_MS = 1_000;
 const NEVER_MEASURED = { peakMemoryBytes: null, peakOnDevice: null };
 /** What may be loaded besides, or has to stay, is tried again after so long where it could not be. */
 const GROW_AGAIN_MS = 10_000;
+
+/** How long who asks for a version waits until its samples are answered here. */
+const SAMPLES_WAIT_MS = 30_000;
+
+const UNANSWERED = "It is not known yet whether the version answers its publisher's samples on this server.";
+const UNANSWERED_RETRY_MS = 2_000;
 
 const FREE: ReplicaBounds = { min: 0, max: null };
 const NO_STATS: RunnerStats = { queued: 0, running: 0, idleSinceMs: null, busyMs: 0, queueMs: 0, runMs: 0, memoryBytes: 0, peakBytes: 0 };
@@ -98,6 +106,8 @@ export class Fleet implements FleetPort {
     // Not killed: what one process cannot reach another may still use, and one that hangs is found by its silence.
     for (const replica of deployed.replicas) if (dead.includes(replica.runner.path)) void this.#retire(replica);
     if (this.#usable(deployed).length === 0) {
+      deployed.version = version;
+      this.#tell(deployed);
       deployed.ended = false;
       deployed.loading ??= this.#load(deployed);
       await deployed.loading;
@@ -146,10 +156,11 @@ export class Fleet implements FleetPort {
     await this.#leaveDevices(this.#deployed.get(versionId));
   }
 
-  async passOver(versionId: string, devices: readonly string[]): Promise<void> {
+  async setDevices(versionId: string, devices: VersionDevices): Promise<void> {
     const deployed = this.#deployed.get(versionId);
     if (deployed === undefined) return;
-    deployed.version = { ...deployed.version, passedOver: devices };
+    deployed.version = { ...deployed.version, ...devices };
+    this.#tell(deployed);
     await this.#leaveDevices(deployed);
   }
 
@@ -185,6 +196,7 @@ export class Fleet implements FleetPort {
     this.#failing.forget(versionId);
     if (deployed === undefined) return;
     deployed.ended = true;
+    this.#tell(deployed);
     await deployed.loading?.catch(() => {});
     await Promise.all([...deployed.replicas].map((replica) => this.#retire(replica)));
     this.#forgetIfEmpty(deployed);
@@ -219,7 +231,8 @@ export class Fleet implements FleetPort {
   }
 
   #add(version: LoadableVersion): Deployed {
-    const deployed: Deployed = { version, replicas: new Set(), loading: null, scaler: new Scaler(), growAgainMs: 0, ended: false };
+    const unloaded = { replicas: new Set<Replica>(), loading: null, growAgainMs: 0, ended: false };
+    const deployed: Deployed = { version, ...unloaded, scaler: new Scaler(), told: Promise.withResolvers() };
     this.#deployed.set(version.id, deployed);
     return deployed;
   }
@@ -259,7 +272,7 @@ export class Fleet implements FleetPort {
   async #replicaOf(deployed: Deployed, place: symbol): Promise<Replica> {
     // As it is when room is looked for: the last replica may end while a further one is loaded.
     const mayEvict = () => this.#usable(deployed).length < Math.max(1, this.#boundsOf(deployed).min);
-    const replica = await this.#place(place, deployed.version, await this.#chainOf(deployed.version), mayEvict);
+    const replica = await this.#place(place, deployed.version, await this.#answering(deployed), mayEvict);
     if ((await this.#chainOf(deployed.version)).includes(replica.footprint.device)) return replica;
     // Its device was seen not to run the version meanwhile.
     replica.runner.kill();
@@ -267,11 +280,33 @@ export class Fleet implements FleetPort {
     return this.#replicaOf(deployed, place);
   }
 
-  /** The devices that may run a version; the last of all where each was seen not to. */
-  async #chainOf({ id, passedOver }: LoadableVersion): Promise<readonly string[]> {
+  #tell(deployed: Deployed): void {
+    deployed.told.resolve();
+    deployed.told = Promise.withResolvers();
+  }
+
+  /** As `#chainOf`, once there is one. OVERLOADED where no device answers the version's samples in time, that is known. */
+  async #answering(deployed: Deployed): Promise<readonly string[]> {
+    const giveUpMs = performance.now() + SAMPLES_WAIT_MS;
+    for (;;) {
+      const chain = await this.#chainOf(deployed.version);
+      const leftMs = giveUpMs - performance.now();
+      if (chain.length > 0) return chain;
+      if (leftMs <= 0 || deployed.ended) throw new MercatoError('OVERLOADED', UNANSWERED, { retryAfterMs: UNANSWERED_RETRY_MS });
+      await Promise.race([deployed.told.promise, sleep(leftMs, undefined, { ref: false })]);
+    }
+  }
+
+  /**
+   * The devices that may run a version; where each of those that answer its samples was seen to fail, the last of them, and of one without samples the last of all. None
+   * where it is not known of any whether it answers them.
+   */
+  async #chainOf({ id, passedOver, verifiedOn }: LoadableVersion): Promise<readonly string[]> {
     const devices = await this.#options.devices;
-    const left = devices.filter((device) => !passedOver.includes(device) && !this.#failing.has(id, device));
-    return left.length > 0 ? left : devices.slice(-1);
+    const allowed = devices.filter((device) => !passedOver.includes(device) && (verifiedOn === null || verifiedOn.includes(device)));
+    const left = allowed.filter((device) => !this.#failing.has(id, device));
+    if (left.length > 0) return left;
+    return allowed.length > 0 || verifiedOn !== null ? allowed.slice(-1) : devices.slice(-1);
   }
 
   /** Loads a version on the first of `devices` that has room and takes it. `place` has that room then, until it is released. */

@@ -1,20 +1,22 @@
 import type { Log } from '../base/log.ts';
 import { type RunRequest, type RunResult, runRequest } from './calls.ts';
+import type { Gate } from './check-runner.ts';
 import { bytesOfDevices, CUDA_ENVIRONMENT, type DeviceEnvironment, usableDevices, wantsGpu } from './devices.ts';
 import { Fleet, type FleetOptions } from './fleet.ts';
-import type { FleetPort, InferenceStatus } from './fleet-port.ts';
+import type { FleetPort, InferenceStatus, VersionDevices } from './fleet-port.ts';
 import { Hosts, type RunnableVersion } from './hosts.ts';
-import { type Gate, type Grounds, groundsOf, type Inspection, inspectModel, type OnRead, type Verified, verifySamples } from './inspect.ts';
+import { type Inspection, inspectModel, type OnRead } from './inspect.ts';
 import { createRunFolder } from './run-folder.ts';
 import type { ReplicaBounds } from './scaling.ts';
 import { Supervisor } from './supervisor.ts';
 import { Trials } from './trials.ts';
+import { type Grounds, groundsOf, type Verified, verifySamples } from './verify.ts';
 
 export type { DeviceMemory } from './budget.ts';
 export { ModelKilled, type RunRequest, type RunResult } from './calls.ts';
 export { confined, confinement } from './confinement.ts';
 export { connectFleet, serveFleet } from './fleet-ipc.ts';
-export type { Deployment, FleetPort, InferenceStatus } from './fleet-port.ts';
+export type { Deployment, FleetPort, InferenceStatus, VersionDevices } from './fleet-port.ts';
 export type { RunnableVersion } from './hosts.ts';
 export type { Inspection } from './inspect.ts';
 export { type Contents, contentsNow, type RunEstimate } from './onnx/onnx.ts';
@@ -32,15 +34,16 @@ export {
   type Tensor,
 } from './tensor.ts';
 export { checkAgainst, type GivenTensor, parseInputs, toBase64, toJson, wantedOf } from './tensor-input.ts';
+export { RUNTIME, type Verified } from './verify.ts';
 
 export type Inference = AsyncDisposable & {
   /**
    * Checks a model file, loads it in a runner that serves nothing else, reads its signature, and tries whether joined rows equal separate
-   * runs, whether it answers its publisher's samples, and measures it in runs of up to `maxBatchRows` rows, within some seconds, or, of a slow model, 240. No run takes longer than `runLimitMs`, the load at most a minute.
+   * runs, whether it answers its publisher's samples, and measures it in runs of up to `maxBatchRows` rows, within some seconds, or, of a slow model, 180. No run takes longer than `runLimitMs`, the load at most a minute.
    * MODEL_REJECTED, with `data.place` where the fault has one.
    */
   inspect(model: Uint8Array, gate: Gate, onRead?: OnRead): Promise<Inspection>;
-  /** Runs the samples of a version again, on what runs versions now. MODEL_REJECTED where it answers otherwise; RunnerLost and others where that cannot be told. */
+  /** Runs the samples of a version again, on each kind of device that runs versions now. MODEL_REJECTED where it answers otherwise on all; RunnerLost and others where that cannot be told. */
   verify(model: Uint8Array, gate: Gate): Promise<Verified>;
   /** What versions run on now. */
   grounds(): Promise<Grounds>;
@@ -51,8 +54,8 @@ export type Inference = AsyncDisposable & {
   run(request: RunRequest): Promise<RunResult>;
   /** Loads a version before anybody calls it; one that is loaded stays so. OVERLOADED, MODEL_FAILED. */
   load(version: RunnableVersion): Promise<void>;
-  /** As `FleetPort.passOver`. */
-  passOver(versionId: string, devices: readonly string[]): Promise<void>;
+  /** As `FleetPort.setDevices`. */
+  setDevices(versionId: string, devices: VersionDevices): Promise<void>;
   /** Ends the version's processes once they have answered what they were asked; a later call loads it again. */
   unload(versionId: string): Promise<void>;
   /** As `FleetPort.scale`. */
@@ -111,7 +114,7 @@ export function createInference(fleet: FleetPort): Inference {
     async load(version) {
       await hosts.enter(version);
     },
-    passOver: (versionId, devices) => fleet.passOver(versionId, devices),
+    setDevices: (versionId, devices) => fleet.setDevices(versionId, devices),
     unload: (versionId) => fleet.unload(versionId),
     scale: (versionId, bounds) => fleet.scale(versionId, bounds),
     status: () => fleet.status(),

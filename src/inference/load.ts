@@ -41,9 +41,15 @@ export async function loadVersion(runner: Runner, version: LoadableVersion, devi
 
 /** How a version is loaded on a device. */
 export function loadOptionsOf(version: LoadableVersion, device: string): LoadOptions {
-  const { threads, joinable, shared, maxBatchRows, runLimitMs, fixedRows } = version;
+  const { threads, joinable, shared, maxBatchRows, fixedRows } = version;
   const rows = fixedRows !== null && kindOf(fixedRows.device) === kindOf(device) ? fixedRows.rows : null;
+  const runLimitMs = runLimitOn(device, version);
   return { device, threads, joinable, shared, maxBatchRows: Math.min(maxBatchRows, rows ?? maxBatchRows), runLimitMs, fixedRows: rows };
+}
+
+/** What a run of a version may take on a device. */
+export function runLimitOn(device: string, { runLimitMs, measuredLimit }: Pick<LoadableVersion, 'runLimitMs' | 'measuredLimit'>): number {
+  return measuredLimit !== null && kindOf(measuredLimit.device) === kindOf(device) ? measuredLimit.runLimitMs : runLimitMs;
 }
 
 /** What a process may take that was seen to need `peakBytes`. */

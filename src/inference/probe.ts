@@ -1,15 +1,21 @@
 import { MercatoError } from '../base/errors.ts';
-import { RunnerLost } from './connection.ts';
+import { RunnerLost, RunnerOverran } from './connection.ts';
 import { type InputRange, randomInputs } from './random-inputs.ts';
 import { joinRows, type Signature, splitRows, type Tensor } from './tensor.ts';
 
-/** `range`: of random inputs that the model accepts; null: none was found. */
-export type ProbeFinding = { joinable: boolean; batchFinding: string; range: InputRange | null };
+/** `range`: of random inputs that the model accepts; null: none was found. `lost`: the runner ended; `untried`: ranges that were left then. */
+export type ProbeFinding = {
+  joinable: boolean;
+  batchFinding: string;
+  range: InputRange | null;
+  lost: boolean;
+  untried: readonly InputRange[];
+};
 /** Runs the model on inputs of so many rows. MODEL_FAILED where it refuses them; RunnerLost where it is gone. */
 export type ProbeRun = (inputs: readonly Tensor[], rows: number) => Promise<Tensor[]>;
 
 /** Tried in turn until a model accepts its inputs: wide values tell more, narrow ones are valid as indices and tokens. */
-const RANGES: readonly InputRange[] = [
+export const RANGES: readonly InputRange[] = [
   { size: 4, wholeMax: 100 },
   { size: 8, wholeMax: 1 },
   { size: 2, wholeMax: 1 },
@@ -23,31 +29,43 @@ const ARRANGEMENTS: readonly (readonly number[])[] = [
   [1, 1, 0, 2, 0, 2, 1],
 ];
 
-const no = (batchFinding: string, range: InputRange | null = null): ProbeFinding => ({ joinable: false, batchFinding, range });
+const found = (joinable: boolean, batchFinding: string, range: InputRange | null): ProbeFinding => ({
+  joinable,
+  batchFinding,
+  range,
+  lost: false,
+  untried: [],
+});
+const no = (batchFinding: string, range: InputRange | null = null) => found(false, batchFinding, range);
 
 /**
  * Runs a model on random rows, one by one and joined, to see whether each row keeps its result in any company. It finds models that mix rows
  * by nature (a mean over the batch, a scale of the whole tensor), not one that hides it. Never rejects for what the model does in a run.
  */
-export async function probe(signature: Signature, run: ProbeRun): Promise<ProbeFinding> {
+export async function probe(signature: Signature, run: ProbeRun, ranges = RANGES): Promise<ProbeFinding> {
   const mayJoin = signature.batchDimension !== null && signature.inputs.length > 0;
   let finding = no('No input was tried.');
-  for (const range of RANGES) {
+  for (const [i, range] of ranges.entries()) {
+    let ranAlone = false;
     try {
       const singles = await runSingles(signature, run, range, mayJoin ? SINGLE_ROWS : 1);
+      ranAlone = singles !== null;
       if (singles === null) return no('The inputs are too large to try whether rows may be joined.');
       if (!mayJoin) return no('Inputs and outputs do not all lead with the same symbolic dimension.', range);
       return await compareJoined(signature, run, singles, range);
     } catch (error) {
-      finding = no(failure(error));
-      if (error instanceof RunnerLost) return finding;
+      finding = no(failure(error), hasEnded(error) && ranAlone ? range : null);
+      if (hasEnded(error)) return { ...finding, lost: true, untried: ranges.slice(i + 1) };
     }
   }
   return mayJoin ? finding : no('Inputs and outputs do not all lead with the same symbolic dimension.');
 }
 
+/** Whether a run ended its runner. */
+const hasEnded = (error: unknown) => error instanceof RunnerLost || error instanceof RunnerOverran;
+
 function failure(error: unknown): string {
-  if (error instanceof RunnerLost) return 'The model crashed or exceeded its run limit on random inputs.';
+  if (hasEnded(error)) return 'The model crashed or exceeded its run limit on random inputs.';
   if (error instanceof MercatoError) return `The model did not run on random inputs: ${error.message}`;
   throw error;
 }
@@ -79,7 +97,7 @@ async function compareJoined(signature: Signature, run: ProbeRun, singles: reado
       .find(Boolean);
     if (difference !== undefined && difference !== null) return no(difference, range);
   }
-  return { joinable: true, batchFinding: 'Joined rows gave the same outputs as separate runs.', range };
+  return found(true, 'Joined rows gave the same outputs as separate runs.', range);
 }
 
 /** What speaks against `joined` being these rows, or null. */

@@ -2,24 +2,29 @@ import { availableParallelism } from 'node:os';
 import type { CallResult } from './connection.ts';
 import { RunnerLost } from './connection.ts';
 import type { DeviceChain, Fallback } from './devices.ts';
-import type { RunnerStats } from './frames.ts';
+import type { Contents } from './onnx/onnx.ts';
 import { type InputRange, randomInputs } from './random-inputs.ts';
 import type { Signature, Tensor } from './tensor.ts';
 
 /** One size of a run: the median of its run times, without queue and transport. */
 export type Latency = { rows: number; p50Ms: number; rowsPerSecond: number };
 
+/** A device on which a version answered its samples, by the runtime of then. */
+export type Answered = { device: string; runtime: string };
+
 /**
  * What the gate measured of a version, on this machine and alone. `partlyOnCpu`: its device has no kernel for some of its operators. `devices`: the chain that there
- * was, of which `fallbacks` did not run it. `loadMs`: until its first run could begin. `peakMemoryBytes`: the
+ * was, of which `fallbacks` did not run it, or not as its samples say. `verifiedOn`: which answered them; empty without samples. `loadMs`: until its first run could begin. `peakMemoryBytes`: the
  * most that its process held for itself, with all that was run, `peakOnDevice` of a device, null where nobody tells. `fixedRows`: on that device every run that
- * calls may share has so many rows, since another number costs it more; null: as many as calls bring. `latencies`: by rows, rising; empty where no random input suits the model. `threads`: what runs it best.
+ * calls may share has so many rows, since another number costs it more; null: as many as calls bring. `latencies`: by rows, rising; empty where no random input suits the model. `threads`: what runs it best. `runLimitMs`:
+ * what a run on a device of this kind may take.
  */
 export type Profile = {
   device: string;
   partlyOnCpu: boolean;
   devices: DeviceChain;
   fallbacks: Fallback[];
+  verifiedOn: Answered[];
   runtime: string;
   loadMs: number;
   peakMemoryBytes: number;
@@ -27,6 +32,7 @@ export type Profile = {
   fixedRows: { device: string; rows: number } | null;
   threads: number;
   latencies: Latency[];
+  runLimitMs: number;
 };
 
 type Measured = { latencies: Latency[]; failedRows: number | null; untriedRows: number | null };
@@ -34,7 +40,8 @@ type Measured = { latencies: Latency[]; failedRows: number | null; untriedRows: 
 /** A loaded runner of the version, as it is measured. */
 export type Bench = {
   run(inputs: readonly Tensor[], rows: number): Promise<CallResult>;
-  stats(): Promise<RunnerStats>;
+  /** The most that its process was seen to hold for itself; 0: it never told. What is asked after its end answers what it told before. */
+  peakBytes(): Promise<number>;
   deviceBytes(): Promise<number | null>;
 };
 
@@ -43,6 +50,22 @@ const BOX_MS = 4_000;
 const RUNS = { min: 3, max: 15, enoughMs: 60 };
 /** `share`: of the most rows per second that is near enough. */
 const FIX = { turns: 3, noiseMs: 1, share: 0.8 };
+const RUN_LIMIT = { leastMs: 2_000, factor: 100 };
+/** Their time is in the values of inputs. */
+const REPEATING: ReadonlySet<string> = new Set([
+  'Loop',
+  'Scan',
+  'If',
+  'SequenceMap',
+  'Range',
+  'Expand',
+  'Tile',
+  'ConstantOfShape',
+  'Pad',
+  'OneHot',
+  'Resize',
+  'Upsample',
+]);
 /** More threads are worth their cores where runs are long and get this much faster. */
 const THREADS = { max: 4, runMs: 5, gain: 1.5 };
 
@@ -69,6 +92,8 @@ export async function measure(signature: Signature, range: InputRange | null, ma
       failedRows = rows;
       latencies.push(await latencyOf(bench, inputs, rows, endMs));
       failedRows = null;
+      // The next size may end its process.
+      await bench.peakBytes();
     }
   } catch (error) {
     ignoreRefusal(error);
@@ -117,6 +142,25 @@ export function asFixed(latencies: readonly Latency[], fixedRows: number): Laten
   const upTo = latencies.filter(({ rows }) => rows <= fixedRows);
   return upTo.map(({ rows }) => ({ rows, p50Ms, rowsPerSecond: p50Ms > 0 ? (rows / p50Ms) * 1_000 : 0 }));
 }
+
+/**
+ * The run limit that was asked for, or less where every size of a run was measured, and nothing in the graph repeats as its inputs say: a run takes no 100 times what it took, and 2 s are not
+ * reached by a process that others keep from the processor.
+ */
+export function runLimitOf(
+  { signature, maxBatchRows, latencies }: { signature: Signature; maxBatchRows: number; latencies: readonly Latency[] },
+  { operators }: Pick<Contents, 'operators'>,
+  askedMs: number,
+): number {
+  const largest = latencies.at(-1);
+  const isWhole = signature.batchDimension === null ? hasFixedSizes(signature) : hasEqualRows(signature) && largest?.rows === maxBatchRows;
+  const repeats = operators.some(({ name }) => REPEATING.has(name));
+  if (largest === undefined || !isWhole || repeats) return askedMs;
+  return Math.min(askedMs, Math.max(RUN_LIMIT.leastMs, Math.ceil(RUN_LIMIT.factor * largest.p50Ms)));
+}
+
+const hasFixedSizes = ({ inputs }: Signature) =>
+  inputs.every(({ datatype, shape }) => datatype !== 'BYTES' && shape.every((size) => size >= 0));
 
 /** Whether another number of threads is worth trying: the runs are long, and the machine has cores. */
 export function threadsToTry(latencies: readonly Latency[]): number | null {

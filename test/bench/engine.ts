@@ -51,6 +51,8 @@ export async function openEngine(changes: Partial<FleetConfig>): Promise<Engine>
     runLimitMs: 10_000,
     threads: 1,
     passedOver: [],
+    verifiedOn: null,
+    measuredLimit: null,
     fixedRows: null,
     peakMemoryBytes: null,
     peakOnDevice: null,

@@ -21,7 +21,17 @@ const measured = { loadMs: 1, threads: 1, latencies: [{ rows: 1, p50Ms: 1, rowsP
 const inspection: Inspection = {
   signature: { inputs: [], outputs: [], batchDimension: 'N' },
   ...{ joinable: true, batchFinding: '', maxBatchRows: 64 },
-  profile: { device: 'cuda:0', partlyOnCpu: true, fallbacks: [], peakOnDevice: null, fixedRows: null, ...grounds, ...measured },
+  profile: {
+    device: 'cuda:0',
+    partlyOnCpu: true,
+    fallbacks: [],
+    peakOnDevice: null,
+    fixedRows: null,
+    runLimitMs: 10_000,
+    verifiedOn: [],
+    ...grounds,
+    ...measured,
+  },
 };
 
 function checksOf(inference: Partial<Inference>) {
@@ -75,11 +85,12 @@ test('what was measured keeps its device where samples are answered on another, 
   const data = await draft();
   const now = { devices: ['cpu'], runtime: 'onnxruntime-node 2' } as const;
   const fallbacks = [{ device: 'cuda:0', fault: 'seen on another host' }];
+  const elsewhere = { device: 'cpu', runtime: grounds.runtime };
   const { checks, jobs } = checksOf({
-    inspect: async () => ({ ...inspection, profile: { ...inspection.profile, fallbacks } }),
-    verify: async () => ({ device: 'cpu', partlyOnCpu: false, fallbacks: [], ...now }),
+    inspect: async () => ({ ...inspection, profile: { ...inspection.profile, fallbacks, verifiedOn: [elsewhere] } }),
+    verify: async () => ({ verifiedOn: [{ device: 'cpu', runtime: now.runtime }], fallbacks: [], ...now }),
     grounds: async () => now,
-    passOver: async () => {},
+    setDevices: async () => {},
   });
   const asked = async () => {
     jobs.enqueue.mockClear();
@@ -90,7 +101,7 @@ test('what was measured keeps its device where samples are answered on another, 
   const { profile } = await reread(data);
   expect(await asked()).toBe(1);
   await checks.check(data);
-  const verifiedOn = { device: 'cpu', partlyOnCpu: false, ...now };
+  const verifiedOn = [elsewhere, { device: 'cpu', runtime: now.runtime }];
   expect((await reread(data)).profile).toEqual({ ...(profile as object), verifiedOn });
   expect(profile).toMatchObject({ ...grounds, ...measured, device: 'cuda:0', partlyOnCpu: true, fallbacks });
   expect(await asked()).toBe(0);

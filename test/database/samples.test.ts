@@ -114,9 +114,9 @@ test('another device or runtime must answer them too: a version is suspended unt
   const right = await make([{ inputs: [x], outputs: [y(1.5, 2.5)] }]);
   const { tenantId } = right;
   const row = await reread(right);
-  const { device, partlyOnCpu, devices, runtime } = row.profile as Prisma.JsonObject;
-  const verifiedOn = { device, partlyOnCpu, devices, runtime };
-  const profile = { ...(row.profile as object), runtime: 'an older one' };
+  const { verifiedOn } = row.profile as { verifiedOn: { device: string }[] };
+  const older = verifiedOn.map(({ device }) => ({ device, runtime: 'an older one' }));
+  const profile = { ...(row.profile as object), verifiedOn: older };
   await asTenant(rig.db, tenantId, (tx) => tx.modelVersion.updateMany({ where: { id: right.id, tenantId }, data: { profile } }));
   await asSystem(rig.db, (tx) => suspendUntilVerified(tx, right, 'as after an earlier start'));
   // READY by an older runtime, as it were, which answered otherwise.
@@ -138,7 +138,9 @@ test('another device or runtime must answer them too: a version is suspended unt
   expect((await call()).suspended).toEqual([]);
 
   await rig.catalog.start();
-  await expect.poll(async () => (await reread(right)).profile, { timeout: 20_000 }).toEqual({ ...profile, verifiedOn });
+  await expect
+    .poll(async () => (await reread(right)).profile, { timeout: 20_000 })
+    .toEqual({ ...profile, verifiedOn: [...older, ...verifiedOn] });
   expect(await openSuspensions(right)).toEqual([]);
   await expect.poll(() => openSuspensions(wrong), { timeout: 20_000 }).toHaveLength(1);
   expect(await openSuspensions(wrong)).toMatchObject([

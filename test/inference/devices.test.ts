@@ -330,8 +330,37 @@ describe('the chain of devices', () => {
     await fleet.scale(version.id, { min: 1, max: null });
     await fleet.claim(version, []);
     expect(await devicesOf(fleet)).toEqual(['webgpu']);
-    await fleet.passOver(version.id, ['webgpu']);
+    await fleet.setDevices(version.id, { passedOver: ['webgpu'], verifiedOn: null });
     await vi.waitFor(async () => expect(await devicesOf(fleet)).toEqual(['cpu']), { timeout: 60_000 });
+  });
+
+  test.skipIf(!hasVulkan)(
+    `asks each of them a version's samples, and runs it only where they are answered${unlessVulkan}`,
+    LIMIT,
+    async () => {
+      const inference = await testInference({ devices: 'cpu,webgpu', deviceEnvironment: vulkan });
+      const x = { name: 'x', datatype: 'FP32', data: [[[1, 2]]] } as const;
+      const y = { name: 'y', datatype: 'FP32', data: [[[2]]] } as const;
+      const samples = [{ inputs: [x], outputs: [y], tolerance: 0 }];
+      const gate = { runLimitMs: 20_000, maxBatchRows: 4, samples };
+      const both = await inference.inspect(poolModel(false), gate);
+      const answered = (device: string) => ({ device, runtime: both.profile.runtime });
+      expect(both.profile).toMatchObject({ device: 'cpu', fallbacks: [], verifiedOn: [answered('cpu'), answered('webgpu')] });
+      const one = await inference.inspect(poolModel(), gate);
+      expect(one.profile).toMatchObject({ device: 'cpu', fallbacks: [{ device: 'webgpu' }], verifiedOn: [answered('cpu')] });
+      const verified = { devices: ['cpu', 'webgpu'], fallbacks: [{ device: 'webgpu' }], verifiedOn: [answered('cpu')] };
+      expect(await inference.verify(poolModel(), gate)).toMatchObject(verified);
+      expect((await inference.inspect(poolModel(), { ...gate, samples: [] })).profile).toMatchObject({ fallbacks: [], verifiedOn: [] });
+    },
+  );
+
+  test.skipIf(!hasVulkan)(`stays on the one that answers a version's samples where runs fail there${unlessVulkan}`, LIMIT, async () => {
+    const fleet = await testFleet({ devices: 'webgpu,cpu', deviceEnvironment: vulkan });
+    const version = loadable(versionOf(network(), { verifiedOn: ['webgpu'] }));
+    await fleet.claim(version, []);
+    await fleet.fallBack(version.id, 'webgpu', null);
+    expect(await fleet.lend(version, 'webgpu')).toBeNull();
+    expect(await devicesOf(fleet)).toEqual(['webgpu']);
   });
 
   const unlessCuda = unless(hasCuda, 'CUDA device');

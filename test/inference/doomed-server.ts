@@ -28,6 +28,8 @@ const version: RunnableVersion = {
   runLimitMs: 10_000,
   threads: 1,
   passedOver: [],
+  verifiedOn: null,
+  measuredLimit: null,
   fixedRows: null,
   peakMemoryBytes: null,
   peakOnDevice: null,

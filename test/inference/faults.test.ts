@@ -24,7 +24,7 @@ async function busyRunner(inference: Inference): Promise<number> {
 describe('a runner', () => {
   test('is killed by the run limit of its version, and only the calls in that run pay for it', async () => {
     const inference = await testInference();
-    const version = versionOf(loopModel(), { runLimitMs: 1_000 });
+    const version = versionOf(loopModel(), { runLimitMs: 60_000, measuredLimit: { device: 'cpu', runLimitMs: 1_000 } });
     const endless = inference.run(request(version, [longs([ENDLESS])])).catch((error: unknown) => error);
     const pid = await busyRunner(inference);
     const waiting = [1, 2, 3].map((value) => inference.run(request(version, [longs([value])])));

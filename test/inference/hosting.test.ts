@@ -38,6 +38,22 @@ describe('hosting', () => {
     expect(await patient).toMatchObject({ rows: 1 });
   });
 
+  test('waits for the samples of a version to be answered here, and runs it where they are', async () => {
+    const inference = await testInference();
+    const version = versionOf(identityModel(), { verifiedOn: [] });
+    const early = inference.run(request(version, [row]));
+    await vi.waitFor(async () => expect((await inference.status()).deployments).toMatchObject([{ state: 'LOADING', replicas: [] }]), WAIT);
+    await inference.setDevices(version.id, { passedOver: [], verifiedOn: ['webgpu'] });
+    await inference.setDevices(version.id, { passedOver: [], verifiedOn: ['webgpu', 'cpu'] });
+    expect(await early).toMatchObject({ device: 'cpu' });
+    await inference.unload(version.id);
+    const late = inference.run(request(version, [row])).catch((error: unknown) => error);
+    await vi.waitFor(async () => expect((await inference.status()).deployments).toMatchObject([{ state: 'LOADING', replicas: [] }]), WAIT);
+    await inference.unload(version.id);
+    expect(await late).toMatchObject({ code: 'OVERLOADED', data: { retryAfterMs: 2_000 } });
+    expect(await inference.run(request({ ...version, verifiedOn: ['cpu'] }, [row]))).toMatchObject({ device: 'cpu' });
+  });
+
   test('tries again after a load that failed, and says why it failed', async () => {
     const inference = await testInference();
     const readModel = vi.fn(async () => identityModel()).mockResolvedValueOnce(new Uint8Array([1, 2, 3]));

@@ -79,15 +79,30 @@ describe('an inspection', () => {
     const inference = await testInference();
     const { profile: fixed } = await inference.inspect(identityModel('FP32', [2, 2]), GATE);
     expect(fixed.latencies.map(({ rows }) => rows)).toEqual([1]);
-    const never = await inference.inspect(loopModel(2 ** 52), { ...GATE, runLimitMs: 200 });
+    const never = await inference.inspect(tableModel(4), GATE);
     expect(never.profile.latencies).toEqual([]);
   });
 
-  test('is not held up by a model that never ends', async () => {
+  test('rejects a model that ends its runner on every random input, and is not held up by it', async () => {
     const inference = await testInference();
-    const never = { joinable: false, batchFinding: 'The model crashed or exceeded its run limit on random inputs.' };
-    expect(await inference.inspect(loopModel(2 ** 52), { ...GATE, runLimitMs: 200 })).toMatchObject(never);
+    await expect(inference.inspect(loopModel(2 ** 52), { ...GATE, runLimitMs: 200 })).rejects.toMatchObject({
+      code: 'MODEL_REJECTED',
+      message: expect.stringContaining('Give samples'),
+    });
     expect((await inference.status()).deployments).toEqual([]);
+  });
+
+  test('tries narrower inputs, and single rows, in other runners where the first ended', async () => {
+    const inference = await testInference();
+    const narrow = await inference.inspect(loopModel(undefined, 2 ** 50, 1), { ...GATE, runLimitMs: 500 });
+    expect(narrow).toMatchObject({
+      joinable: true,
+      profile: { latencies: expect.arrayContaining([expect.objectContaining({ rows: 8 })]) },
+    });
+    const single = await inference.inspect(loopModel(undefined, 2 ** 50, 1, 'Size'), { ...GATE, runLimitMs: 500 });
+    expect(single).toMatchObject({ joinable: false, maxBatchRows: 1, batchFinding: expect.stringContaining('batch limit is 1') });
+    expect(single.profile.latencies).toMatchObject([{ rows: 1 }]);
+    for (const { profile } of [narrow, single]) expect(profile.peakMemoryBytes).toBeGreaterThan(2 ** 24);
   });
 
   test('of samples rejects a late run, and a verification of them tells it as what it is: it may be the host that is slow', async () => {
@@ -103,9 +118,9 @@ describe('an inspection', () => {
 
   test('holds samples against a model whose random inputs never end', async () => {
     const inference = await testInference();
-    const x = { name: 'x', datatype: 'INT64', data: ['0'] } as const;
+    const x = { name: 'x', datatype: 'INT64', data: ['-1'] } as const;
     const gate = { runLimitMs: 300, maxBatchRows: 1, samples: [{ inputs: [x], outputs: [{ ...x, name: 'y' }], tolerance: 0 }] };
-    expect(await inference.inspect(loopModel(undefined, 2 ** 50), gate)).toMatchObject({ joinable: false });
+    expect(await inference.inspect(loopModel(undefined, 2 ** 50, -1), gate)).toMatchObject({ joinable: false });
   });
 
   test('reads a large file apart, tells its fault as of a small one, and rejects what takes too long to read', async () => {

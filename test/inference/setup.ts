@@ -67,6 +67,8 @@ export function versionOf(model: Uint8Array, changes: Partial<RunnableVersion> =
     runLimitMs: 30_000,
     threads: 1,
     passedOver: [],
+    verifiedOn: null,
+    measuredLimit: null,
     fixedRows: null,
     peakMemoryBytes: null,
     peakOnDevice: null,

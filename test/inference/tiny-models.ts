@@ -23,9 +23,9 @@ export function identityModel(datatype: Datatype = 'FP32', dimensions: Dimension
 }
 
 /**
- * `y = x` after as many turns of an empty loop as the largest element of `x` says, `each` times, or always `turns`; a turn takes about a microsecond.
+ * `y = x` after as many turns of an empty loop as the largest element of `x`, or their number, says beyond `free`, `each` times, or always `turns`; a turn takes about a microsecond.
  */
-export function loopModel(turns?: number, each = 1): Uint8Array {
+export function loopModel(turns?: number, each = 1, free = 0, by: 'ReduceMax' | 'Size' = 'ReduceMax'): Uint8Array {
   const body = graph({
     name: 'turn',
     nodes: [node('Identity', ['on'], ['still']), node('Identity', ['carried'], ['carry'])],
@@ -39,21 +39,27 @@ export function loopModel(turns?: number, each = 1): Uint8Array {
       ['carry', 'INT64', ['N']],
     ]),
   });
-  const most = node('ReduceMax', ['x'], ['most'], { keepdims: 0 });
-  const many = node('Mul', ['most', 'each'], ['many']);
+  const most = node(by, ['x'], ['most'], by === 'Size' ? {} : { keepdims: 0 });
+  const beyond = node('Sub', ['most', 'free'], ['beyond']);
+  const some = node('Max', ['beyond', 'none'], ['some']);
+  const many = node('Mul', ['some', 'each'], ['many']);
   const loop = node('Loop', [turns === undefined ? 'many' : 'fixed', 'on', 'x'], ['y'], { body });
   const fixed = tensor('fixed', 'INT64', [], BigInt64Array.of(BigInt(turns ?? 0)));
-  return tinyModel([['x', 'INT64', ['N']]], [['y', 'INT64', ['N']]], turns === undefined ? [most, many, loop] : [loop], [
+  return tinyModel([['x', 'INT64', ['N']]], [['y', 'INT64', ['N']]], turns === undefined ? [most, beyond, some, many, loop] : [loop], [
     tensor('on', 'BOOL', [], Uint8Array.of(1)),
     fixed,
     tensor('each', 'INT64', [], BigInt64Array.of(BigInt(each))),
+    tensor('free', 'INT64', [], BigInt64Array.of(BigInt(free))),
+    tensor('none', 'INT64', [], BigInt64Array.of(0n)),
   ]);
 }
 
-/** `y = table[x]`, a table of four: another index fails the whole run. */
-export function tableModel(): Uint8Array {
+/** `y = table[x + from]`, a table of four: another index fails the whole run. */
+export function tableModel(from = 0): Uint8Array {
   const table = tensor('table', 'FP32', [4], Float32Array.of(10, 11, 12, 13));
-  return tinyModel([['x', 'INT64', ['N']]], [['y', 'FP32', ['N']]], [node('Gather', ['table', 'x'], ['y'])], [table]);
+  const base = tensor('from', 'INT64', [], BigInt64Array.of(BigInt(from)));
+  const nodes = [node('Add', ['x', 'from'], ['at']), node('Gather', ['table', 'at'], ['y'])];
+  return tinyModel([['x', 'INT64', ['N']]], [['y', 'FP32', ['N']]], nodes, [table, base]);
 }
 
 /** `y` = as many zeros as `x` says. */
@@ -61,13 +67,15 @@ export function bombModel(): Uint8Array {
   return tinyModel([['x', 'INT64', [1]]], [['y', 'FP32', ['M']]], [node('ConstantOfShape', ['x'], ['y'])]);
 }
 
-/** `y` = the largest of each pair of `x`, of which `i` says where it was: WebGPU takes it and fails in its runs (onnxruntime-node 1.30.0). */
-export function poolModel(): Uint8Array {
+/** `y` = the largest of each pair of `x`. With `i`, which says where it was, WebGPU takes it and fails in its runs (onnxruntime-node 1.30.0). */
+export function poolModel(tellsWhere = true): Uint8Array {
   const outputs: Value[] = [
     ['y', 'FP32', ['N', 1, 1]],
     ['i', 'INT64', ['N', 1, 1]],
   ];
-  return tinyModel([['x', 'FP32', ['N', 1, 2]]], outputs, [node('MaxPool', ['x'], ['y', 'i'], { kernel_shape: [2] })]);
+  const count = tellsWhere ? 2 : 1;
+  const pool = node('MaxPool', ['x'], ['y', 'i'].slice(0, count), { kernel_shape: [2] });
+  return tinyModel([['x', 'FP32', ['N', 1, 2]]], outputs.slice(0, count), [pool]);
 }
 
 /** `y` = the part of each row in the sum over all rows: rows of a run touch. */

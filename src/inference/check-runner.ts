@@ -1,0 +1,93 @@
+import { MercatoError } from '../base/errors.ts';
+import { type CallResult, connectRunner, type RunnerConnection, RunnerLost } from './connection.ts';
+import type { FleetPort } from './fleet-port.ts';
+import { loadInto } from './load.ts';
+import type { Bench } from './profile.ts';
+import type { Sample } from './samples.ts';
+import type { LoadedModel } from './session-thread.ts';
+import type { Tensor } from './tensor.ts';
+
+/** `limitMs`: of the whole check, without the waits for a runner; 180 s. */
+export type Gate = { runLimitMs: number; maxBatchRows: number; samples?: readonly Sample[]; limitMs?: number };
+
+/** The whole of a check, but for the waits for a runner: less than its job may take, so that a slow model does not take the place of others. */
+const GATE_MS = 180_000;
+
+export type Loaded = Bench & LoadedModel & { loadMs: number };
+/** `time`: what is left of the check's, in all its runners. */
+export type CheckOptions = Omit<Gate, 'samples'> & { threads: number; time: { leftMs: number }; limitMs: number };
+
+export const boxed = ({ limitMs = GATE_MS, ...gate }: Gate): CheckOptions => ({ ...gate, threads: 1, time: { leftMs: limitMs }, limitMs });
+
+export class TooSlow extends MercatoError {
+  constructor({ limitMs }: CheckOptions) {
+    super('MODEL_REJECTED', `The checks of the model took longer than ${limitMs / 1000} s; it has to load and run faster.`);
+  }
+}
+
+/** Does something with a runner that serves nothing else, and ends it. */
+export async function inRunner<T>(
+  model: Uint8Array,
+  options: CheckOptions & { device: string },
+  fleet: FleetPort,
+  work: (loaded: Loaded) => Promise<T>,
+): Promise<T> {
+  const loan = await fleet.borrow(model.length, options.device);
+  const startedMs = performance.now();
+  let late = false;
+  const overtime = setTimeout(() => {
+    late = true;
+    void fleet.giveBack(loan.id);
+  }, options.time.leftMs);
+  try {
+    const connection = await connectRunner({ path: loan.path, device: options.device }, () => {});
+    const runner = { connection, kill: () => void fleet.giveBack(loan.id) };
+    const { device, threads, maxBatchRows, runLimitMs } = options;
+    const load = { device, threads, maxBatchRows, runLimitMs, joinable: false, shared: false, fixedRows: null };
+    const described = await loadInto(runner, load, model.slice());
+    const loadMs = performance.now() - startedMs;
+    const run = (inputs: readonly Tensor[], rows: number) => runAlone(connection, inputs, rows, options.runLimitMs);
+    let seenBytes = 0;
+    const peakBytes = async () => {
+      const stats = await connection.stats().catch(() => null);
+      seenBytes = Math.max(seenBytes, stats?.peakBytes ?? 0);
+      return seenBytes;
+    };
+    const done = await work({
+      ...described,
+      loadMs,
+      run,
+      peakBytes,
+      deviceBytes: () => fleet.deviceBytesOf(loan.id),
+    });
+    if (late) throw new TooSlow(options);
+    return done;
+  } catch (error) {
+    throw late ? new TooSlow(options) : error;
+  } finally {
+    clearTimeout(overtime);
+    options.time.leftMs -= performance.now() - startedMs;
+    await fleet.giveBack(loan.id);
+  }
+}
+
+/** The runner ends itself at the run limit; the deadline is only there for one that cannot. */
+function runAlone(connection: RunnerConnection, inputs: readonly Tensor[], rows: number, runLimitMs: number): Promise<CallResult> {
+  const request = { tenantKey: '', priority: 0, outputs: null, alone: true, rows, inputs };
+  return connection.call(request, { expiresMs: performance.now() + 2 * runLimitMs + 1_000, signal: undefined });
+}
+
+/** Whether another device might do it. */
+export function mayBeDevices(error: unknown): boolean {
+  return error instanceof RunnerLost || (error instanceof MercatoError && ['MODEL_FAILED', 'MODEL_REJECTED'].includes(error.code));
+}
+
+/** What is told of a model that failed a check. */
+export function rejected(error: unknown): unknown {
+  if (error instanceof RunnerLost)
+    return new MercatoError('MODEL_REJECTED', 'The model crashed, or took over a minute, while it was loaded.');
+  if (error instanceof MercatoError && error.code === 'MODEL_FAILED') {
+    return new MercatoError('MODEL_REJECTED', `The model cannot be loaded: ${error.message}`);
+  }
+  return error;
+}
