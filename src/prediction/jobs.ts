@@ -3,14 +3,16 @@ import { asSystem, type Database, type Tx } from '../base/database.ts';
 import type { Log } from '../base/log.ts';
 import type { JobData, Jobs, Queue } from '../catalog/catalog.ts';
 
-const MAINTENANCE_MS = 60_000;
+const MAINTENANCE_MS = 15_000;
+/** A job of which its process says nothing for so long is nobody's. */
+const HEARTBEAT_S = 30;
 /** At most one job of a key in each such stretch of time, the failed and the done included. */
 const ONCE_PER_SECONDS = 600;
 const STOP_LIMIT_MS = 5_000;
 
 /**
  * Background work by pg-boss on the same database, through the system role; its schema and queues come with the migrations. Dispose of it: it waits a
- * few seconds for the jobs at work. A job whose process died is given up after the queue's expiry, for the sweep to ask again.
+ * few seconds for the jobs at work. A job whose process died goes to another within a minute; one that was tried often enough is given up, for the sweep to ask again.
  */
 export async function createJobs(db: Database, log: Log): Promise<Jobs & AsyncDisposable> {
   const boss = new PgBoss({
@@ -34,7 +36,7 @@ export async function createJobs(db: Database, log: Log): Promise<Jobs & AsyncDi
 
   return {
     async enqueue(tx, queue, data, key) {
-      const options = { singletonKey: key, singletonSeconds: ONCE_PER_SECONDS };
+      const options = { singletonKey: key, singletonSeconds: ONCE_PER_SECONDS, heartbeatSeconds: HEARTBEAT_S };
       await boss.send(queue, data, { ...options, db: { executeSql: (sql, values) => execute(tx, sql, values) } });
     },
     wake(queue) {
@@ -63,13 +65,15 @@ async function execute(tx: Tx, sql: string, values: unknown[] = []): Promise<{ r
   return { rows: Array.isArray(rows) ? rows : [] };
 }
 
-/** Removes what is long done, and what a dead process held. */
+/** Removes what is long done, and lets others have, or removes, what a dead process held. */
 async function maintain(db: Database): Promise<void> {
-  await asSystem(
-    db,
-    (tx) => tx.$executeRaw`
+  await asSystem(db, async (tx) => {
+    await tx.$executeRaw`
+      update pgboss.job set state = 'retry', start_after = now(), heartbeat_on = null
+       where state = 'active' and retry_count < retry_limit and heartbeat_on + make_interval(secs => heartbeat_seconds) < now()`;
+    await tx.$executeRaw`
       delete from pgboss.job where keep_until < now() and state < 'active'
         or completed_on + make_interval(secs => deletion_seconds) < now()
-        or state = 'active' and started_on + make_interval(secs => expire_seconds) < now()`,
-  );
+        or state = 'active' and least(started_on + make_interval(secs => expire_seconds), heartbeat_on + make_interval(secs => heartbeat_seconds)) < now()`;
+  });
 }

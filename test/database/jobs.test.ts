@@ -42,6 +42,26 @@ test('a job belongs to the transaction that adds it, and one version gets one at
   expect(await states(db)).toEqual(['created']);
 });
 
+test('a job whose process says nothing any more is done by another, and given up where it was tried often', async () => {
+  await using db = await openTestDatabase();
+  const data = { tenantId: newId(), versionId: newId() };
+  const lost = { tenantId: newId(), versionId: newId() };
+  {
+    await using jobs = await createJobs(db, log);
+    for (const job of [data, lost]) await asSystem(db, (tx) => jobs.enqueue(tx, 'check-version', job, job.versionId));
+  }
+  await asSystem(db, async (tx) => {
+    await tx.$executeRaw`update pgboss.job set state = 'active', started_on = now(), heartbeat_on = now() - interval '1 minute'`;
+    await tx.$executeRaw`update pgboss.job set retry_count = retry_limit where data->>'versionId' = ${lost.versionId}`;
+  });
+  await using jobs = await createJobs(db, log);
+  expect(await states(db)).toEqual(['retry']);
+  const done: CheckVersion[] = [];
+  await jobs.work('check-version', async (job) => void done.push(job), 1);
+  await expect.poll(() => states(db), { timeout: 20_000 }).toEqual(['completed']);
+  expect(done).toEqual([data]);
+});
+
 test('a job whose process died is given up, so that it can be asked for again', async () => {
   await using db = await openTestDatabase();
   const data = { tenantId: newId(), versionId: newId() };
