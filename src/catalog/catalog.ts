@@ -28,6 +28,7 @@ export type { PlanInput } from './input.ts';
 export { parseAlias } from './input.ts';
 export type { CheckVersion, JobData, Jobs, Queue } from './jobs.ts';
 export { versionsByModel } from './models.ts';
+export { rejectedAs } from './rejections.ts';
 export { createDirectoryStore, type ModelStore } from './store.ts';
 export { suspensionsByVersion } from './suspensions.ts';
 export type { VersionInput } from './versions.ts';

@@ -7,10 +7,11 @@ import type { Inference, Profile, Sample, Verified } from '../inference/inferenc
 import { releaseFile } from './files.ts';
 import type { CheckVersion, Jobs } from './jobs.ts';
 import { found } from './models.ts';
+import { rejectionOf } from './rejections.ts';
 import { devicesOf } from './runnable.ts';
 import type { ModelStore } from './store.ts';
 import { resumeVerified, suspendUntilVerified } from './suspensions.ts';
-import { type ModelVersionView, measuresOf, type Rejection, type VersionMeasures, versionInclude, versionView } from './views.ts';
+import { type ModelVersionView, measuresOf, type VersionMeasures, versionInclude, versionView } from './views.ts';
 
 type Options = { db: Database; store: ModelStore; inference: Inference; invalidations: Invalidations; jobs: Jobs; log: Log };
 
@@ -67,8 +68,7 @@ export function createChecks({ db, store, inference, invalidations, jobs, log }:
       return { state: 'READY', signature: signature as unknown as Prisma.InputJsonObject, ...found, ...measured };
     } catch (error) {
       if (!(error instanceof MercatoError) || error.code !== 'MODEL_REJECTED') throw error;
-      const rejection: Rejection = { code: error.code, message: error.message, place: error.data.place ?? null };
-      return { state: 'REJECTED', rejection };
+      return { state: 'REJECTED', rejection: rejectionOf(error) };
     }
   }
 

@@ -1,5 +1,4 @@
 import type { Tx } from '../base/database.ts';
-import type { ErrorCode } from '../base/errors.ts';
 import type {
   ModelVersion,
   ModelVersionState,
@@ -11,9 +10,7 @@ import type {
   Upload,
 } from '../generated/prisma/client.ts';
 import { type Contents, contentsNow, type Profile, type Signature } from '../inference/inference.ts';
-
-/** Why a version is REJECTED; `place` says where in the graph, null where it is not one place. */
-export type Rejection = { code: ErrorCode; message: string; place: string | null };
+import { type Rejection, rejectionView } from './rejections.ts';
 
 export type VersionMeasures = Profile & { measuredAt: string };
 
@@ -116,7 +113,7 @@ export function toVersionView(row: ModelVersion, modelHandle: string): ModelVers
   return {
     ...row,
     handle: `${modelHandle}@${row.number}`,
-    rejection: row.rejection as Rejection | null,
+    rejection: rejectionView(row.rejection),
     signature: row.signature as Signature | null,
     contents: contentsNow(row.contents as Contents | null),
     profile: measuresOf(row),

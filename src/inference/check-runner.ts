@@ -2,6 +2,7 @@ import { MercatoError } from '../base/errors.ts';
 import { type CallResult, connectRunner, type RunnerConnection, RunnerLost } from './connection.ts';
 import type { FleetPort } from './fleet-port.ts';
 import { loadInto } from './load.ts';
+import type { RejectionRule } from './onnx/onnx.ts';
 import type { Bench } from './profile.ts';
 import type { Sample } from './samples.ts';
 import type { LoadedModel } from './session-thread.ts';
@@ -21,7 +22,8 @@ export const boxed = ({ limitMs = GATE_MS, ...gate }: Gate): CheckOptions => ({ 
 
 export class TooSlow extends MercatoError {
   constructor({ limitMs }: CheckOptions) {
-    super('MODEL_REJECTED', `The checks of the model took longer than ${limitMs / 1000} s; it has to load and run faster.`);
+    const text = `The checks of the model took longer than ${limitMs / 1000} s; it has to load and run faster.`;
+    super('MODEL_REJECTED', text, { rule: 'TIME_BOX' satisfies RejectionRule, limit: String(limitMs) });
   }
 }
 
@@ -84,10 +86,8 @@ export function mayBeDevices(error: unknown): boolean {
 
 /** What is told of a model that failed a check. */
 export function rejected(error: unknown): unknown {
-  if (error instanceof RunnerLost)
-    return new MercatoError('MODEL_REJECTED', 'The model crashed, or took over a minute, while it was loaded.');
-  if (error instanceof MercatoError && error.code === 'MODEL_FAILED') {
-    return new MercatoError('MODEL_REJECTED', `The model cannot be loaded: ${error.message}`);
-  }
-  return error;
+  const by = (rule: RejectionRule, text: string) => new MercatoError('MODEL_REJECTED', text, { rule });
+  if (error instanceof RunnerLost) return by('LOAD_CRASHED', 'The model crashed, or took over a minute, while it was loaded.');
+  if (!(error instanceof MercatoError && error.code === 'MODEL_FAILED')) return error;
+  return by('LOAD_FAILED', `The model cannot be loaded: ${error.message}`);
 }

@@ -19,7 +19,7 @@ export { connectFleet, serveFleet } from './fleet-ipc.ts';
 export type { Deployment, FleetPort, InferenceStatus, VersionDevices } from './fleet-port.ts';
 export type { RunnableVersion } from './hosts.ts';
 export type { Inspection } from './inspect.ts';
-export { type Contents, contentsNow, type RunEstimate } from './onnx/onnx.ts';
+export { type Contents, contentsNow, REJECTION_RULES, type RejectionRule, type RunEstimate } from './onnx/onnx.ts';
 export type { Profile } from './profile.ts';
 export { estimateApart } from './reading.ts';
 export { parseSamples, type Sample } from './samples.ts';
@@ -40,7 +40,7 @@ export type Inference = AsyncDisposable & {
   /**
    * Checks a model file, loads it in a runner that serves nothing else, reads its signature, and tries whether joined rows equal separate
    * runs, whether it answers its publisher's samples, and measures it in runs of up to `maxBatchRows` rows, within some seconds, or, of a slow model, 180. No run takes longer than `runLimitMs`, the load at most a minute.
-   * MODEL_REJECTED, with `data.place` where the fault has one.
+   * MODEL_REJECTED, with `data.rule`, `data.place` where the fault has one, and the rule's figures.
    */
   inspect(model: Uint8Array, gate: Gate, onRead?: OnRead): Promise<Inspection>;
   /** Runs the samples of a version again, on each kind of device that runs versions now. MODEL_REJECTED where it answers otherwise on all; RunnerLost and others where that cannot be told. */

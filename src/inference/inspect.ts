@@ -2,7 +2,7 @@ import { MercatoError } from '../base/errors.ts';
 import { boxed, type CheckOptions, type Gate, inRunner, type Loaded, mayBeDevices, rejected, TooSlow } from './check-runner.ts';
 import { type DeviceChain, type Fallback, faultOf } from './devices.ts';
 import type { FleetPort } from './fleet-port.ts';
-import type { Contents } from './onnx/onnx.ts';
+import type { Contents, RejectionRule } from './onnx/onnx.ts';
 import { type ProbeFinding, probe, RANGES } from './probe.ts';
 import { asFixed, isWorth, measure, type Profile, rowsToFix, runLimitOf, threadsToTry } from './profile.ts';
 import type { InputRange } from './random-inputs.ts';
@@ -125,7 +125,7 @@ async function shown(loaded: Loaded, asked: number, device: string, { joinable, 
 function crashedAlways(): MercatoError {
   const message =
     'The model crashed, or exceeded its run limit, on each random input that was tried. Give samples of inputs that it is for.';
-  return new MercatoError('MODEL_REJECTED', message);
+  return new MercatoError('MODEL_REJECTED', message, { rule: 'RUNS_CRASHED' satisfies RejectionRule });
 }
 
 const onDevice = (device: string, bytes: number | null) => (bytes === null ? null : { device, bytes });

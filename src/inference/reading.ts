@@ -1,7 +1,7 @@
 import { once } from 'node:events';
 import { Worker } from 'node:worker_threads';
 import { MercatoError } from '../base/errors.ts';
-import { type Contents, type RunEstimate, readContents } from './onnx/onnx.ts';
+import { type Contents, type RejectionRule, type RunEstimate, readContents } from './onnx/onnx.ts';
 import type { Reading, ReadingOrder } from './reading-thread.ts';
 
 const LIMIT_MS = { contents: 60_000, estimate: 10_000 };
@@ -29,7 +29,7 @@ export async function readApart(model: Uint8Array, rowCounts: readonly number[])
     throw new MercatoError(
       'MODEL_REJECTED',
       `The model's graph takes more than ${most} to read; a smaller one is needed (graph).`,
-      { place: 'graph' },
+      { rule: 'READING_LIMIT' satisfies RejectionRule, place: 'graph' },
       { cause: error },
     );
   }

@@ -1,6 +1,7 @@
-import { badInput, MercatoError } from '../base/errors.ts';
+import { badInput, type ErrorData, MercatoError } from '../base/errors.ts';
 import { LIMITS } from '../base/limits.ts';
 import { RunnerLost } from './connection.ts';
+import type { RejectionRule } from './onnx/onnx.ts';
 import type { Signature, Tensor } from './tensor.ts';
 import { checkAgainst, type GivenTensor, parseInputs, toJson } from './tensor-input.ts';
 
@@ -78,10 +79,16 @@ export async function checkSamples(
   for (const [i, sample] of samples.entries()) {
     const { inputs, outputs: expected, tolerance } = parse(sample, i);
     const rows = rowsOfSample(signature, inputs, expected, i);
-    if (rows > maxBatchRows) throw wrong(i, `it has ${rows} rows, and a run at most ${maxBatchRows}.`);
+    if (rows > maxBatchRows) {
+      throw wrong(i, 'SAMPLE_INVALID', `it has ${rows} rows, and a run at most ${maxBatchRows}.`, {
+        limit: String(maxBatchRows),
+        given: String(rows),
+      });
+    }
     const { outputs } = await run(inputs, rows).catch((error: unknown) => {
-      if (error instanceof MercatoError && error.code === 'MODEL_FAILED') throw wrong(i, `its run failed: ${error.message}`, error);
-      if (error instanceof RunnerLost) throw wrong(i, 'its run crashed.', error);
+      if (error instanceof MercatoError && error.code === 'MODEL_FAILED')
+        throw wrong(i, 'SAMPLE_FAILED', `its run failed: ${error.message}`, {}, error);
+      if (error instanceof RunnerLost) throw wrong(i, 'SAMPLE_FAILED', 'its run crashed.', {}, error);
       throw error;
     });
     for (const one of expected)
@@ -99,7 +106,7 @@ function rowsOfSample(signature: Signature, inputs: readonly Tensor[], expected:
     const outputs = expected.map(({ name }) => name);
     return checkAgainst(signature, inputs, outputs);
   } catch (error) {
-    if (error instanceof MercatoError && error.code === 'BAD_USER_INPUT') throw wrong(i, error.message);
+    if (error instanceof MercatoError && error.code === 'BAD_USER_INPUT') throw wrong(i, 'SAMPLE_INVALID', error.message);
     throw error;
   }
 }
@@ -107,13 +114,16 @@ function rowsOfSample(signature: Signature, inputs: readonly Tensor[], expected:
 function compare(i: number, expected: Tensor, got: Tensor | undefined, tolerance: number): void {
   const shown = (tensor: Tensor) => `${tensor.datatype} [${tensor.shape}]`;
   const output = `output "${expected.name.slice(0, LIMITS.nameLength)}"`;
-  if (got === undefined || shown(got) !== shown(expected))
-    throw wrong(i, `${output} is ${got === undefined ? 'not there' : shown(got)}, not ${shown(expected)}.`);
+  const differs = (why: string, given: string, wanted: string) =>
+    wrong(i, 'SAMPLE_MISMATCH', `${output} ${why}.`, { given, expected: wanted });
+  const there = got === undefined ? 'not there' : shown(got);
+  if (got === undefined || there !== shown(expected)) throw differs(`is ${there}, not ${shown(expected)}`, there, shown(expected));
   const [wanted, given] = [toJson(expected), toJson(got)];
   const isFloat = expected.datatype.startsWith('FP');
   const at = wanted.findIndex((one, k) => !isNear(one, given[k], isFloat ? tolerance : 0));
-  if (at >= 0)
-    throw wrong(i, `${output} has ${text(given[at])} at element ${at}, not ${text(wanted[at])} within ${isFloat ? tolerance : 0}.`);
+  if (at < 0) return;
+  const [one, other] = [text(given[at]), text(wanted[at])];
+  throw differs(`has ${one} at element ${at}, not ${other} within ${isFloat ? tolerance : 0}`, one, other);
 }
 
 /** NaN and the infinities are strings here. */
@@ -124,6 +134,10 @@ function isNear(expected: unknown, got: unknown, tolerance: number): boolean {
 
 const text = (value: unknown): string => JSON.stringify(value).slice(0, 60);
 
-function wrong(i: number, why: string, cause?: Error): MercatoError {
-  return new MercatoError('MODEL_REJECTED', `Sample ${i} is not answered as its publisher says: ${why}`, {}, { cause });
+type SampleRule = Extract<RejectionRule, `SAMPLE_${string}`>;
+type Facts = Pick<ErrorData, 'limit' | 'given' | 'expected'>;
+
+function wrong(i: number, rule: SampleRule, why: string, facts: Facts = {}, cause?: Error): MercatoError {
+  const text = `Sample ${i} is not answered as its publisher says: ${why}`;
+  return new MercatoError('MODEL_REJECTED', text, { rule, field: `samples[${i}]`, ...facts }, { cause });
 }

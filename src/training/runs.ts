@@ -5,7 +5,7 @@ import { asTenant, type Database, type Tx } from '../base/database.ts';
 import { MercatoError } from '../base/errors.ts';
 import { type Connection, connection, type PageRequest } from '../base/ids.ts';
 import { LIMITS } from '../base/limits.ts';
-import type { Catalog, ModelStore } from '../catalog/catalog.ts';
+import { type Catalog, type ModelStore, rejectedAs } from '../catalog/catalog.ts';
 import type { Dataset, Prisma, TrainingEpoch, TrainingRun } from '../generated/prisma/client.ts';
 import type { CreateTrainingRunInput } from '../generated/schema.ts';
 import { parseLimits } from './bounds.ts';
@@ -66,7 +66,7 @@ export function createRuns({ db, store, catalog, works, workshop, deployments }:
 
     const file = await store.put(createReadStream(folder.path(answer.model)), LIMITS.modelBytesMax);
     const version = await catalog.addVersion(tenantId, { modelId: run.modelId, file });
-    if (version.state !== 'READY') throw new MercatoError('MODEL_REJECTED', version.rejection?.message);
+    if (version.state !== 'READY') throw rejectedAs(version.rejection);
     const made = await asTenant(db, tenantId, async (tx) => {
       await insertEvaluation(tx, { tenantId, versionId: version.id, dataKey: dataKeyOf(run), figures: answer.figures });
       await tx.trainingRun.update({ where: { id }, data: { versionId: version.id } });

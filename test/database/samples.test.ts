@@ -58,21 +58,48 @@ test('a version that answers its samples is READY, within the tolerance and for 
   expect(version).toMatchObject({ state: 'READY', sampleCount: 3 });
 });
 
-test.each<[string, Samples[number], RegExp]>([
-  ['a value', { inputs: [x], outputs: [y(1.5, 2.75)] }, /Sample 1 .* output "y" has 2.5 at element 1, not 2.75 within 0.001/],
+test.each<[string, Samples[number], RegExp, object]>([
+  [
+    'a value',
+    { inputs: [x], outputs: [y(1.5, 2.75)] },
+    /Sample 1 .* output "y" has 2.5 at element 1, not 2.75 within 0.001/,
+    { rule: 'SAMPLE_MISMATCH', given: '2.5', expected: '2.75' },
+  ],
   [
     'a value under a tighter tolerance',
     { inputs: [x], outputs: [y(1.501953125, 2.5)], tolerance: 1e-5 },
     /has 1.5 at element 0, not 1.501953125 within 0.00001/,
+    { rule: 'SAMPLE_MISMATCH' },
   ],
-  ['a NaN', { inputs: [x], outputs: [y('NaN', 2.5)], tolerance: 1 }, /has 1.5 at element 0, not "NaN"/],
-  ['a shape', { inputs: [x], outputs: [floats('y', [1.5, 2.5])] }, /output "y" is FP32 \[1,2\], not FP32 \[2\]/],
-  ['an output that there is not', { inputs: [x], outputs: [floats('w', [[1, 2]])] }, /no output "w"/],
-  ['an input that does not fit', { inputs: [floats('x', [[1, 2, 3]])], outputs: [y(1.5, 2.5)] }, /the model wants FP32 \[N,2\]/],
-  ['too many rows', { inputs: [floats('x', new Array(130).fill(1), [65, 2])], outputs: [y(1.5, 2.5)] }, /65 rows, and a run at most 64/],
-])('a sample that differs in %s rejects the version, and says where', async (_, wrong, message) => {
+  ['a NaN', { inputs: [x], outputs: [y('NaN', 2.5)], tolerance: 1 }, /has 1.5 at element 0, not "NaN"/, { rule: 'SAMPLE_MISMATCH' }],
+  [
+    'a shape',
+    { inputs: [x], outputs: [floats('y', [1.5, 2.5])] },
+    /output "y" is FP32 \[1,2\], not FP32 \[2\]/,
+    { rule: 'SAMPLE_MISMATCH', given: 'FP32 [1,2]', expected: 'FP32 [2]' },
+  ],
+  [
+    'an output that there is not',
+    { inputs: [x], outputs: [floats('w', [[1, 2]])] },
+    /no output "w"/,
+    { rule: 'SAMPLE_INVALID', limit: null },
+  ],
+  [
+    'an input that does not fit',
+    { inputs: [floats('x', [[1, 2, 3]])], outputs: [y(1.5, 2.5)] },
+    /the model wants FP32 \[N,2\]/,
+    { rule: 'SAMPLE_INVALID' },
+  ],
+  [
+    'too many rows',
+    { inputs: [floats('x', new Array(130).fill(1), [65, 2])], outputs: [y(1.5, 2.5)] },
+    /65 rows, and a run at most 64/,
+    { rule: 'SAMPLE_INVALID', limit: '64', given: '65' },
+  ],
+])('a sample that differs in %s rejects the version, and says where', async (_, wrong, message, facts) => {
   const version = await make([{ inputs: [x], outputs: [y(1.5, 2.5)] }, wrong]);
-  expect(version).toMatchObject({ state: 'REJECTED', rejection: { code: 'MODEL_REJECTED', message: expect.stringMatching(message) } });
+  expect(version).toMatchObject({ state: 'REJECTED', rejection: { code: 'MODEL_REJECTED', field: 'samples[1]', ...facts } });
+  expect(version.rejection?.message).toMatch(message);
 });
 
 test.each<[string, Samples[number], string]>([

@@ -88,6 +88,7 @@ describe('an inspection', () => {
     await expect(inference.inspect(loopModel(2 ** 52), { ...GATE, runLimitMs: 200 })).rejects.toMatchObject({
       code: 'MODEL_REJECTED',
       message: expect.stringContaining('Give samples'),
+      data: { rule: 'RUNS_CRASHED' },
     });
     expect((await inference.status()).deployments).toEqual([]);
   });
@@ -112,6 +113,7 @@ describe('an inspection', () => {
     await expect(inference.inspect(loopModel(), gate)).rejects.toMatchObject({
       code: 'MODEL_REJECTED',
       message: expect.stringContaining('Sample 0'),
+      data: { rule: 'SAMPLE_FAILED', field: 'samples[0]' },
     });
     await expect(inference.verify(loopModel(), gate)).rejects.toMatchObject({ code: 'MODEL_FAILED' });
   });
@@ -136,11 +138,19 @@ describe('an inspection', () => {
       inference.inspect(model, GATE).catch((error: MercatoError) => [error.code, error.message, error.data]);
     const large = await told(wide(100_000));
     expect(large).toEqual(await told(wide(1)));
-    expect(large).toEqual(['MODEL_REJECTED', expect.stringContaining('Nonsense'), { place: expect.stringContaining('node[0]') }]);
+    expect(large).toEqual([
+      'MODEL_REJECTED',
+      expect.stringContaining('Nonsense'),
+      { rule: 'UNKNOWN_OPERATOR', place: expect.stringContaining('node[0]') },
+    ]);
 
     const timeout = vi.spyOn(AbortSignal, 'timeout').mockReturnValue(AbortSignal.abort());
     onTestFinished(() => void timeout.mockRestore());
-    expect(await told(wide(100_000))).toEqual(['MODEL_REJECTED', expect.stringContaining('60 s and 512 MiB'), { place: 'graph' }]);
+    expect(await told(wide(100_000))).toEqual([
+      'MODEL_REJECTED',
+      expect.stringContaining('60 s and 512 MiB'),
+      { rule: 'READING_LIMIT', place: 'graph' },
+    ]);
   });
 
   test('of samples tells a crash as one of the sample', async () => {
@@ -150,7 +160,11 @@ describe('an inspection', () => {
     const checked = checkSamples([{ inputs: [x], outputs: [{ ...x, name: 'y' }], tolerance: 0 }], signature, 1, async () => {
       throw new RunnerLost(true);
     });
-    await expect(checked).rejects.toMatchObject({ code: 'MODEL_REJECTED', message: expect.stringMatching(/Sample 0 .* crashed/) });
+    await expect(checked).rejects.toMatchObject({
+      code: 'MODEL_REJECTED',
+      message: expect.stringMatching(/Sample 0 .* crashed/),
+      data: { rule: 'SAMPLE_FAILED' },
+    });
   });
 
   test('does not count the wait for a runner', async () => {
@@ -197,7 +211,7 @@ describe('an inspection', () => {
   test('ends when its time is over, whatever its runs may take', async () => {
     const inference = await testInference();
     const slow = inference.inspect(loopModel(2 ** 52), { ...GATE, runLimitMs: 60_000, limitMs: 2_000 });
-    await expect(slow).rejects.toMatchObject({ code: 'MODEL_REJECTED', message: expect.stringContaining('longer than 2 s') });
+    await expect(slow).rejects.toMatchObject({ code: 'MODEL_REJECTED', data: { rule: 'TIME_BOX', limit: '2000' } });
     expect((await inference.status()).deployments).toEqual([]);
   });
 

@@ -3,6 +3,7 @@ import { buildSchema, GraphQLEnumType, GraphQLError } from 'graphql';
 import { describe, expect, it } from 'vitest';
 import { ERRORS, MercatoError } from '../../src/base/errors.ts';
 import { publicError } from '../../src/graphql/errors.ts';
+import { REJECTION_RULES } from '../../src/inference/inference.ts';
 
 const root = new URL('../../', import.meta.url);
 const codes = Object.keys(ERRORS).sort();
@@ -14,6 +15,14 @@ describe('the catalogue of errors', () => {
     const values = type.getValues();
     expect(values.map((value) => value.name).sort()).toEqual(codes);
     expect(values.filter((value) => !value.description).map((value) => value.name)).toEqual([]);
+  });
+
+  it("has the SDL's rules of rejections, no more and no less, each explained", () => {
+    const type = buildSchema(readFileSync(new URL('schema.graphql', root), 'utf8')).getType('RejectionRule');
+    if (!(type instanceof GraphQLEnumType)) throw new Error('RejectionRule is no enum');
+    const values = type.getValues();
+    expect(values.map((value) => value.name)).toEqual(REJECTION_RULES);
+    expect(values.filter((value) => !value.description)).toEqual([]);
   });
 
   it('is the table of src/README.md, with its statuses, no more and no less', () => {

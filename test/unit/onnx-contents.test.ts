@@ -92,7 +92,12 @@ describe('what a file says by itself', () => {
     const bytes = file([...bomb, node('Relu', ['x'], ['y'])], [longs('s', 2 ** 16, 2 ** 16), floats('w0', 1)]);
     const refused = () => readContents(bytes);
     expect(refused).toThrow(MercatoError);
-    expect(refused).toThrow(expect.objectContaining({ code: 'MODEL_REJECTED', data: { place } }));
+    expect(refused).toThrow(
+      expect.objectContaining({
+        code: 'MODEL_REJECTED',
+        data: { rule: 'COMPUTED_CONSTANTS', place, limit: '536870912', given: expect.any(String) },
+      }),
+    );
   });
 
   it('reads a Split of a hundred thousand outputs in time: nothing is looked up for each', () => {

@@ -1,9 +1,10 @@
 import { type Datatype, datatypeOf } from './datatypes.ts';
-import { RANK_MAX } from './dims.ts';
 import { checkEinsums } from './einsum.ts';
 import { type Body, checkCalls, functionsOf, versionsOf } from './functions.ts';
-import { decodeModel, rejected } from './read.ts';
+import { decodeModel } from './read.ts';
+import { rejected } from './rejections.ts';
 import type { OnnxGraph, OnnxModel, OnnxValue } from './schema.ts';
+import { checkRank } from './tensors.ts';
 import { checkFunction, checkGraph, named, type Tally } from './walk.ts';
 
 /** A tensor of so many elements is beyond every bound of a call; larger is no Int of GraphQL either. */
@@ -47,11 +48,14 @@ export function checkModel(bytes: Uint8Array): ModelSummary {
 /** The same for a model that is read already. */
 export function checkDecoded(model: OnnxModel): ModelSummary {
   const { graph } = model;
-  if (graph === undefined) throw rejected('The file holds no graph.', 'graph');
+  if (graph === undefined) throw rejected('NO_GRAPH', 'The file holds no graph.', 'graph');
   const { irVersion = 0n } = model;
-  if (irVersion > IR_VERSION_MAX)
-    throw rejected(`The file is of IR version ${irVersion}; at most ${IR_VERSION_MAX} is read.`, 'ir_version');
-  if (model.trainingInfo.length > 0) throw rejected('The model carries training information; export it for inference.', 'training_info');
+  if (irVersion > IR_VERSION_MAX) {
+    const text = `The file is of IR version ${irVersion}; at most ${IR_VERSION_MAX} is read.`;
+    throw rejected('IR_VERSION_UNSUPPORTED', text, 'ir_version', { limit: IR_VERSION_MAX, given: irVersion });
+  }
+  if (model.trainingInfo.length > 0)
+    throw rejected('TRAINING_INFO', 'The model carries training information; export it for inference.', 'training_info');
   const tally: Tally = { functions: functionsOf(model), operators: new Map(), parameters: 0 };
   const inputs = inputsOf(graph);
   const outputs = valuesOf(graph.output, 'graph.output');
@@ -86,7 +90,8 @@ function inputsOf(graph: OnnxGraph): ValueSummary[] {
   const constants = new Set([...graph.initializer.map((one) => one.name), ...graph.sparseInitializer.map((one) => one.values?.name)]);
   const real = graph.input.filter((one) => one.name === undefined || !constants.has(one.name));
   return valuesOf(real, 'graph.input').map(({ dimensions, ...rest }) => {
-    if (dimensions === null) throw rejected('The input does not declare its number of dimensions.', `graph.input[${named(rest.name, 0)}]`);
+    if (dimensions === null)
+      throw rejected('DIMENSIONS', 'The input does not declare its number of dimensions.', `graph.input[${named(rest.name, 0)}]`);
     return { ...rest, dimensions };
   });
 }
@@ -95,31 +100,35 @@ function valuesOf(values: readonly OnnxValue[], place: string): ValueSummary<Dim
   const seen = new Set<string>();
   return values.map((one, index) => {
     const here = `${place}[${named(one.name, index)}]`;
-    if (one.name === undefined || one.name === '') throw rejected('The tensor has no name.', here);
-    if (seen.has(one.name)) throw rejected('The name is given twice.', here);
+    if (one.name === undefined || one.name === '') throw rejected('NAME_MISSING', 'The tensor has no name.', here);
+    if (seen.has(one.name)) throw rejected('NAME_TWICE', 'The name is given twice.', here);
     seen.add(one.name);
     return { name: one.name, ...typeOf(one, here) };
   });
 }
 
 function typeOf({ type }: OnnxValue, place: string): Omit<ValueSummary<Dimension[] | null>, 'name'> {
-  if (type === undefined) throw rejected('The type is not declared.', place);
+  if (type === undefined) throw rejected('NOT_A_TENSOR', 'The type is not declared.', place);
   const { tensorType } = type;
   const other = type.sequenceType ?? type.mapType ?? type.opaqueType ?? type.sparseTensorType ?? type.optionalType;
-  if (tensorType === undefined || other !== undefined) throw rejected('The type is not a tensor.', place);
+  if (tensorType === undefined || other !== undefined) throw rejected('NOT_A_TENSOR', 'The type is not a tensor.', place);
   const elemType = tensorType.elemType ?? 0;
   const datatype = datatypeOf(elemType);
-  if (datatype === null) throw rejected(`The element type ${elemType} is not one that this service carries.`, place);
+  if (datatype === null) throw rejected('ELEMENT_TYPE', `The element type ${elemType} is not one that this service carries.`, place);
   const { shape } = tensorType;
-  if (shape !== undefined && shape.dim.length > RANK_MAX) throw rejected(`The tensor has more than ${RANK_MAX} dimensions.`, place);
+  if (shape !== undefined) checkRank(shape.dim.length, place);
   return { elemType, datatype, dimensions: shape === undefined ? null : shape.dim.map((one) => dimensionOf(one, place)) };
 }
 
 function dimensionOf({ dimValue, dimParam }: { dimValue?: bigint; dimParam?: string }, place: string): Dimension {
-  if (dimValue !== undefined && dimParam !== undefined) throw rejected('A dimension has both a size and a name.', place);
+  if (dimValue !== undefined && dimParam !== undefined) throw rejected('DIMENSIONS', 'A dimension has both a size and a name.', place);
   if (dimValue === undefined) return dimParam === undefined || dimParam === '' ? null : dimParam;
-  if (dimValue < 0n) throw rejected(`The dimension ${dimValue} is negative; leave it out or name it where it may vary.`, place);
-  if (dimValue > DIMENSION_MAX) throw rejected(`The dimension ${dimValue} is larger than any tensor that this service carries.`, place);
+  if (dimValue < 0n)
+    throw rejected('DIMENSIONS', `The dimension ${dimValue} is negative; leave it out or name it where it may vary.`, place);
+  if (dimValue > DIMENSION_MAX) {
+    const text = `The dimension ${dimValue} is larger than any tensor that this service carries.`;
+    throw rejected('TENSOR_SIZE', text, place, { limit: DIMENSION_MAX, given: dimValue });
+  }
   return Number(dimValue);
 }
 

@@ -2,7 +2,8 @@ import { LIMITS } from '../../base/limits.ts';
 import { checkDecoded, type ModelSummary } from './check.ts';
 import { info } from './dims.ts';
 import { bytesOf, estimate, type Sizes } from './estimate.ts';
-import { decodeModel, rejected } from './read.ts';
+import { decodeModel } from './read.ts';
+import { rejected } from './rejections.ts';
 import { proveRows, ROW_RULES } from './row-wise.ts';
 import type { OnnxModel } from './schema.ts';
 
@@ -38,7 +39,8 @@ export function readContents(bytes: Uint8Array, rowCounts: readonly number[] = [
   const runs = rowCounts.map((rows) => ({ rows, ...estimate(model, sizesOf(model, rows)) }));
   const { computed, unknown } = runs[0] ?? estimate(model, sizesOf(model, 1));
   if (computed.bytes > LIMITS.modelBytesMax) {
-    throw rejected(`The runtime would compute ${computed.bytes} bytes of constants when it loads the model.`, computed.place ?? 'graph');
+    const text = `The runtime would compute ${computed.bytes} bytes of constants when it loads the model.`;
+    throw rejected('COMPUTED_CONSTANTS', text, computed.place ?? 'graph', { limit: LIMITS.modelBytesMax, given: computed.bytes });
   }
   const proof = proveRows(model);
   const mostBytes = Math.max(0, ...runs.map(({ activationBytes }) => activationBytes ?? 0));

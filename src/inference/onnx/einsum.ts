@@ -1,5 +1,5 @@
 import { text } from './attributes.ts';
-import { rejected } from './read.ts';
+import { rejected } from './rejections.ts';
 import type { OnnxModel, OnnxNode } from './schema.ts';
 import { type Shapes, shapesOf } from './shapes.ts';
 import { placeOf } from './walk.ts';
@@ -14,7 +14,7 @@ export function checkEinsums(model: OnnxModel): void {
     if (node.opType !== 'Einsum') continue;
     shapes ??= shapesOf(model, () => null);
     const fault = einsumFault(node, shapes);
-    if (fault !== null) throw rejected(fault, placeOf(node, index));
+    if (fault !== null) throw rejected('EINSUM', fault, placeOf(node, index));
   }
 }
 

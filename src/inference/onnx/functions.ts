@@ -1,5 +1,5 @@
 import { isOperator, versionFault } from './operators.ts';
-import { rejected } from './read.ts';
+import { rejected, rejectedFor } from './rejections.ts';
 import type { OnnxFunction, OnnxModel, OnnxOpset } from './schema.ts';
 
 /** Nodes after every call of a local function is replaced by its body, as ONNX Runtime does before it runs. */
@@ -32,16 +32,17 @@ const OPSETS_MAX = 100;
 export function versionsOf(imports: readonly OnnxOpset[], place: string, around: Versions = NONE): Versions {
   if (imports.length === 0) return around;
   if (imports.length > OPSETS_MAX) {
-    throw rejected(`${imports.length} operator sets are imported; at most ${OPSETS_MAX} are read.`, `${place}opset_import[${OPSETS_MAX}]`);
+    const text = `${imports.length} operator sets are imported; at most ${OPSETS_MAX} are read.`;
+    throw rejected('TOO_MANY', text, `${place}opset_import[${OPSETS_MAX}]`, { limit: OPSETS_MAX, given: imports.length });
   }
   const versions = new Map<string, number>();
   for (const [index, { domain, version }] of imports.entries()) {
     const name = plainDomain(domain);
     const number = Number(version ?? 0n);
     const here = `${place}opset_import[${index}]`;
-    if (versions.has(name)) throw rejected('The operator set is imported twice.', here);
+    if (versions.has(name)) throw rejected('NAME_TWICE', 'The operator set is imported twice.', here);
     const fault = versionFault(name, number);
-    if (fault !== null) throw rejected(fault, here);
+    if (fault !== null) throw rejectedFor(fault, here);
     versions.set(name, number);
   }
   return new Map([...around, ...versions]);
@@ -60,12 +61,13 @@ export function plainDomain(domain: string | undefined): string {
 export function functionsOf(model: OnnxModel): Map<string, OnnxFunction> {
   const functions = new Map<string, OnnxFunction>();
   for (const [index, one] of model.functions.entries()) {
-    if (one.name === undefined || one.name === '') throw rejected('The function has no name.', `functions[${index}]`);
+    if (one.name === undefined || one.name === '') throw rejected('NAME_MISSING', 'The function has no name.', `functions[${index}]`);
     const key = functionKey(one.domain, one.name, one.overload);
     if (isOperator(plainDomain(one.domain), one.name)) {
-      throw rejected('The function has the name of an operator and would stand for it.', `functions[${index}]`);
+      const text = 'The function has the name of an operator and would stand for it.';
+      throw rejected('FUNCTION_SHADOWS_OPERATOR', text, `functions[${index}]`);
     }
-    if (functions.has(key)) throw rejected('The function is defined twice.', `functions[${index}]`);
+    if (functions.has(key)) throw rejected('NAME_TWICE', 'The function is defined twice.', `functions[${index}]`);
     functions.set(key, one);
   }
   return functions;
@@ -78,7 +80,7 @@ export function checkCalls(main: Body, bodies: ReadonlyMap<string, Body>): void 
     const body = bodies.get(key);
     const known = sizes.get(key);
     if (body === undefined) return 0;
-    if (known === 'open') throw rejected('The function calls itself.', body.place);
+    if (known === 'open') throw rejected('RECURSION', 'The function calls itself.', body.place);
     if (known !== undefined) return known;
     sizes.set(key, 'open');
     const size = expand(body);
@@ -89,7 +91,10 @@ export function checkCalls(main: Body, bodies: ReadonlyMap<string, Body>): void 
     let nodes = body.nodes;
     for (const key of body.calls) {
       nodes += sizeOf(key);
-      if (nodes > EXPANDED_NODES_MAX) throw rejected(`The functions expand to more than ${EXPANDED_NODES_MAX} nodes.`, body.place);
+      if (nodes > EXPANDED_NODES_MAX) {
+        const text = `The functions expand to more than ${EXPANDED_NODES_MAX} nodes.`;
+        throw rejected('TOO_MANY', text, body.place, { limit: EXPANDED_NODES_MAX });
+      }
     }
     return nodes;
   };

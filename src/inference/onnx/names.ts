@@ -1,5 +1,5 @@
 import { NameSet } from './name-set.ts';
-import { rejected } from './read.ts';
+import { rejected } from './rejections.ts';
 import type { OnnxFunction, OnnxGraph, OnnxNode } from './schema.ts';
 
 /** The names that a body may read: its own, and those of the graphs around it. */
@@ -34,7 +34,7 @@ export function openScope(graph: OnnxGraph, place: string, outer: Scope | null):
   const scope = new Scope(outer);
   const constants = [...graph.initializer.map(({ name }) => name), ...graph.sparseInitializer.map(({ values }) => values?.name)];
   for (const [index, name = ''] of constants.entries()) {
-    if (name !== '' && !scope.add(name)) throw rejected('Two initializers have one name.', `${place}.initializer[${index}]`);
+    if (name !== '' && !scope.add(name)) throw rejected('NAME_TWICE', 'Two initializers have one name.', `${place}.initializer[${index}]`);
   }
   for (const { name = '' } of graph.input) scope.add(name);
   return scope;
@@ -42,7 +42,7 @@ export function openScope(graph: OnnxGraph, place: string, outer: Scope | null):
 
 export function functionScope({ input }: OnnxFunction, place: string): Scope {
   const scope = new Scope(null);
-  for (const name of input) if (!scope.add(name)) throw rejected('The function has two inputs of one name.', place);
+  for (const name of input) if (!scope.add(name)) throw rejected('NAME_TWICE', 'The function has two inputs of one name.', place);
   return scope;
 }
 
@@ -51,7 +51,7 @@ export function checkReads({ input }: OnnxNode, place: () => string, scope: Scop
   for (let index = 0; index < input.length; index++) {
     const name = input[index] ?? '';
     if (name === '' || scope.has(name)) continue;
-    throw rejected(`The node reads ${JSON.stringify(name.slice(0, 60))}, which nothing before it makes.`, place());
+    throw rejected('VALUE_UNDEFINED', `The node reads ${JSON.stringify(name.slice(0, 60))}, which nothing before it makes.`, place());
   }
 }
 
@@ -59,13 +59,14 @@ export function checkReads({ input }: OnnxNode, place: () => string, scope: Scop
 export function checkMakes({ output }: OnnxNode, place: () => string, scope: Scope): void {
   for (let index = 0; index < output.length; index++) {
     const name = output[index] ?? '';
-    if (name !== '' && !scope.add(name)) throw rejected(`The value ${JSON.stringify(name.slice(0, 60))} is made twice.`, place());
+    if (name === '' || scope.add(name)) continue;
+    throw rejected('NAME_TWICE', `The value ${JSON.stringify(name.slice(0, 60))} is made twice.`, place());
   }
 }
 
 /** Errors: an output that the body does not make. */
 export function checkOutputs(names: readonly (string | undefined)[], place: string, scope: Scope): void {
   for (const [index, name = ''] of names.entries()) {
-    if (!scope.has(name)) throw rejected('Nothing makes this output.', `${place}.output[${index}]`);
+    if (!scope.has(name)) throw rejected('VALUE_UNDEFINED', 'Nothing makes this output.', `${place}.output[${index}]`);
   }
 }

@@ -1,3 +1,5 @@
+import type { Fault } from './rejections.ts';
+
 const words = (text: string): string[] => text.trim().split(/\s+/);
 
 /** The operators that ONNX Runtime 1.30 knows, by domain and the version that brought them, in the words of its own refusals. */
@@ -89,19 +91,25 @@ export function isOperator(domain: string, name: string): boolean {
   return OPERATORS.get(domain)?.has(name) ?? false;
 }
 
-/** What speaks against a domain's operator set of this version, in one sentence, or null. A domain that is not known is none of ours. */
-export function versionFault(domain: string, version: number): string | null {
+/** What speaks against a domain's operator set of this version, or null. A domain that is not known is none of ours. */
+export function versionFault(domain: string, version: number): Fault | null {
   const last = LAST[domain];
   if (last === undefined || (version >= 1 && version <= last)) return null;
-  return `Version ${version} of the operator set "${domain || 'ai.onnx'}" is not one of 1 to ${last}.`;
+  const text = `Version ${version} of the operator set "${domain || 'ai.onnx'}" is not one of 1 to ${last}.`;
+  return { rule: 'OPSET_UNSUPPORTED', text, limit: last, given: version };
 }
 
-/** What speaks against an operator of a known domain at a version of its set, in one sentence, or null. */
-export function operatorFault(domain: string, name: string, version: number | undefined): string | null {
+/** What speaks against an operator of a known domain at a version of its set, or null. */
+export function operatorFault(domain: string, name: string, version: number | undefined): Fault | null {
   const range = OPERATORS.get(domain)?.get(name);
   const full = domain === '' ? name : `${domain}.${name}`;
-  if (range === undefined) return `There is no operator ${full} that this service runs.`;
-  if (version === undefined) return `The model does not say which version of the operator set "${domain || 'ai.onnx'}" it means.`;
-  if (version < range.first) return `The operator ${full} came with version ${range.first} of its set, and the model names ${version}.`;
-  return version > range.last ? `The operator ${full} ended with version ${range.last} of its set, and the model names ${version}.` : null;
+  if (range === undefined) return { rule: 'UNKNOWN_OPERATOR', text: `There is no operator ${full} that this service runs.` };
+  if (version === undefined) {
+    const text = `The model does not say which version of the operator set "${domain || 'ai.onnx'}" it means.`;
+    return { rule: 'OPSET_UNDECLARED', text };
+  }
+  if (version >= range.first && version <= range.last) return null;
+  const [verb, limit] = version < range.first ? ['came', range.first] : ['ended', range.last];
+  const text = `The operator ${full} ${verb} with version ${limit} of its set, and the model names ${version}.`;
+  return { rule: 'OPERATOR_VERSION', text, limit, given: version };
 }

@@ -2,7 +2,7 @@ import { isAscii } from 'node:buffer';
 
 /** What is wrong with the bytes, without a place: the caller knows where it was reading. */
 export class WireError extends Error {
-  override readonly name = 'WireError';
+  override readonly name: string = 'WireError';
 }
 
 /** Wire types of https://protobuf.dev/programming-guides/encoding; groups (3 and 4) are refused. */

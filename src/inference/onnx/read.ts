@@ -1,7 +1,7 @@
-import { MercatoError } from '../../base/errors.ts';
 import { LIMITS } from '../../base/limits.ts';
 import { COUNTED, type Field, type Message, MODEL, NONE, type Scalar } from './fields.ts';
 import { WIRE, WireError, WireReader } from './protobuf.ts';
+import { rejected } from './rejections.ts';
 import type { OnnxModel } from './schema.ts';
 
 /** Bounds of one file. `values` counts all that becomes an object or an entry of a list, so that memory stays within some hundred MB. */
@@ -24,16 +24,30 @@ const COUNTED_MAX = COUNTED.map((what) => MODEL_LIMITS[what]);
  * Bounds: MODEL_LIMITS. Errors: MODEL_REJECTED with the place, in this order: too large, ORT format, then the first fault of the bytes.
  */
 export function decodeModel(bytes: Uint8Array): OnnxModel {
-  if (bytes.length > MODEL_LIMITS.bytes) throw rejected(`The file is larger than ${MODEL_LIMITS.bytes} bytes.`, 'file');
+  if (bytes.length > MODEL_LIMITS.bytes) {
+    throw rejected('FILE_TOO_LARGE', `The file is larger than ${MODEL_LIMITS.bytes} bytes.`, 'file', {
+      limit: MODEL_LIMITS.bytes,
+      given: bytes.length,
+    });
+  }
   if (bytes[4] === 0x4f && bytes[5] === 0x52 && bytes[6] === 0x54 && bytes[7] === 0x4d) {
-    throw rejected('This is an ORT format file; send the ONNX file it was made from.', 'byte 4');
+    throw rejected('ORT_FORMAT', 'This is an ORT format file; send the ONNX file it was made from.', 'byte 4');
   }
   const decoder = new Decoder(new Uint8Array(bytes.buffer, bytes.byteOffset, bytes.length));
   return decoder.model();
 }
 
-export function rejected(text: string, place: string): MercatoError {
-  return new MercatoError('MODEL_REJECTED', `${text} (${place})`, { place });
+/** The bytes may be sound, but there are more of something than is read. */
+class BoundPassed extends WireError {
+  override readonly name = 'BoundPassed';
+  readonly rule: 'TOO_DEEP' | 'TOO_MANY';
+  readonly limit: number;
+
+  constructor(rule: 'TOO_DEEP' | 'TOO_MANY', message: string, limit: number) {
+    super(message);
+    this.rule = rule;
+    this.limit = limit;
+  }
 }
 
 class Decoder {
@@ -57,13 +71,18 @@ class Decoder {
       if (!(error instanceof WireError)) throw error;
       const steps = this.#path.map((step) => (typeof step === 'number' ? `[${step}]` : `.${step}`)).join('');
       const place = `${steps}.byte ${this.#reader.offset}`.slice(1);
-      throw rejected(`The file is not a readable ONNX model: ${error.message}.`, place);
+      const text = `The file is not a readable ONNX model: ${error.message}.`;
+      throw error instanceof BoundPassed
+        ? rejected(error.rule, text, place, { limit: error.limit })
+        : rejected('MALFORMED_FILE', text, place);
     }
   }
 
   /** The path is not unwound on an error: it says where the error was. */
   #message(message: Message, end: number): Record<string, unknown> {
-    if (this.#depth > MODEL_LIMITS.depth) throw new WireError(`messages are nested deeper than ${MODEL_LIMITS.depth}`);
+    if (this.#depth > MODEL_LIMITS.depth) {
+      throw new BoundPassed('TOO_DEEP', `messages are nested deeper than ${MODEL_LIMITS.depth}`, MODEL_LIMITS.depth);
+    }
     if (message.counted !== null) this.#countMessage(message.counted);
     const reader = this.#reader;
     const result = message.blank();
@@ -157,12 +176,14 @@ class Decoder {
   #countMessage(counted: number): void {
     const count = (this.#counts[counted] ?? 0) + 1;
     const most = COUNTED_MAX[counted] ?? 0;
-    if (count > most) throw new WireError(`there are more than ${most} ${COUNTED[counted]}`);
+    if (count > most) throw new BoundPassed('TOO_MANY', `there are more than ${most} ${COUNTED[counted]}`, most);
     this.#counts[counted] = count;
   }
 
   #countValue(): void {
-    if (++this.#values > MODEL_LIMITS.values) throw new WireError(`there are more than ${MODEL_LIMITS.values} values`);
+    if (++this.#values > MODEL_LIMITS.values) {
+      throw new BoundPassed('TOO_MANY', `there are more than ${MODEL_LIMITS.values} values`, MODEL_LIMITS.values);
+    }
   }
 }
 

@@ -2,7 +2,7 @@ import { LIMITS } from '../../base/limits.ts';
 import { DATATYPES, type Storage, storageOf, type TypedField } from './datatypes.ts';
 import { RANK_MAX } from './dims.ts';
 import { firstOutside } from './elements.ts';
-import { rejected } from './read.ts';
+import { rejected } from './rejections.ts';
 import type { OnnxSparseTensor, OnnxTensor } from './schema.ts';
 
 const TYPED_FIELDS = ['floatData', 'int32Data', 'int64Data', 'doubleData', 'uint64Data', 'stringData'] as const;
@@ -14,14 +14,16 @@ const TYPED_FIELDS = ['floatData', 'int32Data', 'int64Data', 'doubleData', 'uint
  */
 export function checkTensor(tensor: OnnxTensor, place: string): number {
   if ((tensor.dataLocation ?? 0) !== 0 || tensor.externalData.length > 0) {
-    throw rejected('The tensor takes its data from another file; save the model with its weights inside.', place);
+    throw rejected('EXTERNAL_DATA', 'The tensor takes its data from another file; save the model with its weights inside.', place);
   }
-  if (tensor.segment !== undefined) throw rejected('The tensor is one segment of a larger one.', place);
+  if (tensor.segment !== undefined) throw rejected('TENSOR_DATA', 'The tensor is one segment of a larger one.', place);
   const storage = storageOf(tensor.dataType ?? 0);
-  if (storage === null) throw rejected(`The tensor has the unknown element type ${tensor.dataType ?? 0}.`, place);
+  if (storage === null) throw rejected('ELEMENT_TYPE', `The tensor has the unknown element type ${tensor.dataType ?? 0}.`, place);
   const elements = elementsOf(tensor.dims, place);
   const given = TYPED_FIELDS.filter((field) => tensor[field].length > 0);
-  if (given.length + (tensor.rawData === undefined ? 0 : 1) > 1) throw rejected('The tensor has data in more than one field.', place);
+  if (given.length + (tensor.rawData === undefined ? 0 : 1) > 1) {
+    throw rejected('TENSOR_DATA', 'The tensor has data in more than one field.', place);
+  }
   if (tensor.rawData !== undefined) checkRaw(tensor.rawData, elements, storage, place);
   else checkTyped(tensor, given[0], elements, storage, place);
   return elements;
@@ -33,14 +35,20 @@ export function checkTensor(tensor: OnnxTensor, place: string): number {
  * fit.
  */
 export function checkSparseTensor({ values, indices, dims }: OnnxSparseTensor, place: string): number {
-  if (values === undefined || indices === undefined) throw rejected('The sparse tensor lacks its values or its indices.', place);
+  if (values === undefined || indices === undefined)
+    throw rejected('SPARSE_TENSOR', 'The sparse tensor lacks its values or its indices.', place);
   const stored = checkTensor(values, `${place}.values`);
   checkTensor(indices, `${place}.indices`);
   const elements = elementsOf(dims, place);
   const bytes = (elements * (storageOf(values.dataType ?? 0)?.bits ?? 0)) / 8;
-  if (bytes > LIMITS.modelBytesMax) throw rejected(`With its zeros the tensor has ${bytes} bytes.`, place);
-  if (values.dims.length !== 1) throw rejected('The values of a sparse tensor are a list.', `${place}.values`);
-  if (stored > elements) throw rejected(`The tensor has ${elements} elements and ${stored} stored values.`, `${place}.values`);
+  if (bytes > LIMITS.modelBytesMax) {
+    throw rejected('TENSOR_SIZE', `With its zeros the tensor has ${bytes} bytes.`, place, { limit: LIMITS.modelBytesMax, given: bytes });
+  }
+  if (values.dims.length !== 1) throw rejected('SPARSE_TENSOR', 'The values of a sparse tensor are a list.', `${place}.values`);
+  if (stored > elements) {
+    const text = `The tensor has ${elements} elements and ${stored} stored values.`;
+    throw rejected('SPARSE_TENSOR', text, `${place}.values`, { limit: elements, given: stored });
+  }
   checkIndices(indices, dims, stored, elements, `${place}.indices`);
   return stored;
 }
@@ -50,36 +58,47 @@ function checkIndices(indices: OnnxTensor, dims: readonly bigint[], stored: numb
   const shape = indices.dims.map(Number);
   const linear = shape.length === 1;
   const fits = shape[0] === stored && (linear || (shape.length === 2 && shape[1] === dims.length));
-  if (!fits || indices.dataType !== DATATYPES.INT64) throw rejected('The indices do not fit the values.', place);
+  if (!fits || indices.dataType !== DATATYPES.INT64) throw rejected('SPARSE_TENSOR', 'The indices do not fit the values.', place);
   const outside = firstOutside(indices, linear ? [elements] : dims.map(Number));
-  if (outside !== null) throw rejected(`The index ${outside} is outside the tensor.`, place);
+  if (outside !== null) throw rejected('SPARSE_TENSOR', `The index ${outside} is outside the tensor.`, place);
+}
+
+/** Errors: more than 64 dimensions. */
+export function checkRank(rank: number, place: string): void {
+  if (rank <= RANK_MAX) return;
+  throw rejected('DIMENSIONS', `The tensor has more than ${RANK_MAX} dimensions.`, place, { limit: RANK_MAX, given: rank });
 }
 
 function elementsOf(dims: readonly bigint[], place: string): number {
-  if (dims.length > RANK_MAX) throw rejected(`The tensor has more than ${RANK_MAX} dimensions.`, place);
+  checkRank(dims.length, place);
   let elements = 1n;
   for (const dim of dims) {
-    if (dim < 0n) throw rejected(`The tensor has the negative dimension ${dim}.`, place);
+    if (dim < 0n) throw rejected('DIMENSIONS', `The tensor has the negative dimension ${dim}.`, place);
     elements *= dim;
-    if (elements > BigInt(Number.MAX_SAFE_INTEGER)) throw rejected('The tensor has more elements than any file holds.', place);
+    if (elements > BigInt(Number.MAX_SAFE_INTEGER)) {
+      throw rejected('TENSOR_SIZE', 'The tensor has more elements than any file holds.', place, { limit: Number.MAX_SAFE_INTEGER });
+    }
   }
   return Number(elements);
 }
 
 function checkRaw(raw: Uint8Array, elements: number, { bits }: Storage, place: string): void {
-  if (bits === null) throw rejected('The tensor of strings has raw data.', place);
+  if (bits === null) throw rejected('TENSOR_DATA', 'The tensor of strings has raw data.', place);
   const wanted = Math.ceil((elements * bits) / 8);
-  if (raw.length !== wanted) throw rejected(`The tensor's shape wants ${wanted} bytes of data and it has ${raw.length}.`, place);
+  if (raw.length !== wanted)
+    throw rejected('TENSOR_DATA', `The tensor's shape wants ${wanted} bytes of data and it has ${raw.length}.`, place);
 }
 
 function checkTyped(tensor: OnnxTensor, given: TypedField | undefined, elements: number, storage: Storage, place: string): void {
-  if (given !== undefined && given !== storage.field) throw rejected(`The tensor's data is in ${given}, not in ${storage.field}.`, place);
+  if (given !== undefined && given !== storage.field)
+    throw rejected('TENSOR_DATA', `The tensor's data is in ${given}, not in ${storage.field}.`, place);
   const wanted = Math.ceil(elements * storage.perElement);
   const parts = tensor[storage.field].length;
   // Empty ones would be joined again by every node that reads the tensor.
-  if (parts > Math.max(1, wanted)) throw rejected(`The tensor's data is in ${parts} parts and its shape wants ${wanted} entries.`, place);
+  if (parts > Math.max(1, wanted))
+    throw rejected('TENSOR_DATA', `The tensor's data is in ${parts} parts and its shape wants ${wanted} entries.`, place);
   const entries = countEntries(storage.field, tensor[storage.field]);
-  if (entries !== wanted) throw rejected(`The tensor's shape wants ${wanted} entries of data and it has ${entries}.`, place);
+  if (entries !== wanted) throw rejected('TENSOR_DATA', `The tensor's shape wants ${wanted} entries of data and it has ${entries}.`, place);
 }
 
 function countEntries(field: TypedField, chunks: readonly Uint8Array[]): number {

@@ -2,7 +2,7 @@ import { attributeFault } from './attributes.ts';
 import { type Body, type Count, functionKey, plainDomain } from './functions.ts';
 import { checkMakes, checkOutputs, checkReads, functionScope, openScope, type Scope } from './names.ts';
 import { isKnownDomain, operatorFault } from './operators.ts';
-import { rejected } from './read.ts';
+import { rejected, rejectedFor } from './rejections.ts';
 import type { OnnxAttribute, OnnxFunction, OnnxGraph, OnnxNode } from './schema.ts';
 import { checkSparseTensor, checkTensor } from './tensors.ts';
 
@@ -60,7 +60,7 @@ function checkNodes(nodes: readonly OnnxNode[], place: string, body: Body, tally
     const one = nodes[index] as OnnxNode;
     body.nodes++;
     checkOperator(one, here, body, tally);
-    if ((scope.inner || body.inFunction) && one.opType === 'Einsum') throw rejected(EINSUM_INSIDE, here());
+    if ((scope.inner || body.inFunction) && one.opType === 'Einsum') throw rejected('EINSUM', EINSUM_INSIDE, here());
     checkReads(one, here, scope);
     if (one.attribute.length > 0) checkAttributes(one, here, body, tally, scope);
     checkMakes(one, here, scope);
@@ -75,8 +75,8 @@ function checkAttributes(one: OnnxNode, place: Place, body: Body, tally: Tally, 
 function checkAttributeNames({ attribute }: OnnxNode, place: Place): void {
   if (attribute.length === 1 && (attribute[0]?.name ?? '') !== '') return;
   const names = new Set(attribute.map(({ name = '' }) => name));
-  if (names.has('')) throw rejected('An attribute has no name.', place());
-  if (names.size < attribute.length) throw rejected('An attribute is given twice.', place());
+  if (names.has('')) throw rejected('ATTRIBUTE', 'An attribute has no name.', place());
+  if (names.size < attribute.length) throw rejected('ATTRIBUTE', 'An attribute is given twice.', place());
 }
 
 /** An operator that the body was found to have is not looked up again: models have few, many times. */
@@ -88,7 +88,7 @@ function checkOperator(one: OnnxNode, place: Place, body: Body, tally: Tally): v
     accepted.count++;
     return;
   }
-  if (opType === '') throw rejected('The node names no operator.', place());
+  if (opType === '') throw rejected('UNKNOWN_OPERATOR', 'The node names no operator.', place());
   const domain = plainDomain(one.domain);
   const count = countOf(tally, domain === '' ? opType : `${domain}.${opType}`);
   const key = tally.functions.size === 0 ? '' : functionKey(one.domain, opType, one.overload);
@@ -96,11 +96,11 @@ function checkOperator(one: OnnxNode, place: Place, body: Body, tally: Tally): v
     body.calls.push(key);
     return;
   }
-  if (!isKnownDomain(domain)) throw rejected(`The operator's domain ${quoted(domain)} is not known.`, place());
-  if (FOREIGN.has(opType)) throw rejected('The node loads a compiled model from another file.', place());
+  if (!isKnownDomain(domain)) throw rejected('UNKNOWN_DOMAIN', `The operator's domain ${quoted(domain)} is not known.`, place());
+  if (FOREIGN.has(opType)) throw rejected('EXTERNAL_DATA', 'The node loads a compiled model from another file.', place());
   const fault = operatorFault(domain, opType, body.versions.get(domain));
-  if (fault !== null) throw rejected(fault, place());
-  if ((one.overload ?? '') !== '') throw rejected('The node names an overload of what is no function.', place());
+  if (fault !== null) throw rejectedFor(fault, place());
+  if ((one.overload ?? '') !== '') throw rejected('UNKNOWN_OPERATOR', 'The node names an overload of what is no function.', place());
   if (mayBeAccepted) body.accepted.set(opType, count);
 }
 
@@ -124,7 +124,7 @@ function checkAttribute(attribute: OnnxAttribute, place: Place, body: Body, tall
   for (const [index, one] of attribute.sparseTensors.entries()) checkSparseTensor(one, `${here}[${index}]`);
   if (attribute.g !== undefined) checkGraph(attribute.g, `${place()}.${name}`, body, tally, scope);
   for (const [index, one] of attribute.graphs.entries()) checkGraph(one, `${place()}.${name}[${index}]`, body, tally, scope);
-  if (fault !== null) throw rejected(fault, here);
+  if (fault !== null) throw rejected('ATTRIBUTE', fault, here);
 }
 
 function isPlain({ t, g, tensors, graphs, sparseTensor, sparseTensors }: OnnxAttribute): boolean {
