@@ -1,4 +1,4 @@
-import { MercatoError } from '../base/errors.ts';
+import { type ErrorData, MercatoError } from '../base/errors.ts';
 import { type CallRequest, type CallResult, type Patience, type RunnerConnection, RunnerLost, RunnerOverran } from './connection.ts';
 import { type Hosts, loadable, type RunnableVersion } from './hosts.ts';
 import { joinResults, sliceInputs } from './slices.ts';
@@ -60,8 +60,8 @@ export class ModelKilled extends MercatoError {
   readonly kind: 'CRASH' | 'OVERRUN';
   readonly runner: string;
 
-  constructor(kind: 'CRASH' | 'OVERRUN', runner: string, message: string) {
-    super('MODEL_FAILED', message);
+  constructor(kind: 'CRASH' | 'OVERRUN', runner: string, message: string, facts: Pick<ErrorData, 'limit'> = {}) {
+    super('MODEL_FAILED', message, { rule: kind, ...facts });
     this.kind = kind;
     this.runner = runner;
   }
@@ -82,7 +82,7 @@ async function call(
   for (let attempt = 1; ; attempt++) {
     let connection: RunnerConnection | null = null;
     const onLate = (ended: RunnerLost | RunnerOverran) => {
-      const killed = killedBy(ended, connection);
+      const killed = killedBy(ended, connection, version);
       if (ended.mixed) void tryAlone(ways, version, request, onKilled);
       else if (killed !== null) void tryLate(ways, version, request, { killed, device: connection?.device ?? 'cpu', onKilled });
     };
@@ -94,9 +94,10 @@ async function call(
       const tried = await tryNext(ways, version, request, { error, connection, patience, onKilled });
       if (typeof tried === 'object') return tried;
       if (!(error instanceof RunnerLost || error instanceof RunnerOverran)) throw error;
-      const killed = killedBy(error, connection);
+      const killed = killedBy(error, connection, version);
       // Nobody is struck for what may be the device's fault.
-      if (killed !== null) throw isModels(killed, tried) ? killed : new MercatoError('MODEL_FAILED', killed.message, {}, { cause: killed });
+      if (killed !== null)
+        throw isModels(killed, tried) ? killed : new MercatoError('MODEL_FAILED', killed.message, killed.data, { cause: killed });
       if (error.mixed) request = { ...request, alone: true };
       if (attempt === ATTEMPTS_MAX) throw new MercatoError('OVERLOADED', undefined, { retryAfterMs: RETRY_AFTER_MS });
     }
@@ -122,7 +123,7 @@ async function tryNext(
   const device = connection?.device ?? 'cpu';
   if (device === 'cpu' || !isRuns(error)) return 'fails';
   const ended = error instanceof RunnerLost || error instanceof RunnerOverran;
-  const killed = ended ? killedBy(error, connection) : null;
+  const killed = ended ? killedBy(error, connection, version) : null;
   const trial = trials.run(loadable(version), request, device, killed);
   return within(trial, patience).catch((gaveUp: unknown) => {
     // Whoever gives up early would never be found to crash the model on every device.
@@ -137,10 +138,14 @@ function isModels({ kind }: ModelKilled, tried: Verdict): boolean {
 }
 
 /** What ended a runner; null where the call had not begun, or it cannot be told yet whose call it was. */
-function killedBy(ended: RunnerLost | RunnerOverran, connection: RunnerConnection | null): ModelKilled | null {
+function killedBy(
+  ended: RunnerLost | RunnerOverran,
+  connection: RunnerConnection | null,
+  { runLimitMs }: RunnableVersion,
+): ModelKilled | null {
   if (ended.mixed || connection === null) return null;
   const { path } = connection;
-  if (ended instanceof RunnerOverran) return new ModelKilled('OVERRUN', path, ended.message);
+  if (ended instanceof RunnerOverran) return new ModelKilled('OVERRUN', path, ended.message, { limit: String(runLimitMs) });
   return ended.begun ? new ModelKilled('CRASH', path, 'The model crashed on this input.') : null;
 }
 

@@ -242,7 +242,8 @@ export class RunnerConnection {
     const data = retryAfterMs === undefined ? {} : { retryAfterMs: Number(retryAfterMs) };
     const asking = this.#pending.get(id)?.asking;
     if (code === 'OVERLOADED' && asking !== undefined) this.#refusals.add(asking, { message: String(message), data }, Number(forMs));
-    const error = fatal === true ? new RunnerOverran(String(message), mixed === true) : new MercatoError(code, String(message), data);
+    const facts = code === 'MODEL_FAILED' ? { ...data, rule: id === 0 ? 'LOAD' : 'RUN' } : data;
+    const error = fatal === true ? new RunnerOverran(String(message), mixed === true) : new MercatoError(code, String(message), facts);
     (id === 0 ? this.#loading : this.#settle(id))?.reject(error);
   }
 

@@ -60,7 +60,7 @@ const placeOf = ({ runner, footprint }: Holder): Place => ({ path: runner.path, 
 
 function asFailed(error: unknown): unknown {
   if (!(error instanceof RunnerLost)) return error;
-  return new MercatoError('MODEL_FAILED', 'The model could not be loaded.', {}, { cause: error });
+  return new MercatoError('MODEL_FAILED', 'The model could not be loaded.', { rule: 'LOAD' }, { cause: error });
 }
 
 /**

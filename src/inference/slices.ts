@@ -23,7 +23,8 @@ export function joinResults(results: readonly CallResult[]): CallResult {
     const parts = results.flatMap((result) => result.outputs[index] ?? []);
     const trailing = String(output.shape.slice(1));
     const fit = output.shape.length > 0 && parts.every((part) => String(part.shape.slice(1)) === trailing);
-    if (!fit) throw new MercatoError('MODEL_FAILED', `Output "${output.name}" differs in shape between slices of the rows.`);
+    if (!fit)
+      throw new MercatoError('MODEL_FAILED', `Output "${output.name}" differs in shape between slices of the rows.`, { rule: 'SLICES' });
     return joinRows(parts);
   });
   return {

@@ -33,7 +33,10 @@ test('a tenant whose calls exceed the run limit again and again is refused, nobo
   const endless = String(2 ** 52);
   for (let i = 0; i < 3; i++) {
     const { errors } = await call(hostile.key.secret, endless);
-    expect(errors?.[0]).toMatchObject({ message: 'The model exceeded its run limit of 1000 ms.', extensions: { code: 'MODEL_FAILED' } });
+    expect(errors?.[0]).toMatchObject({
+      message: 'The model exceeded its run limit of 1000 ms.',
+      extensions: { code: 'MODEL_FAILED', rule: 'OVERRUN', limit: '1000' },
+    });
   }
   const refused = (await call(hostile.key.secret, '1')).errors?.[0];
   expect(refused).toMatchObject({ extensions: { code: 'MODEL_SUSPENDED', retryable: true, retryAfterMs: expect.any(Number) } });

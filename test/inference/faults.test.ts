@@ -40,7 +40,7 @@ describe('a runner', () => {
     const pid = await busyRunner(inference);
     const waiting = [1, 2, 3].map((value) => inference.run(request(version, [longs([value])])));
     process.kill(pid, 'SIGKILL');
-    expect(await running).toMatchObject({ code: 'MODEL_FAILED' });
+    expect(await running).toMatchObject({ code: 'MODEL_FAILED', data: { rule: 'CRASH' } });
     expect((await Promise.all(waiting)).map(({ outputs }) => numbersOf(outputs[0]))).toEqual([[1], [2], [3]]);
     expect((await inference.status()).deployments[0]?.replicas[0]?.pid).not.toBe(pid);
   });

@@ -58,7 +58,7 @@ describe('hosting', () => {
     const inference = await testInference();
     const readModel = vi.fn(async () => identityModel()).mockResolvedValueOnce(new Uint8Array([1, 2, 3]));
     const version = versionOf(identityModel(), { file: fileOf(readModel) });
-    await expect(inference.run(request(version, [row]))).rejects.toMatchObject({ code: 'MODEL_FAILED' });
+    await expect(inference.run(request(version, [row]))).rejects.toMatchObject({ code: 'MODEL_FAILED', data: { rule: 'LOAD' } });
     expect(await inference.run(request(version, [row]))).toMatchObject({ rows: 1 });
   });
 

@@ -86,7 +86,7 @@ describe('a run', () => {
       () => new Error('it ran'),
       (reason: Error) => reason,
     );
-    expect(error).toMatchObject({ code: 'MODEL_FAILED', message: expect.stringContaining('idx=9') });
+    expect(error).toMatchObject({ code: 'MODEL_FAILED', message: expect.stringContaining('idx=9'), data: { rule: 'RUN' } });
     expect(error.message).not.toMatch(/\.(cc|h|so|ts)\b/);
     expect(error.message.length).toBeLessThanOrEqual(300);
   });
