@@ -150,7 +150,7 @@ export function wasVictim(error: unknown): boolean {
   return sqlState(error)?.startsWith('40') ?? false;
 }
 
-type DriverCause = { originalCode?: string; code?: string; kind?: string };
+type DriverCause = { originalCode?: string; code?: string; kind?: string; detail?: string };
 
 /** The SQLSTATE of an error of the database, as 23505; undefined for any other error. */
 export function sqlState(error: unknown): string | undefined {
@@ -160,6 +160,11 @@ export function sqlState(error: unknown): string | undefined {
   return cause?.originalCode ?? cause?.code;
 }
 
+/** The DETAIL of an error of the database; undefined where it has none. */
+export function sqlDetail(error: unknown): string | undefined {
+  return error instanceof Error ? causeOf(error)?.detail : undefined;
+}
+
 function causeOf(error: Error): DriverCause | undefined {
   const meta = 'meta' in error ? (error.meta as { driverAdapterError?: { cause?: DriverCause } } | undefined) : undefined;
   return meta?.driverAdapterError?.cause ?? (error.cause as DriverCause | undefined) ?? driverError(error);
@@ -167,5 +172,6 @@ function causeOf(error: Error): DriverCause | undefined {
 
 /** What the driver itself threw has its SQLSTATE beside a severity; its other errors have a code of the system, or none. */
 function driverError(error: Error): DriverCause | undefined {
-  return 'severity' in error && 'code' in error ? { code: String(error.code) } : undefined;
+  if (!('severity' in error && 'code' in error)) return undefined;
+  return { code: String(error.code), ...('detail' in error && typeof error.detail === 'string' ? { detail: error.detail } : {}) };
 }

@@ -20,6 +20,7 @@ import {
   takeFromLimits,
   takeRequests,
 } from '../usage/usage.ts';
+import type { Admission } from './lease-memory.ts';
 import { type Allowance, allowancesOf, type LimitShort, rateAllowance, shortOfLimit } from './lease-refusals.ts';
 
 /**
@@ -127,9 +128,8 @@ export function createGrants({ db, billing, processId }: { db: Database; billing
     if (units < wish.need) {
       if (rate && taken) await returnRequests(tx, key, rate, [{ ...taken, requests: taken.granted }]);
       const foreign = await hasForeignLeases(tx, { ...counter, listingId: null }, processId);
-      const availableNanos = accounts === null ? '0' : String(await billing.lockAvailable(tx, accounts.walletId));
-      const neededNanos = String(moreHeld(terms, counter, wish.need));
-      return { short: 'CREDIT', foreign, data: { neededNanos, availableNanos, currency: billing.currency }, left };
+      const availableNanos = accounts === null ? 0n : await billing.lockAvailable(tx, accounts.walletId);
+      return { short: 'CREDIT', foreign, data: creditData(billing, moreHeld(terms, counter, wish.need), availableNanos), left };
     }
     const slots = Math.min(...rooms.map((room) => room.slots), Number.POSITIVE_INFINITY);
     const calls = Number.isFinite(slots) ? Math.min(slots, quarter(slots, Math.max(1, given.requests))) : slots;
@@ -189,6 +189,23 @@ const OWN_RATE = { requestsPerMinute: 6000, burst: 600 };
 export function rateOf(terms: PlanTerms | null): { requestsPerMinute: number; burst: number } | null {
   if (terms === null) return OWN_RATE;
   return terms.requestsPerMinute === null ? null : { requestsPerMinute: terms.requestsPerMinute, burst: terms.burst ?? 1 };
+}
+
+/**
+ * What quota or wallet lack for the units of a call whose lease was swept, locked until the transaction ends; null where there is room, or the month of the lease is over.
+ */
+export async function shortOfSwept(tx: Tx, billing: Billing, { key, period, units, accounts }: Admission): Promise<Short | null> {
+  const counter = await lockCounter(tx, key);
+  if (counter.period !== period) return null;
+  const short = shortOfUnits(key, counter, units);
+  if (short) return short.short === 'QUOTA' ? { ...short, foreign: false } : null;
+  const neededNanos = moreHeld(key.terms, counter, units);
+  const availableNanos = accounts === null ? neededNanos : await billing.lockAvailable(tx, accounts.walletId);
+  return availableNanos < neededNanos ? { short: 'CREDIT', foreign: false, data: creditData(billing, neededNanos, availableNanos) } : null;
+}
+
+function creditData({ currency }: Billing, neededNanos: bigint, availableNanos: bigint): ErrorData {
+  return { neededNanos: String(neededNanos), availableNanos: String(availableNanos), currency };
 }
 
 function moreHeld(terms: PlanTerms | null, counter: CounterState, units: number): bigint {

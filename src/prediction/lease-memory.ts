@@ -7,6 +7,8 @@ import type { Time } from './lease-store.ts';
 
 /** Units taken for one call. Exactly one of `giveBack` and `settled` is called, once. */
 export type Admission = {
+  /** Of the lease: member and key are null where they have no limits of their own. */
+  key: GrantKey;
   leaseId: string;
   period: string;
   units: number;
@@ -118,6 +120,7 @@ export function createLeaseMemory(time: Time, onOwed: () => void) {
       }
     };
     const admission: Admission = {
+      key: entry.key,
       leaseId: block.leaseId,
       period: block.period,
       units,

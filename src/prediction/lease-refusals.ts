@@ -85,6 +85,11 @@ export function shortOfLimit(limits: readonly LockedLimit[], need: number, price
   return null;
 }
 
+/** A limit that had no room for what a call of `need` units cost when it was to be settled; on free units nobody counts any more. */
+export function shortOfSettled(limit: LockedLimit, need: number, unitNanos: bigint): LimitShort {
+  return { short: 'LIMIT', limit, ...refusedBy(limit, need, { unitNanos, free: 0n, leasedFree: 0n }) };
+}
+
 function refusedBy(limit: LockedLimit, need: number, price: NextPrice): Omit<LimitShort, 'short' | 'limit'> {
   const { name, subject, subjectId, measure, window, amount, leased, burstUnits } = limit;
   const used = burstUnits === null ? limit.used : BigInt(Math.ceil(limit.aheadUnits - 1e-6));

@@ -124,8 +124,11 @@ export async function createPredictions(options: PredictionOptions): Promise<Pre
   const replays = createReplays(options);
   const cancellations = await openCancellations(db);
   const suspendedPace = new RefusalPace();
-  const books = { ...options, replays, currency: billing.currency, commissionBps: billing.commissionBps };
-  const settlement = createSettlement({ store: createSettlementStore(books), inFlight: () => running - suspendedPace.held, log });
+  const settlement = createSettlement({
+    store: createSettlementStore({ ...options, replays }),
+    inFlight: () => running - suspendedPace.held,
+    log,
+  });
   const inFlight = new Map<string, { digest: Buffer; done: Promise<Prediction> }>();
   let running = 0;
   const onIdle: (() => void)[] = [];

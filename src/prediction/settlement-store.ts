@@ -1,6 +1,10 @@
-import { asSystem, type Database, systemStatement } from '../base/database.ts';
+import { asSystem, type Database, sqlDetail, sqlState, systemStatement } from '../base/database.ts';
 import { newId } from '../base/ids.ts';
+import type { Billing } from '../billing/billing.ts';
 import { Prisma } from '../generated/prisma/client.ts';
+import { settledLimitOf } from '../usage/usage.ts';
+import { type Short, shortOfSwept } from './grants.ts';
+import { shortOfSettled } from './lease-refusals.ts';
 import type { Admission } from './leases.ts';
 import { keyOf, type Replays, type Stored } from './replays.ts';
 import type { Finished, Keyed, Metered } from './settlement.ts';
@@ -12,6 +16,11 @@ export type Outcome = { id: string; outcome: 'BILLED' | 'LOST' | 'REVOKED'; amou
 export type SettlementStore = {
   /** One transaction: done as a whole, refused as a whole (`wasRefused`), not begun (`neverStarted`), or of an outcome that is not known. */
   settle(group: readonly Finished[]): Promise<Outcome[]>;
+  /**
+   * What there was too little of for a call that the database refused, since what its lease held is with others: a limit as the refusal has it, quota and wallet
+   * as they are now. Null where there is room again.
+   */
+  shortOf(call: Finished, refusal: unknown): Promise<Short | null>;
   /** What was billed of a group whose outcome is not known, by prediction. */
   billed(group: readonly Finished[]): Promise<ReadonlyMap<string, bigint>>;
   /** What was answered under these keys, each read when it is asked for; by `keyOf`. */
@@ -19,14 +28,9 @@ export type SettlementStore = {
 };
 
 /** The books in the database: one statement, `mercato_settle`, is one transaction. */
-export function createSettlementStore(options: {
-  db: Database;
-  replays: Replays;
-  currency: string;
-  commissionBps: number;
-  replayHours: number;
-}): SettlementStore {
-  const { db, replays, currency, commissionBps, replayHours } = options;
+export function createSettlementStore(options: { db: Database; replays: Replays; billing: Billing; replayHours: number }): SettlementStore {
+  const { db, replays, billing, replayHours } = options;
+  const { currency, commissionBps } = billing;
   return {
     async settle(group) {
       const calls = callsOf(group);
@@ -35,6 +39,12 @@ export function createSettlementStore(options: {
         Prisma.sql`select id::text, outcome, amount_nanos::text from mercato_settle(${calls}::jsonb, ${currency}, ${commissionBps}::int, ${replayHours}::int)`,
       );
       return rows.map(({ id, outcome, amount_nanos }) => ({ id, outcome, amountNanos: BigInt(amount_nanos ?? 0) }));
+    },
+    async shortOf({ admission, metered }, refusal) {
+      const detail = sqlState(refusal) === 'MC002' ? sqlDetail(refusal) : undefined;
+      if (detail === undefined) return asSystem(db, (tx) => shortOfSwept(tx, billing, admission));
+      const unitNanos = admission.key.terms?.unitPriceNanos ?? 0n;
+      return { ...shortOfSettled(settledLimitOf(detail), metered.units, unitNanos), foreign: false };
     },
     async billed(group) {
       const rows = await asSystem(

@@ -1,6 +1,7 @@
 import { isCheckViolation, neverStarted, sqlState, wasRefused, wasVictim } from '../base/database.ts';
 import { MercatoError } from '../base/errors.ts';
 import type { Log } from '../base/log.ts';
+import { refusalOf } from './lease-refusals.ts';
 import type { Admission } from './leases.ts';
 import { keyOf, type Stored } from './replays.ts';
 import type { Outcome, SettlementStore } from './settlement-store.ts';
@@ -37,8 +38,8 @@ export type Settled = { amountNanos: bigint; stored: null } | { stored: Stored }
 export type Settlement = {
   /**
    * Bills a finished prediction with others in one transaction; resolves after its commit.
-   * @throws UNAUTHENTICATED (the key was revoked meanwhile), OVERLOADED (no transaction could begin; its lease was swept and what that held is with others; its
-   * month was closed): unbilled; OUTCOME_UNKNOWN (the database did not confirm, or cannot be reached)
+   * @throws UNAUTHENTICATED (the key was revoked meanwhile), OVERLOADED (no transaction could begin; what its lease held is with others, and the data
+   * are those of the refusal that is due; its month was closed): unbilled; OUTCOME_UNKNOWN (the database did not confirm, or cannot be reached)
    */
   settle(finished: Finished): Promise<Settled>;
   /** Resolves when nothing is waiting to be settled. */
@@ -120,7 +121,7 @@ export function createSettlement(options: {
       else if (!wasRefused(error)) await findOut(group, error);
       else if (again && wasVictim(error)) await writeGroup(group, false);
       else if (group.length > 1) for (const item of group) await writeGroup([item]);
-      else for (const item of group) refuse(item, refusalOf(error), tookOthers(error));
+      else for (const item of group) tookOthers(error) ? void forfeit(item, error) : refuse(item, faultOf(error));
     }
   }
 
@@ -149,16 +150,25 @@ export function createSettlement(options: {
     }
   }
 
-  function refuse(item: Item, error: MercatoError, isForfeit = false): void {
-    if (isForfeit) item.admission.forfeit();
-    else item.admission.giveBack();
+  function refuse(item: Item, error: MercatoError): void {
+    item.admission.giveBack();
     item.reject(error);
   }
 
-  function refusalOf(error: unknown): MercatoError {
-    if (tookOthers(error))
-      return unbilled('What the call held of its quota, limits or wallet is with others now; it is not billed. Try again.');
-    if (sqlState(error) === 'MC003') return unbilled('The call took longer than its month could wait; it is not billed. Try again.');
+  /** Not awaited by those that are to be written: what the call lacked takes a look at the books. */
+  async function forfeit(item: Item, error: unknown): Promise<void> {
+    const { admission, metered } = item;
+    admission.forfeit();
+    const short = await store.shortOf(item, error).catch(() => null);
+    const { message, data } = short ? refusalOf(admission.key, short, metered.units) : { message: 'Try again.', data: {} };
+    item.reject(new MercatoError('OVERLOADED', `${TAKEN} ${message}`, { retryAfterMs: 1_000, ...data }));
+  }
+
+  function faultOf(error: unknown): MercatoError {
+    if (sqlState(error) === 'MC003') {
+      const message = 'The call took longer than its month could wait; it is not billed. Try again.';
+      return new MercatoError('OVERLOADED', message, { retryAfterMs: 1_000 });
+    }
     log.error({ err: error }, 'a prediction could not be settled');
     return new MercatoError('INTERNAL');
   }
@@ -187,7 +197,7 @@ export function createSettlement(options: {
 /** Others hold what its swept lease held, or had the free units before it: the next try is told what is true of quota, limits and wallet. */
 const tookOthers = (error: unknown) => ['MC001', 'MC002'].includes(sqlState(error) ?? '') || isCheckViolation(error);
 
-const unbilled = (message: string) => new MercatoError('OVERLOADED', message, { retryAfterMs: 1_000 });
+const TAKEN = 'What the call held of its quota, limits or wallet is with others now; it is not billed.';
 
 /** How many of the queue's first items go into one statement. */
 function groupSize(queue: readonly Item[]): number {

@@ -32,6 +32,7 @@ export {
   lockLimits,
   type NextPrice,
   roomOf,
+  settledLimitOf,
   takeFromLimits,
 } from './limit-counters.ts';
 export type { LimitView } from './limits.ts';

@@ -23,7 +23,7 @@ const billing = createBilling({ db, currency: CURRENCY, commissionBps: COMMISSIO
 const invalidations = { on: () => {}, isFresh: () => true };
 const leases = stack.use(await createLeases({ store: createLeaseStore({ db, billing, processId: newId() }), invalidations, log }));
 const replays = createReplays({ db, store: await createDirectoryStore(directory) });
-const books = createSettlementStore({ db, replays, currency: CURRENCY, commissionBps: COMMISSION_BPS, replayHours: 24 });
+const books = createSettlementStore({ db, replays, billing, replayHours: 24 });
 let running = 0;
 let groupMs: number[] = [];
 const settlement = createSettlement({

@@ -105,10 +105,22 @@ test('a call whose free units others had is refused unbilled where its spend lim
   const right = await core.consumer({ unitPriceNanos: 7n, freeUnits: 5n }, 1_000n);
   const frugal = await withKey(right, newId());
   const capped = { name: 'key', subject: 'API_KEY', subjectId: frugal.apiKeyId, measure: 'SPEND' } as const;
-  const { id } = await limit(right, { ...capped, amount: 0n });
+  const { id } = await limit(right, { ...capped, amount: 6n });
   const first = await one.leases.admit(frugal, 3, 5_000);
   await call(two, right, 5);
-  expect(await codeOf(() => one.settlement.settle(finished(frugal, first, { apiKeyId: frugal.apiKeyId })))).toBe('OVERLOADED');
+  await expect(one.settlement.settle(finished(frugal, first, { apiKeyId: frugal.apiKeyId }))).rejects.toMatchObject({
+    code: 'OVERLOADED',
+    message: expect.stringMatching(/not billed\. The limit "key" of the API key is 6 nanos per day; of these, 0 are used and 0 in flight/),
+    data: {
+      limitName: 'key',
+      subject: 'API_KEY',
+      limit: '6',
+      used: '0',
+      given: '3 units',
+      expected: 'at most 0 a call',
+      retryAfterMs: 1_000,
+    },
+  });
   expect(await codeOf(() => one.leases.admit(frugal, 1, 5_000))).toBe('QUOTA_EXCEEDED');
   await core.usage.updateLimit(right.consumerTenantId, id, { ...NOTHING, amount: 14n });
   await call(one, frugal, 2);

@@ -30,13 +30,15 @@ const STORED: Stored = { digest: Buffer.alloc(32), recordId: newId(), units: 1, 
 /** What becomes of `count` calls in one group where the books say what `settle` says, and of their units. */
 async function settled(count: number, settle: SettlementStore['settle'], more: Partial<SettlementStore> = {}) {
   const ends: string[] = [];
-  const store: SettlementStore = { settle, billed: async () => new Map(), answered: async () => new Map(), ...more };
+  const none = { billed: async () => new Map(), answered: async () => new Map(), shortOf: async () => null };
+  const store: SettlementStore = { settle, ...none, ...more };
   const settlement = createSettlement({ store, inFlight: () => 0, log });
   const calls = Array.from({ length: count }, (_, i) => {
     const end = (how: string) => () => {
       ends[i] = how;
     };
     const admission = {
+      key: right,
       leaseId: newId(),
       period: '2026-11',
       units: 1,

@@ -1,7 +1,7 @@
 import { createHash } from 'node:crypto';
-import { afterAll, beforeAll, expect, test } from 'vitest';
+import { afterAll, beforeAll, describe, expect, test } from 'vitest';
 import { asSystem, asTenant, sqlState } from '../../src/base/database.ts';
-import { newId } from '../../src/base/ids.ts';
+import { globalId, newId } from '../../src/base/ids.ts';
 import { priceOf } from '../../src/billing/billing.ts';
 import type { Admission } from '../../src/prediction/leases.ts';
 import { type Answer, replayOf } from '../../src/prediction/replays.ts';
@@ -109,10 +109,75 @@ test('a swept lease that left no room in the quota undoes its group by a rule of
   const full = await core.consumer({ unitPriceNanos: 10n, quotaUnits: 5n }, 1_000n);
   const swept = await admitAndSweep(full, 5);
   await two.settlement.settle(finished(full, await admit(two, full, 1)));
-  const store = createSettlementStore({ db: core.db, replays: one.replays, currency: 'EUR', commissionBps: 0, replayHours: 24 });
+  const store = createSettlementStore({ db: core.db, replays: one.replays, billing: core.billing, replayHours: 24 });
   const state = await store.settle([finished(full, swept)]).then(() => 'settled', sqlState);
   swept.giveBack();
   expect(state).toBe('MC001');
+});
+
+describe('a call that has run and finds what its lease held with others is told', () => {
+  /** What a call of `units`, whose lease is swept while others call for `taken` units, is told when it is to be settled. */
+  async function toldAfterSweep(right: Right, units: number, taken: number): Promise<unknown> {
+    const swept = await admitAndSweep(right, units);
+    await two.settlement.settle(finished(right, await admit(two, right, taken)));
+    return one.settlement.settle(finished(right, swept)).catch((error: unknown) => error);
+  }
+  const cap = { subject: 'TENANT', subjectId: null, burstUnits: null, hard: true, alertPercents: null } as const;
+  const units = { ...cap, measure: 'UNITS' } as const;
+
+  test('of its quota: whose, how much is left, and until when', async () => {
+    const right = await core.consumer({ quotaUnits: 5n });
+    expect(await toldAfterSweep(right, 5, 2)).toMatchObject({
+      code: 'OVERLOADED',
+      message: expect.stringMatching(/not billed\..* needs 5 units; .* 5 units of this month .* at most 3 are left/),
+      data: {
+        ...{ limitName: 'plan', subject: 'SUBSCRIPTION', subjectId: globalId('Subscription', right.subscriptionId ?? '') },
+        ...{ limit: '5', used: '2', given: '5 units', expected: 'at most 3', resetsAt: '2026-12-01T00:00:00.000Z', retryAfterMs: 1_000 },
+      },
+    });
+  });
+
+  test('of a limit of units: which, whose, how much, until when, and who can raise it', async () => {
+    const right = await core.consumer({});
+    const subscription = { subject: 'SUBSCRIPTION', subjectId: right.subscriptionId } as const;
+    await core.usage.createLimit(right.consumerTenantId, { ...units, name: 'roomy', window: 'MONTH', amount: 9n });
+    await core.usage.createLimit(right.consumerTenantId, { ...units, ...subscription, name: 'day', window: 'DAY', amount: 5n });
+    expect(await toldAfterSweep(right, 4, 2)).toMatchObject({
+      code: 'OVERLOADED',
+      message: expect.stringMatching(
+        /not billed\. The limit "day" of the subscription is 5 units per day; .* 2 are used .*updateUsageLimit/,
+      ),
+      data: {
+        ...{ limitName: 'day', subject: 'SUBSCRIPTION', subjectId: globalId('Subscription', right.subscriptionId ?? ''), limit: '5' },
+        ...{ used: '2', given: '4 units', expected: 'at most 3 now', resetsAt: '2026-11-16T00:00:00.000Z', retryAfterMs: 1_000 },
+      },
+    });
+  });
+
+  test('of a limit of a minute: that it ends soon', async () => {
+    const right = await core.consumer({});
+    await core.usage.createLimit(right.consumerTenantId, { ...units, name: 'minute', window: 'MINUTE', amount: 5n });
+    expect(await toldAfterSweep(right, 4, 2)).toMatchObject({ code: 'OVERLOADED', data: { limitName: 'minute', retryAfterMs: 60_000 } });
+  });
+
+  test('of its wallet: what the call costs, and what is there', async () => {
+    const right = await core.consumer({ unitPriceNanos: 10n }, 50n);
+    expect(await toldAfterSweep(right, 4, 2)).toMatchObject({
+      code: 'OVERLOADED',
+      data: {
+        ...{ subject: 'TENANT', subjectId: globalId('Tenant', right.consumerTenantId) },
+        ...{ neededNanos: '40', availableNanos: '10', currency: 'EUR', retryAfterMs: 1_000 },
+      },
+    });
+  });
+
+  test('to try again, where there is room by then', async () => {
+    const right = await core.consumer({ quotaUnits: 5n });
+    const swept = await admitAndSweep(right, 5);
+    const store = createSettlementStore({ db: core.db, replays: one.replays, billing: core.billing, replayHours: 24 });
+    expect(await store.shortOf(finished(right, swept), new Error())).toBeNull();
+    swept.giveBack();
+  });
 });
 
 test('a call whose key expires before it is settled is refused unbilled', async () => {

@@ -134,6 +134,8 @@ export class Servers {
     return {
       // What a caller hands in comes through as it is.
       settle: (group) => this.transaction(process, () => settle(books, group as readonly Ended[])),
+      // Which of them lacked is told by the database alone.
+      shortOf: async () => null,
       billed: (group) =>
         this.transaction(process, () => {
           const found = group.flatMap(({ metered: { id } }) => books.records.get(id) ?? []);

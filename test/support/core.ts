@@ -149,8 +149,8 @@ export async function openCore(instant = '2026-11-15T12:00:00Z'): Promise<Core> 
       await createLeases({ store: createLeaseStore({ db: own, billing, processId: id }), invalidations, log, maintainMs: null }),
     );
     const replays = createReplays({ db: own, store });
-    const books = { db: own, replays, currency: CURRENCY, commissionBps: COMMISSION_BPS, replayHours: 24 };
-    const settlement = createSettlement({ store: createSettlementStore(books), inFlight: () => 0, log });
+    const books = createSettlementStore({ db: own, replays, billing, replayHours: 24 });
+    const settlement = createSettlement({ store: books, inFlight: () => 0, log });
     stack.use(parts);
     return { id, leases, replays, settlement, [Symbol.asyncDispose]: () => parts.disposeAsync() };
   }

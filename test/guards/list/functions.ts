@@ -3,9 +3,8 @@ import { type Guard, guardsOf } from '../guard.ts';
 const INIT = 'prisma/migrations/20261123000000_init/migration.sql';
 const SETTLE = 'prisma/migrations/20261123000200_settle/migration.sql';
 const LIMITS = 'prisma/migrations/20261126000100_limits/migration.sql';
-const SPEND = 'prisma/migrations/20261126001000_spend_leases/migration.sql';
 const BURSTS = 'prisma/migrations/20261126001100_returned_bursts/migration.sql';
-const BILLED = 'prisma/migrations/20261127000000_spend_billed/migration.sql';
+const SETTLED = 'prisma/migrations/20261127010000_settled_limits/migration.sql';
 const LIMIT_CHANGES = 'prisma/migrations/20261126000700_limit_changes/migration.sql';
 const LEDGER = 'prisma/migrations/20261126000200_ledger/migration.sql';
 
@@ -108,11 +107,11 @@ const limits: Guard[] = guardsOf('function', LIMITS, 'database/limit-windows', [
   ['a limit that was removed does not change', 'OR OLD.removed_at IS NOT NULL THEN', 'THEN', 'database/constraints'],
 ]);
 
-const spend: Guard[] = guardsOf('function', SPEND, 'database/limit-windows', [
+const spend: Guard[] = guardsOf('function', SETTLED, 'database/limit-windows', [
   [
     'a call whose lease was swept needs room in its limits',
     `IF full_limit IS NOT NULL THEN
-    RAISE EXCEPTION 'a swept lease left no room in limit %', full_limit USING ERRCODE = 'MC002';`,
+    RAISE EXCEPTION 'a swept lease left no room in a limit' USING ERRCODE = 'MC002', DETAIL = full_limit;`,
     'IF false THEN NULL;',
   ],
   ['a soft limit refuses no call whose lease was swept', 'k.limit_id AND l.hard AND', 'k.limit_id AND'],
@@ -133,7 +132,7 @@ const told: Guard[] = guardsOf('function', BURSTS, 'database/limit-windows', [
   ['an alert is of a threshold that is reached', 'k.used * 100 >= l.amount::numeric * p.percent', 'true'],
 ]);
 
-const counted: Guard[] = guardsOf('function', BILLED, 'database/limit-windows', [
+const counted: Guard[] = guardsOf('function', SETTLED, 'database/limit-windows', [
   ['a limit that was removed refuses nothing for its cost', 'l.hard AND l.removed_at IS NULL AND c.more', 'l.hard AND c.more'],
   ['units of a swept lease are not returned again', 'coalesce(sum(b.units) FILTER (WHERE b.leased), 0)', 'sum(b.units)'],
   ["a limit's counter counts", "SET used = k.used + CASE k.measure WHEN 'UNITS' THEN m.units ELSE m.nanos END,", 'SET used = k.used,'],
@@ -160,11 +159,12 @@ const counted: Guard[] = guardsOf('function', BILLED, 'database/limit-windows', 
   ],
   [
     'a hard limit of spend has room for what a call costs',
-    "RAISE EXCEPTION 'no room in limit % for what the call costs', full_limit USING ERRCODE = 'MC002';",
+    "RAISE EXCEPTION 'no room in a limit for what the call costs' USING ERRCODE = 'MC002', DETAIL = full_limit;",
     'NULL;',
   ],
   ['a soft limit of spend refuses nothing that was settled', 'WHERE l.hard AND l.removed', 'WHERE l.removed'],
-  ['what a lease held needs no second room', 'AND c.more AND c.taken', 'AND c.taken'],
+  ['what a lease held needs no second room', 'AND c.more AND c.used', 'AND c.used'],
+  ['a refusal tells of what is used without its call', 'c.used - c.nanos, c.leased', 'c.used, c.leased'],
   ['a settlement tells of thresholds', 'PERFORM mercato_tell_thresholds(changed);', ''],
 ]);
 

@@ -2,7 +2,7 @@ import { type Guard, guardsOf } from '../guard.ts';
 
 const INIT = 'prisma/migrations/20261123000000_init/migration.sql';
 const LIMITS = 'prisma/migrations/20261126000100_limits/migration.sql';
-const SPEND = 'prisma/migrations/20261126001000_spend_leases/migration.sql';
+const SETTLED = 'prisma/migrations/20261127010000_settled_limits/migration.sql';
 const LEDGER = 'prisma/migrations/20261126000200_ledger/migration.sql';
 const LOCKS = 'database/locks';
 const ORDER = 'database/lock-order';
@@ -113,7 +113,7 @@ const functions: Guard[] = [
     ['partitions are made by one at a time', "PERFORM pg_advisory_xact_lock(hashtext('mercato.partitions'));", ''],
     ['invalidations are numbered in the order of commits', "PERFORM pg_advisory_xact_lock(hashtext('mercato.invalidation'));", ''],
   ]),
-  ...guardsOf('lock', SPEND, SETTLEMENT, [
+  ...guardsOf('lock', SETTLED, SETTLEMENT, [
     ["a settlement locks its limits' counters", 'FROM unnest(given) c) ORDER BY k.id FOR UPDATE', 'FROM unnest(given) c) ORDER BY k.id'],
     ["a settlement locks its limits' counters by key", 'FROM unnest(given) c) ORDER BY k.id FOR', 'FROM unnest(given) c) FOR'],
   ]),
