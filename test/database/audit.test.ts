@@ -8,12 +8,15 @@ import { type Core, finished, openCore } from '../support/core.ts';
 let core: Core;
 let consumer: string;
 let publisherId: string;
-/** Two priced calls of one consumer are settled, one of them under a key, a third is in flight, and of the ledger's other events there is one each. */
+/** Two priced calls of one consumer are settled, one of them under a key, a third is in flight; a call of the publisher's own; and of the ledger's other events there is one each. */
 beforeAll(async () => {
   core = await openCore();
   const server = await core.process();
   const right = await core.consumer({ unitPriceNanos: 1_000n, quotaUnits: 20n }, 100_000n);
   [consumer, publisherId] = [right.consumerTenantId, right.publisherTenantId];
+  await using own = await core.process();
+  const self = { ...right, consumerTenantId: publisherId, terms: null, subscriptionId: null };
+  await own.settlement.settle(finished(self, await own.leases.admit(self, 1, 1_000)));
   const limit = { name: 'cap', subject: 'TENANT', subjectId: null, measure: 'UNITS', window: 'DAY', burstUnits: null } as const;
   await core.usage.createLimit(right.consumerTenantId, { ...limit, amount: 100n, hard: true, alertPercents: null });
   const keyed = { tenantId: right.consumerTenantId, key: 'k', digest: Buffer.alloc(32), answer: Buffer.from('a'), storeKey: null };
@@ -113,7 +116,7 @@ const BROKEN: Record<string, string[]> = {
   'a limit has leased what its leases hold': ['update limit_counter set leased = leased + 1'],
   'a rollup is the sum of its usage records': ["update usage_rollup set units = units + 1 where grain = 'DAY'"],
   'no lease outlives its expiry by more than a sweep': ["update lease set expires_at = mercato_now() - interval '6 seconds'"],
-  'one usage record per prediction': [copy('usage_record', { period: "'2026-12'" })],
+  'one usage record per prediction': [copy('usage_record', { period: "'2026-12'" }, 'amount_nanos > 0')],
   'every idempotency key has its usage record': [copy('idempotency_key', { key: "'other'", record_id: OTHER })],
   'a charge is the sum of its usage records': ['update usage_record set amount_nanos = amount_nanos + 1'],
   'every priced usage record has its charge': [`update usage_record set transfer_id = ${OTHER}::uuid`],
@@ -124,6 +127,8 @@ const BROKEN: Record<string, string[]> = {
     "update transfer set amount_nanos = amount_nanos - 1 where kind = 'COMMISSION'",
   ],
 };
+
+const ANOTHER_PAYABLE = copy('account', { id: OTHER, kind: "'PUBLISHER_PAYABLE'", tenant_id: OTHER });
 
 /** As BROKEN, where that breaks what only the platform has. */
 const BROKEN_OF_TENANT: Record<string, string[]> = {
@@ -162,6 +167,11 @@ describe('the audit of one tenant', () => {
       publisher: side !== 'consumer',
       other: false,
     });
+  });
+
+  it('reports to a publisher a payout in its name that is out of none of its accounts', async () => {
+    const ofAnother = [ANOTHER_PAYABLE, `update transfer set debit_account_id = ${OTHER}::uuid where kind = 'PAYOUT'`];
+    expect(await auditAfter(ofAnother, publisherId)).toContain('the consumer pays what publisher and platform receive');
   });
 
   it('is of the tenant of a name', async () => {
@@ -204,10 +214,7 @@ describe('the audit', () => {
     ['a charge is posted twice', [copy('transfer', { id: OTHER })]],
     [
       'a charge pays the wrong publisher',
-      [
-        copy('account', { id: OTHER, kind: "'PUBLISHER_PAYABLE'", tenant_id: OTHER }),
-        `update transfer set credit_account_id = ${OTHER}::uuid where kind = 'CHARGE'`,
-      ],
+      [ANOTHER_PAYABLE, `update transfer set credit_account_id = ${OTHER}::uuid where kind = 'CHARGE'`],
     ],
   ])('finds out when %s', async (_, statements) => {
     expect(await auditAfter(statements)).not.toEqual([]);

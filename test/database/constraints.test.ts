@@ -143,6 +143,23 @@ const BREACHES: Record<string, Row[]> = {
   ],
 };
 
+/** The columns that may be null. */
+const OPTIONAL: Record<string, readonly string[]> = {
+  session: ['revoked_at'],
+  refresh_token: ['used_at'],
+  api_key: ['created_by_user_id', 'expires_at', 'revoked_at', 'scopes'],
+  usage_counter: ['plan_version_id', 'quota_units'],
+  usage_record: ['api_key_id', 'plan_version_id', 'subscription_id', 'transfer_id', 'user_id'],
+  usage_limit: ['burst_units', 'removed_at', '"window"'],
+  limit_counter: ['arrival_amount', 'arrival_at'],
+  outbox: ['delivered_at'],
+  replay: ['answer', 'store_key'],
+  account: ['tenant_id'],
+  transfer: ['consumer_tenant_id', 'expires_at', 'note', 'pending_id', 'publisher_tenant_id', 'reverses_id', 'subscription_id'],
+  plan_version: ['alias', 'burst', 'quota_units', 'requests_per_minute'],
+  subscription: ['cancelled_at'],
+};
+
 const KEY = { tenant_id: OTHER };
 /** What else differs in a second row that each unique index refuses; a primary key is one. */
 const DOUBLES: Record<string, Row> = {
@@ -217,6 +234,20 @@ describe.each(Object.entries(BREACHES))('%s', (check, rows) => {
 it.each(Object.entries(DOUBLES))('%s refuses a second row', async (index, second) => {
   const first = FIRST[index] ?? {};
   expect(await answerTo(tableOf(index), [first, { ...first, ...second }])).toContain('"23505"');
+});
+
+it.each(Object.keys(ROWS))('a column of %s is null only where that means something', async (table) => {
+  const columns = await asAdmin(
+    db,
+    (tx) => tx.$queryRaw<{ name: string }[]>`
+      select quote_ident(attname) "name" from pg_attribute
+       where attrelid = ${table}::regclass and attnum > 0 and not attisdropped
+         and not exists (select from pg_constraint where contype = 'p' and conrelid = attrelid and attnum = any (conkey))
+       order by attname`,
+  );
+  const optional: string[] = [];
+  for (const { name } of columns) if (!(await answerTo(table, [{ [name]: 'null' }])).includes('"23502"')) optional.push(name);
+  expect(optional).toEqual(OPTIONAL[table] ?? []);
 });
 
 it('every CHECK and unique index of these tables is tried', async () => {

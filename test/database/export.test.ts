@@ -9,6 +9,7 @@ let core: Core;
 /** Row-level security does not stop it. */
 let open: Database;
 const [own, other] = [newId(), newId()];
+const FROM = '2026-11-15T09:00:00Z';
 const AT = '2026-11-15T10:00:00Z';
 const NEXT = '2026-11-15T11:00:00Z';
 beforeAll(async () => {
@@ -19,6 +20,7 @@ beforeAll(async () => {
     for (const [tenantId, count, at] of [
       [own, 2_500, AT],
       [own, 3, NEXT],
+      [other, 200, FROM],
       [other, 7, AT],
     ] as const) {
       await tx.$executeRaw`
@@ -34,7 +36,7 @@ afterAll(() => core[Symbol.asyncDispose]());
 async function ids(to: string, look: () => Promise<unknown> = async () => {}): Promise<string[]> {
   const usage = createUsage({ db: open, announcer: { publish: async () => 0n, confirmed: async () => {} }, currency: 'EUR' });
   const found: string[] = [];
-  for await (const part of usage.exportRecords(own, { from: AT, to }, look).lines) {
+  for await (const part of usage.exportRecords(own, { from: FROM, to }, look).lines) {
     for (const line of part.trimEnd().split('\n')) found.push((JSON.parse(line) as { id: string }).id);
     if (found.length > 5_000) break;
   }

@@ -13,7 +13,7 @@ import { newId } from '../../src/base/ids.ts';
 import { LIMITS } from '../../src/base/limits.ts';
 import type { PlanTerms } from '../../src/catalog/catalog.ts';
 import { createEntitlements } from '../../src/catalog/entitlements.ts';
-import { subscribe } from '../../src/catalog/subscriptions.ts';
+import { findSubscription, ownSubscriptions, subscribe } from '../../src/catalog/subscriptions.ts';
 import { createUsage, limitedCallers, quotasOf } from '../../src/usage/usage.ts';
 import { asAdmin } from '../support/admin.ts';
 import { type Core, codeOf, finished, log, openCore, type Right } from '../support/core.ts';
@@ -86,6 +86,22 @@ describe('limits', () => {
     expect(await limit('SUBSCRIPTION', right.subscriptionId)).toBe('NOT_FOUND');
   });
 
+  it('are counted by tenant, and only until they are removed', async () => {
+    const fill = (tenantId: string, removed: boolean) =>
+      asAdmin(
+        core.db,
+        (tx) => tx.$executeRaw`
+      insert into usage_limit (id, tenant_id, name, subject, subject_id, measure, "window", amount, hard, alert_percents, removed_at)
+      select gen_random_uuid(), ${tenantId}::uuid, 'l' || n, 'TENANT', ${tenantId}::uuid, 'UNITS', 'DAY', 1, true, '{}', case when ${removed} then mercato_now() end
+        from generate_series(1, 100) n`,
+      );
+    const [{ id }, other] = [await core.tenant(), await core.tenant()];
+    await fill(other.id, false);
+    await fill(id, true);
+    const make = (tenantId: string) => codeOf(() => usage().createLimit(tenantId, { ...plain, amount: 1n, alertPercents: null }));
+    expect([await make(id), await make(other.id)]).toEqual(['OK', 'CONFLICT']);
+  });
+
   it('and their alerts are seen, changed and removed by their tenant alone', async () => {
     const server = await core.process();
     const limited = await core.consumer({});
@@ -142,6 +158,21 @@ it('a subscription is to what its buyer sees, and gives a right to nobody else',
   expect(await codeOf(() => subscribe(open, invalidations, stranger, terms.planVersionId))).toBe('NOT_FOUND');
   const entitlements = createEntitlements({ db: open, invalidations });
   expect(await codeOf(() => entitlements.of({ tenantId: stranger }, right.handle))).toBe('NOT_SUBSCRIBED');
+  // Its version is not READY, and its listing not published.
+  for (const model of [foreign.handle, `${foreign.handle}@1`, offer.handle]) {
+    expect(await codeOf(() => entitlements.of({ tenantId: stranger }, model))).toBe('NOT_FOUND');
+  }
+});
+
+it('subscriptions are seen by their consumer alone', async () => {
+  const seenBy = (tenantId: string) =>
+    asTenant(open, tenantId, async (tx) => [
+      await findSubscription(tx, tenantId, foreign.subscriptionId ?? ''),
+      (await ownSubscriptions(tx, tenantId, PAGE)).nodes,
+    ]);
+  expect(await seenBy((await core.tenant()).id)).toEqual([null, []]);
+  const own = { id: foreign.subscriptionId };
+  expect(await seenBy(foreign.consumerTenantId)).toMatchObject([own, [own]]);
 });
 
 it("a quota is of the tenant's own use", async () => {

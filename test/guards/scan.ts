@@ -1,6 +1,6 @@
 import { filesBelow } from './copy.ts';
 import { type Excuse, type Guard, placeOf } from './guard.ts';
-import { TABLES } from './sql.ts';
+import { MUST_BE_KNOWN, TABLES } from './sql.ts';
 
 /** What guards look like in code, of TypeScript and of SQL functions. */
 const CHECKS = [
@@ -11,7 +11,9 @@ const CHECKS = [
   /\bthrow (?:new MercatoError|refused|badInput|keyConflict)\b/g,
   /\bRAISE EXCEPTION\b/g,
   /\bauthorize(?:Operator)?\(/g,
-  /\btenant_id (?:=|in) /gi,
+  /\b(?:consumer_|publisher_)?tenant_id (?:=|in) /gi,
+  // What is found by its key alone is found for whoever has the key.
+  /\bwhere: \{(?! (?:id|email|name)(?:: \w+)? \})/g,
 ];
 /** What guards look like where the migrations declare something. */
 const DECLARES = /\b(UNIQUE|EXCLUDE|CHECK|POLICY|TRIGGER|FOREIGN KEY|ROW LEVEL SECURITY|GRANT|REVOKE)\b/;
@@ -31,14 +33,16 @@ const PREDICTION = [
   'cancellations',
   'patience',
   'audit',
+  'audit-scope',
 ];
 /** Whether a tenant may call a model, and under which terms. */
 const SUBSCRIPTIONS = ['subscriptions', 'entitlements'];
 const FILES = [
-  ...['src/usage', 'src/billing', 'src/access'].flatMap((folder) => filesBelow(folder, '.ts')),
+  ...['src/usage', 'src/billing', 'src/access', 'src/tenancy'].flatMap((folder) => filesBelow(folder, '.ts')),
   ...PREDICTION.map((name) => `src/prediction/${name}.ts`),
   ...SUBSCRIPTIONS.map((name) => `src/catalog/${name}.ts`),
   'src/base/idempotency.ts',
+  'src/app.ts',
 ];
 
 type Range = { start: number; end: number };
@@ -53,7 +57,11 @@ export function unlisted(read: (file: string) => string, guards: readonly Guard[
     const text = read(file);
     const covered = listed.filter((one) => one.file === file).map((one) => placeOf(text, one));
     const found = file.endsWith('.sql')
-      ? [...checksIn(text).filter(({ start }) => isOurs(text, start) && !isReplaced(text, start, later(file))), ...declarationsIn(text)]
+      ? [
+          ...checksIn(text).filter(({ start }) => isOurs(text, start) && !isReplaced(text, start, later(file))),
+          ...declarationsIn(text),
+          ...knownIn(text),
+        ]
       : checksIn(text);
     return found
       .filter((place) => !covered.some((one) => one.start < place.end && place.start < one.end))
@@ -93,6 +101,17 @@ function declarationsIn(text: string): Range[] {
   ]
     .filter(([statement]) => DECLARES.test(statement) && !/ NO FORCE /.test(statement) && namesOurs(statement))
     .map(({ 0: statement, index }) => ({ start: index, end: index + statement.length }));
+}
+
+/** Columns of our tables that must be known, and say so; those of a primary key say it anyway. */
+function knownIn(text: string): Range[] {
+  return [...text.matchAll(/^(?:CREATE|ALTER) TABLE "(\w+)"[^;]*;/gm)].flatMap(({ 0: statement, 1: table = '', index }) => {
+    if (!TABLES.includes(table)) return [];
+    const [key = ''] = /PRIMARY KEY .*/.exec(statement) ?? [];
+    return [...statement.matchAll(/"(\w+)" (?:"\w+"|[A-Z]\S*) (?:[^",]*? )?(?<!IS )NOT NULL/g)]
+      .filter(([, column = '']) => MUST_BE_KNOWN.test(column) && !key.includes(`"${column}"`))
+      .map(({ 0: declared, index: at }) => ({ start: index + at, end: index + at + declared.length }));
+  });
 }
 
 function namesOurs(statement: string): boolean {

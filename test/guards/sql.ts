@@ -8,11 +8,15 @@ export const TABLES = [
   'account,transfer,subscription_charge,closed_period,plan_version,subscription',
 ].flatMap((list) => list.split(','));
 
+/** Columns whose null would escape a CHECK, a unique index or a policy, or be counted as nothing: of identity, amounts, and what rights and rules go by. */
+export const MUST_BE_KNOWN =
+  /_id$|_nanos$|_units$|_bps$|hash$|^(amount|used|leased|units|slots|nanos|number|percent|period|currency|name|email|digest|kind|phase|state|role|subject|measure|hard|is_operator|counters|expires_at)$/;
+
 /** A part of a statement; `of`: what the statement declares. */
 type Part = { of: string; name?: string; at: [number, number]; put: string; test: string };
 type Found = Part & { file: string; start: number; end: number };
 
-/** A guard for every policy, grant, constraint, unique index and trigger that the migrations leave standing on `TABLES`. */
+/** A guard for every policy, grant, constraint, NOT NULL that matters, unique index and trigger that the migrations leave standing on `TABLES`. */
 export function sqlGuards(read: (file: string) => string): Guard[] {
   const files = filesBelow('prisma/migrations', '.sql').sort();
   // What a later migration declares again replaces what an earlier one did.
@@ -72,6 +76,14 @@ const STATEMENTS: [RegExp, (match: RegExpMatchArray) => Part[]][] = [
     ([text, table = '', key = '']) =>
       isOurs(table) && !REFERENCED.includes(table)
         ? [{ of: `${table}_pkey`, at: [text.length - key.length, text.length], put: 'CHECK (true)', test: 'constraints' }]
+        : [],
+  ],
+  [
+    // Of a column of a primary key nothing changes without it.
+    /(?<=^(?:CREATE|ALTER) TABLE "(\w+)"[^;]*)"(\w+)" (?:"\w+"|(?!IS )[A-Z]+)(?:\([\d,]+\))?(?:\[\])?( NOT NULL)(?![^;]*PRIMARY KEY \([^;)]*"\2")/gm,
+    ([text, table, column = '', words = '']) =>
+      isOurs(table) && MUST_BE_KNOWN.test(column)
+        ? [{ of: `${table}.${column} NOT NULL`, at: [text.length - words.length, text.length], put: '', test: 'constraints' }]
         : [],
   ],
   [

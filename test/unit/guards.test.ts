@@ -28,9 +28,10 @@ describe('the guards that are removed in turn', () => {
 
   it('would miss one that is new', () => {
     const read = (file: string) =>
-      `${readFile(file)}\nif (false) throw refused('NEW');\nALTER TABLE "lease" ADD CONSTRAINT "lease_new_check" CHECK (true);\n`;
+      `${readFile(file)}\nif (false) throw refused('NEW');\nALTER TABLE "lease" ADD CONSTRAINT "lease_new_check" CHECK (true);\nALTER TABLE "lease" ADD COLUMN "new_nanos" BIGINT NOT NULL;\n`;
     const found = unlisted(read, guards, allExcuses());
     expect(found.filter(({ text }) => text.includes('NEW')).length).toBeGreaterThan(20);
     expect(found.filter(({ text }) => text.includes('lease_new_check')).length).toBeGreaterThan(0);
+    expect(found.filter(({ text }) => text.includes('new_nanos')).length).toBeGreaterThan(0);
   });
 });
