@@ -205,7 +205,7 @@ describe('the chain of devices', () => {
 
   test.skipIf(!hasVulkan)(`asks the next device before a run past its limit counts as the model's${unlessVulkan}`, LIMIT, async () => {
     const inference = await testInference({ devices: 'webgpu,cpu', deviceEnvironment: vulkan });
-    const version = versionOf(squares(1024), { joinable: false, runLimitMs: 300 });
+    const version = versionOf(squares(1024), { joinable: false, runLimitMs: 1_500 });
     const killed: object[] = [];
     const result = await inference.run(request(version, [matrix(1024)], { onKilled: (one) => void killed.push(one) }));
     expect(result).toMatchObject({ device: 'cpu' });
