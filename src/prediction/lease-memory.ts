@@ -192,9 +192,9 @@ export function createLeaseMemory(time: Time, onOwed: () => void) {
 
   /**
    * Refuses everyone whom a shortage concerns that was found after `askedAt`: of those who waited then, all for a rate, otherwise who needs as much as was
-   * refused. Whoever came later is asked for anew.
+   * refused. Whoever came later is asked for anew. Whether there was anyone.
    */
-  function refuse(entry: Entry, need: number, short: Short, askedAt: number): void {
+  function refuse(entry: Entry, need: number, short: Short, askedAt: number): boolean {
     if (short.left) entry.allowances = { at: time.nowMs(), left: short.left, of: null };
     if (short.exhaustedMs !== undefined) {
       // The answer may have come late.
@@ -203,6 +203,7 @@ export function createLeaseMemory(time: Time, onOwed: () => void) {
     const concerned = entry.waiters.filter((waiter) => waiter.since <= askedAt && (short.short === 'RATE' || waiter.units >= need));
     entry.waiters = entry.waiters.filter((waiter) => !concerned.includes(waiter));
     for (const waiter of concerned) waiter.reject(refusalOf(entry.key, short, waiter.units));
+    return concerned.length > 0;
   }
 
   /** Takes an entry's blocks out of use; returns their unused units, for the database, and remembers their unused requests. */

@@ -5,6 +5,7 @@ import {
   type CounterChange,
   dropLeases,
   type LeaseScope,
+  type LockedLimit,
   limitedCallers,
   type Rate,
   type ReturnedUnits,
@@ -12,6 +13,7 @@ import {
   returnRequests,
   returnUnits,
   sweepLeases,
+  tellFull,
   type UnmadeRequests,
 } from '../usage/usage.ts';
 import { createGrants, type Granted, type GrantKey, type Short, type Wish } from './grants.ts';
@@ -41,6 +43,8 @@ export type LeaseStore = {
   drop(leaseIds: readonly string[]): Promise<void>;
   /** Ends the leases of any process that are past their expiry. */
   sweep(): Promise<void>;
+  /** Tells, once a day, that a limit of calls in flight refused one. */
+  tellFull(limit: Pick<LockedLimit, 'counterId'>): Promise<void>;
   /** Who of a tenant's members and keys has limits of its own. */
   limitedCallers(tenantId: string): Promise<ReadonlySet<string>>;
   /** Hears that some process needs what lies unused in this scope. */
@@ -73,6 +77,7 @@ export function createLeaseStore(options: { db: Database; billing: Billing; proc
     renew: (leaseIds) => asSystem(db, (tx) => renewLeases(tx, leaseIds)),
     drop: (leaseIds) => asSystem(db, (tx) => dropLeases(tx, leaseIds)),
     sweep: () => releasing(sweepLeases),
+    tellFull: (limit) => asSystem(db, (tx) => tellFull(tx, limit)),
     limitedCallers: (tenantId) => asSystem(db, (tx) => limitedCallers(tx, tenantId)),
     onRecall: (heard) =>
       db.listen('mercato_recall', (payload) => {

@@ -149,8 +149,14 @@ export async function createLeases(options: LeaseOptions): Promise<Leases> {
           false,
         );
       }
-    } else if ('short' in outcome) memory.refuse(entry, need, outcome, askedAt);
-    else memory.add(entry, outcome);
+    } else if ('short' in outcome) {
+      if (memory.refuse(entry, need, outcome, askedAt)) tell(outcome);
+    } else memory.add(entry, outcome);
+  }
+
+  function tell(refused: Short): void {
+    if (refused.short !== 'LIMIT' || !refused.limit.untold || refused.limit.amount === 0n) return;
+    store.tellFull(refused.limit).catch((error: unknown) => log.warn({ err: error }, 'a full limit could not be told of'));
   }
 
   async function ask(entry: Entry, wish: Wish, recall = false): Promise<Asked> {

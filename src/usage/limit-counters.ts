@@ -29,6 +29,8 @@ export type LockedLimit = {
   resetsAt: Date | null;
   /** From now to `resetsAt`; Infinity where there is no window. */
   windowMs: number;
+  /** Of calls in flight: that it refuses is to be told, and nobody has today. */
+  untold: boolean;
 };
 
 /** What the next units of a month cost: `free` of them nothing, the others `unitNanos` each. `leasedFree` more are leased, and may come back. */
@@ -56,7 +58,10 @@ export async function lockLimits(tx: Tx, caller: LimitedCaller): Promise<LockedL
            l.burst_units "burstUnits", l.hard, k.used::text used, k.leased::text leased,
            (greatest(0, extract(epoch from k.arrival_at - mercato_now())) * k.arrival_amount / 60)::float8 "aheadUnits",
            mercato_window_end(l.window, l.burst_units is not null, ${first.at}::timestamptz) "resetsAt",
-           (extract(epoch from mercato_window_end(l.window, l.burst_units is not null, ${first.at}::timestamptz) - mercato_now()) * 1000)::float8 "windowMs"
+           (extract(epoch from mercato_window_end(l.window, l.burst_units is not null, ${first.at}::timestamptz) - mercato_now()) * 1000)::float8 "windowMs",
+           l.measure = 'CONCURRENCY' and 100 = any(l.alert_percents)
+             and not exists (select from usage_alert a where (a.counter_id, a.percent, a.amount) = (k.id, 100, l.amount)
+                                and a.day = to_char(mercato_now() at time zone 'UTC', 'YYYY-MM-DD')) untold
       from limit_counter k join usage_limit l on l.id = k.limit_id
      where l.id = any(${ids}::uuid[]) and k.starts_at = mercato_window_start(l.window, l.burst_units is not null, ${first.at}::timestamptz)
      order by k.id for update of k`;
@@ -75,7 +80,7 @@ export async function lockLimits(tx: Tx, caller: LimitedCaller): Promise<LockedL
 export function settledLimitOf(detail: string): LockedLimit {
   const { amount, used, leased, resetsAt, ...row } = JSON.parse(detail);
   const amounts = { amount: BigInt(amount), used: BigInt(used), leased: BigInt(leased) };
-  return { ...row, ...amounts, burstUnits: null, hard: true, aheadUnits: 0, resetsAt: new Date(resetsAt) };
+  return { ...row, ...amounts, burstUnits: null, hard: true, aheadUnits: 0, resetsAt: new Date(resetsAt), untold: false };
 }
 
 /** Makes the counters, of the windows that are open at `at`, of limits that have none yet, and tells of thresholds that those are past already. */
@@ -90,6 +95,11 @@ export async function openCounters(tx: Tx, limitIds: readonly string[], at: Date
      order by l.id
         on conflict do nothing returning id`;
   if (made.length > 0) await tx.$executeRaw`select mercato_tell_thresholds(${made.map(({ id }) => id)}::uuid[])`;
+}
+
+/** Tells that a limit of calls in flight let one more in no more, where it is to be told: once for each amount and day, UTC. */
+export async function tellFull(tx: Tx, { counterId }: Pick<LockedLimit, 'counterId'>): Promise<void> {
+  await tx.$executeRaw`select mercato_tell_thresholds(array[${counterId}::uuid], true)`;
 }
 
 type Shown = { used: string; leased: string; windowMs: number | null };

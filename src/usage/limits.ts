@@ -33,7 +33,7 @@ export type NewLimit = {
   amount: bigint;
   burstUnits: bigint | null;
   hard: boolean;
-  /** Null: 80 and 100 where the measure is counted. */
+  /** Null: 80 and 100; of calls in flight 100, of bursts none. */
   alertPercents: readonly number[] | null;
 };
 /** Null leaves a part as it is. */
@@ -95,10 +95,10 @@ export function createLimits(db: Database, announcer: Announcer) {
         const subjectId = await subjectOf(tx, tenantId, given);
         await checkRoom(tx, tenantId);
         const id = newId();
-        const counted = given.measure !== 'CONCURRENCY' && given.burstUnits === null;
-        await tx.usageLimit.create({
-          data: { ...given, id, tenantId, subjectId, alertPercents: [...(given.alertPercents ?? (counted ? [80, 100] : []))] },
-        });
+        const alertPercents = [
+          ...(given.alertPercents ?? (given.measure === 'CONCURRENCY' ? [100] : given.burstUnits === null ? [80, 100] : [])),
+        ];
+        await tx.usageLimit.create({ data: { ...given, id, tenantId, subjectId, alertPercents } });
         return id;
       });
       // Not before every process applies it: what is settled until then is in what the window had used. The first call would open it too.
@@ -175,18 +175,23 @@ function checkForm(given: Omit<NewLimit, 'subject' | 'subjectId'>): void {
       throw badInput('burstUnits', `burstUnits must be 1 to ${LIMITS.unitsMax}.`, { given: `${burstUnits}` });
     }
   }
-  checkPercents(alertPercents, measure === 'CONCURRENCY' || burstUnits !== null);
+  if (alertPercents !== null) checkPercents(alertPercents, given);
 }
 
-function checkPercents(percents: readonly number[] | null, uncounted: boolean): void {
-  if (percents === null) return;
-  if (uncounted && percents.length > 0) {
-    throw badInput('alertPercents', 'Only what is counted in a window has thresholds.', { given: percents.join(', '), expected: 'none' });
+function checkPercents(percents: readonly number[], { measure, burstUnits }: Pick<NewLimit, 'measure' | 'burstUnits'>): void {
+  const given = percents.slice(0, 20).join(', ');
+  if (burstUnits !== null && percents.length > 0) {
+    throw badInput('alertPercents', 'Bursts, which time takes back, have no thresholds.', { given, expected: 'none' });
+  }
+  // What is leased of them are places; only a refusal says that as many calls are in flight.
+  if (measure === 'CONCURRENCY' && percents.some((percent) => percent !== 100)) {
+    const message = 'Calls in flight have one threshold: 100, at which a call is refused.';
+    throw badInput('alertPercents', message, { given, expected: '100, or none' });
   }
   const isRight = (percent: number) => Number.isInteger(percent) && percent >= 1 && percent <= MAX.percent;
   if (percents.length > MAX.percents || new Set(percents).size < percents.length || !percents.every(isRight)) {
     const expected = `at most ${MAX.percents} different whole numbers, 1 to ${MAX.percent}`;
-    throw badInput('alertPercents', `alertPercents must be ${expected}.`, { given: percents.slice(0, 20).join(', '), expected });
+    throw badInput('alertPercents', `alertPercents must be ${expected}.`, { given, expected });
   }
 }
 

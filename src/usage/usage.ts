@@ -34,6 +34,7 @@ export {
   roomOf,
   settledLimitOf,
   takeFromLimits,
+  tellFull,
 } from './limit-counters.ts';
 export type { LimitView } from './limits.ts';
 export { limitedCallers } from './limits.ts';

@@ -178,7 +178,7 @@ const DOUBLES: Record<string, Row> = {
   api_key_hash_key: { id: OTHER },
   usage_limit_name_key: { id: OTHER },
   limit_counter_limit_id_starts_at_key: { id: OTHER },
-  usage_alert_counter_id_percent_amount_key: { id: OTHER },
+  usage_alert_counter_id_percent_amount_day_key: { id: OTHER },
   plan_version_plan_id_number_key: { id: OTHER },
   subscription_active_key: { id: OTHER },
   account_tenant_key: { id: OTHER },

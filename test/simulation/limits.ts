@@ -92,6 +92,7 @@ export class Limits {
     return {
       ...{ counterId, limitId: limit.id, name: limit.id, subject, subjectId, measure, window, burstUnits, amount, hard, used, leased },
       ...{ aheadUnits: (Math.max(0, (arrivalAt ?? 0) - this.now()) * Number(amount)) / 60_000, windowMs },
+      untold: false,
       resetsAt: Number.isFinite(windowMs) ? new Date(this.now() + windowMs) : null,
     };
   }

@@ -124,6 +124,7 @@ export class Servers {
       renew: (ids) => this.transaction(process, () => books.renew(ids)),
       drop: (ids) => this.transaction(process, () => books.drop(ids)),
       sweep: () => this.transaction(process, () => books.sweep()),
+      tellFull: async () => undefined,
       limitedCallers: (tenantId) => this.transaction(process, () => books.limits.limitedCallers(tenantId)),
       onRecall: async (heard) => onRecall(heard),
     };

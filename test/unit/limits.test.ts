@@ -6,7 +6,7 @@ import { createUsage, type LockedLimit, roomOf } from '../../src/usage/usage.ts'
 
 const LIMIT: LockedLimit = {
   ...{ counterId: newId(), limitId: newId(), name: 'cap', subject: 'TENANT', subjectId: newId(), measure: 'UNITS', window: 'DAY' },
-  ...{ amount: 10n, burstUnits: null, hard: true, used: 3n, leased: 4n, aheadUnits: 0, resetsAt: null, windowMs: 1_000 },
+  ...{ amount: 10n, burstUnits: null, hard: true, used: 3n, leased: 4n, aheadUnits: 0, resetsAt: null, windowMs: 1_000, untold: false },
 };
 const ANY = Number.POSITIVE_INFINITY;
 const BURST = { window: 'MINUTE', burstUnits: 5n, amount: 60n } as const;

@@ -171,7 +171,7 @@ export const usageChecks: Guard[] = [
       'a limit tells at once of thresholds that are past',
       'if (made.length > 0) await tx.$executeRaw`select mercato_tell',
       'if (false) await tx.$executeRaw`select mercato_tell',
-      'database/limit-windows',
+      'database/alerts',
     ],
     ['a limit waits for another process', 'bool_or(l.process_id <> ${processId}::uuid and not l.draining)', 'bool_or(false)'],
   ]),
@@ -240,9 +240,19 @@ export const usageChecks: Guard[] = [
       'unit/limits',
     ],
     [
-      'only what is counted has thresholds',
-      'if (uncounted && percents.length > 0) {\n    throw badInput',
+      'bursts have no thresholds',
+      'if (burstUnits !== null && percents.length > 0) {\n    throw badInput',
       'if (false) {\n    throw badInput',
+      'unit/limits',
+    ],
+    [
+      'calls in flight have one threshold',
+      `if (measure === 'CONCURRENCY' && percents.some((percent) => percent !== 100)) {
+    const message = 'Calls in flight have one threshold: 100, at which a call is refused.';
+    throw badInput`,
+      `if (false) {
+    const message = '';
+    throw badInput`,
       'unit/limits',
     ],
     [

@@ -3,7 +3,7 @@ import { type Guard, guardsOf } from '../guard.ts';
 const INIT = 'prisma/migrations/20261123000000_init/migration.sql';
 const SETTLE = 'prisma/migrations/20261123000200_settle/migration.sql';
 const LIMITS = 'prisma/migrations/20261126000100_limits/migration.sql';
-const BURSTS = 'prisma/migrations/20261126001100_returned_bursts/migration.sql';
+const FULL = 'prisma/migrations/20261127010100_full_limits/migration.sql';
 const SETTLED = 'prisma/migrations/20261127010000_settled_limits/migration.sql';
 const LIMIT_CHANGES = 'prisma/migrations/20261126000700_limit_changes/migration.sql';
 const LEDGER = 'prisma/migrations/20261126000200_ledger/migration.sql';
@@ -126,10 +126,11 @@ const spend: Guard[] = guardsOf('function', SETTLED, 'database/limit-windows', [
   ['what others lease of a limit is taken', 'HAVING k.used + k.leased + sum(', 'HAVING k.used + sum(', 'database/settlement-races'],
 ]);
 
-const told: Guard[] = guardsOf('function', BURSTS, 'database/limit-windows', [
-  ['an alert is of a limit in force', 'AND l.removed_at IS NULL AND k.used', 'AND k.used'],
-  ['an alert is of something used', 'AND k.used > 0 AND', 'AND'],
+const told: Guard[] = guardsOf('function', FULL, 'database/alerts', [
+  ['an alert is of a limit in force', 'AND l.removed_at IS NULL\n', '\n', 'database/limit-windows'],
+  ['an alert is of something used', 'ELSE k.used > 0 AND', 'ELSE'],
   ['an alert is of a threshold that is reached', 'k.used * 100 >= l.amount::numeric * p.percent', 'true'],
+  ['a refusal by calls in flight is told of each day', "to_char(mercato_now() AT TIME ZONE 'UTC', 'YYYY-MM-DD')", "'today'"],
 ]);
 
 const counted: Guard[] = guardsOf('function', SETTLED, 'database/limit-windows', [
@@ -165,11 +166,11 @@ const counted: Guard[] = guardsOf('function', SETTLED, 'database/limit-windows',
   ['a soft limit of spend refuses nothing that was settled', 'WHERE l.hard AND l.removed', 'WHERE l.removed'],
   ['what a lease held needs no second room', 'AND c.more AND c.used', 'AND c.used'],
   ['a refusal tells of what is used without its call', 'c.used - c.nanos, c.leased', 'c.used, c.leased'],
-  ['a settlement tells of thresholds', 'PERFORM mercato_tell_thresholds(changed);', ''],
+  ['a settlement tells of thresholds', 'PERFORM mercato_tell_thresholds(changed);', '', 'database/alerts'],
 ]);
 
 const limitChanges: Guard[] = guardsOf('function', LIMIT_CHANGES, 'database/limit-windows', [
-  ['a change tells of thresholds', 'PERFORM mercato_tell_thresholds(ARRAY[open_counter]);', ''],
+  ['a change tells of thresholds', 'PERFORM mercato_tell_thresholds(ARRAY[open_counter]);', '', 'database/alerts'],
   [
     'a burst goes on at the new rate',
     "greatest('0', k.arrival_at - mercato_now()) * (k.arrival_amount::float8 / NEW.amount)",

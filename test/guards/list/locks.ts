@@ -158,12 +158,12 @@ const alerts: Guard = {
   kind: 'lock',
   edits: [
     {
-      file: 'prisma/migrations/20261126001100_returned_bursts/migration.sql',
-      find: 'ON CONFLICT (counter_id, percent, amount) DO NOTHING\n',
+      file: 'prisma/migrations/20261127010100_full_limits/migration.sql',
+      find: 'ON CONFLICT (counter_id, percent, amount, day) DO NOTHING\n',
       put: '',
     },
   ],
-  tests: ['test/database/limits.test.ts'],
+  tests: ['test/database/alerts.test.ts'],
   postgres: true,
 };
 
