@@ -31,6 +31,8 @@ export async function lockCounter(
        for update`;
   const [found] = await select();
   if (found) return found;
+  // Closing a month locks the counters that it sees. Until whoever makes another has committed, none closes; nor is one made while a month is being closed.
+  await tx.$executeRaw`select pg_advisory_xact_lock_shared(hashtext('mercato.close_period'))`;
   await tx.$executeRaw`
     insert into usage_counter (consumer_tenant_id, publisher_tenant_id, listing_id, period)
     values (${key.consumerTenantId}::uuid, ${key.publisherTenantId}::uuid, ${key.listingId}::uuid, mercato_period(mercato_now()))

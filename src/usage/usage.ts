@@ -3,7 +3,8 @@
  * limits; immutable usage records. Every function is one or two SQL statements on the caller's transaction; none knows a price.
  *
  * Locks are taken in this order, by primary key within a table, by every transaction of the system: api_key, lease, usage_counter, usage_limit (where it
- * changes; an alert refers to it, and so keeps no change of it waiting), limit_counter, rate_limit, idempotency_key, subscription_charge, transfer, account. Closing a month: usage_counter, its partition of usage_record, transfer.
+ * changes; an alert refers to it, and so keeps no change of it waiting), limit_counter, rate_limit, idempotency_key, subscription_charge, transfer, account.
+ * Before all of these, whoever makes a usage_counter shares the advisory lock of those who close a month: that, then usage_counter, the month's partition of usage_record, transfer.
  */
 import type { Database, Tx } from '../base/database.ts';
 import type { PageRequest } from '../base/ids.ts';

@@ -1,5 +1,7 @@
 import { afterAll, afterEach, beforeAll, describe, expect, it } from 'vitest';
 import { asSystem, type Tx } from '../../src/base/database.ts';
+import { newId } from '../../src/base/ids.ts';
+import { grantLease, lockCounter } from '../../src/usage/usage.ts';
 import { asAdmin } from '../support/admin.ts';
 import { booksOf, broken, type Core, finished, openCore, type Process } from '../support/core.ts';
 import { calendarOf, recordOf, refusalOf, transferOf } from '../support/ledger.ts';
@@ -65,6 +67,37 @@ describe.skipIf(!onPostgres)('a race with the closing', () => {
     const late = () => refusalOf(() => server.settlement.settle(finished(right, admission)));
     expect(await race(core.db, closing(period), late)).toMatchObject({ waited: true, result: { value: 'OVERLOADED' } });
     expect(await booksOf(core.db, right, period)).toMatchObject({ used: 0n, records: 0n, balance: 1_000n });
+  });
+});
+
+describe.skipIf(!onPostgres)('the first lease of a consumer and month', () => {
+  it('is waited for by the closing where it came first, though nothing of it is seen yet', async () => {
+    const { period, end } = await calendar.newMonth();
+    const right = await core.consumer({});
+    const grant = async (tx: Tx) => {
+      const counter = await lockCounter(tx, right);
+      const taking = {
+        planVersionId: right.terms?.planVersionId ?? null,
+        quotaUnits: null,
+        units: 1n,
+        slots: 0n,
+        nanos: 0n,
+        counterIds: [],
+      };
+      await grantLease(tx, counter, { leaseId: newId(), processId: server.id, ...taking });
+    };
+    const close = () => end().then(() => calendar.close(period));
+    expect(await race(core.db, grant, close)).toMatchObject({ waited: true, result: { value: 'CONFLICT PERIOD_IN_USE period' } });
+    await other.leases.maintain();
+    expect(await calendar.close(period)).toBe('OK');
+  });
+
+  it('waits for a closing under way, and is then of a month that is closed', async () => {
+    const { period, middle, end } = await calendar.newMonth();
+    await end();
+    const right = await core.consumer({});
+    const late = () => core.setClock(middle).then(() => refusalOf(async () => server.leases.admit(right, 1, 10_000)));
+    expect(await race(core.db, closing(period), late)).toMatchObject({ waited: true, result: { value: 'OVERLOADED' } });
   });
 });
 

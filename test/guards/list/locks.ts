@@ -11,6 +11,12 @@ const SETTLEMENT = 'database/settlement-races';
 const usage: Guard[] = [
   ...guardsOf('lock', 'src/usage/counters.ts', LOCKS, [
     ['a counter is locked', `mercato_period(mercato_now())\n       for update\``, 'mercato_period(mercato_now())`'],
+    [
+      'no counter is made while a month is closed',
+      "await tx.$executeRaw`select pg_advisory_xact_lock_shared(hashtext('mercato.close_period'))`;",
+      '',
+      'database/period-races',
+    ],
     ['a counter is made once', `mercato_period(mercato_now()))\n        on conflict do nothing\``, 'mercato_period(mercato_now()))`'],
     ['counters are locked', `\n       for update of c\``, '`'],
     ['counters are locked by key', `\n     order by c.consumer_tenant_id, c.listing_id, c.period`, '', ORDER],
