@@ -177,10 +177,15 @@ async function known(tx: Tx, id: string): Promise<TransferRow> {
   return row;
 }
 
-/** The existing transfer where it says what was wanted. @throws IDEMPOTENCY_CONFLICT, naming the first field that differs; `direction`: the accounts are swapped */
+/**
+ * The existing transfer where it says what was wanted.
+ * @throws IDEMPOTENCY_CONFLICT, naming the first field that differs; `direction`: the accounts are swapped; `id`: it is another operation's
+ */
 function sameAs(existing: TransferRow, wanted: Partial<TransferRow>): TransferRow {
   const differs = (Object.keys(wanted) as (keyof TransferRow)[]).find((field) => existing[field] !== wanted[field]);
   if (differs === undefined) return existing;
+  const isResolution = existing.pendingId !== null || wanted.phase === 'POST_PENDING' || wanted.phase === 'VOID_PENDING';
   const swapped = existing.debitAccountId === wanted.creditAccountId && existing.creditAccountId === wanted.debitAccountId;
-  throw refused('IDEMPOTENCY_CONFLICT', { field: differs === 'debitAccountId' && swapped ? 'direction' : differs });
+  const field = differs === 'phase' && isResolution ? 'id' : differs === 'debitAccountId' && swapped ? 'direction' : differs;
+  throw refused('IDEMPOTENCY_CONFLICT', { field });
 }

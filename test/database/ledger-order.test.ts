@@ -127,7 +127,7 @@ it('postTransfer looks in the order that it documents', async () => {
     ['BAD_USER_INPUT id', { id: used }],
     ['BAD_USER_INPUT amountNanos', { amountNanos: TOO_MUCH }],
     ['BAD_USER_INPUT note', { note: null }],
-    ['IDEMPOTENCY_CONFLICT phase', { id: newId() }],
+    ['IDEMPOTENCY_CONFLICT id', { id: newId() }],
     ['NOT_FOUND PENDING_NOT_FOUND pendingId', { pendingId: used }],
     ['CONFLICT NOT_PENDING pendingId', { pendingId: posted }],
     ['CONFLICT EXCEEDS_PENDING_AMOUNT amountNanos', { amountNanos: 10n }],
@@ -145,7 +145,7 @@ it('voidTransfer looks in the order that it documents', async () => {
   await expectOrder({ id: 'no id', pendingId: newId(), note: LONG as string | null }, core.billing.voidTransfer, [
     ['BAD_USER_INPUT id', { id: used }],
     ['BAD_USER_INPUT note', { note: null }],
-    ['IDEMPOTENCY_CONFLICT phase', { id: newId() }],
+    ['IDEMPOTENCY_CONFLICT id', { id: newId() }],
     ['NOT_FOUND PENDING_NOT_FOUND pendingId', { pendingId: used }],
     ['CONFLICT NOT_PENDING pendingId', { pendingId: posted }],
     ['CONFLICT PERIOD_CLOSED', LATER],

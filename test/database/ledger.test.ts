@@ -288,7 +288,8 @@ describe('the same id', () => {
     const { id } = await post(made.id, 30n);
     expect(await refusalOf(() => post(second.id, 30n, id))).toBe('IDEMPOTENCY_CONFLICT pendingId');
     expect(await refusalOf(() => post(made.id, 31n, id))).toBe('IDEMPOTENCY_CONFLICT amountNanos');
-    expect(await refusalOf(() => cancel(made.id, id))).toBe('IDEMPOTENCY_CONFLICT phase');
+    expect(await refusalOf(() => cancel(made.id, id))).toBe('IDEMPOTENCY_CONFLICT id');
+    expect(await refusalOf(() => core.billing.createTransfer(tenant, { ...made, id }))).toBe('IDEMPOTENCY_CONFLICT id');
     expect(await refusalOf(() => reverse(made.id, id))).toBe('IDEMPOTENCY_CONFLICT reversesId');
     await cancel(second.id);
   });

@@ -171,12 +171,7 @@ export const billingChecks: Guard[] = [
     ],
     ['a commission is reversed once', 'if (part) parts.push(part);', 'parts.push(part ?? commission);', LEDGER],
     ['the same id has the same content', 'if (differs === undefined) return existing;\n', 'return existing;\n', LEDGER],
-    [
-      'the same id says what differs',
-      "throw refused('IDEMPOTENCY_CONFLICT', { field: differs === 'debitAccountId' && swapped ? 'direction' : differs });",
-      'return existing;',
-      LEDGER,
-    ],
+    ['the same id says what differs', "throw refused('IDEMPOTENCY_CONFLICT', { field });", 'return existing;', LEDGER],
   ]),
   ...guardsOf('code', 'src/billing/periods.ts', 'database/periods', [
     ['a month is in form', 'if (!/^\\d{4}-(0[1-9]|1[0-2])$/.test(period)) {\n    throw badInput', 'if (false) {\n    throw badInput'],
