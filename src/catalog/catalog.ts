@@ -30,6 +30,7 @@ export type { CheckVersion, JobData, Jobs, Queue } from './jobs.ts';
 export { versionsByModel } from './models.ts';
 export { rejectedAs } from './rejections.ts';
 export { createDirectoryStore, type ModelStore } from './store.ts';
+export { strikeReports } from './strike-reports.ts';
 export { suspensionsByVersion } from './suspensions.ts';
 export type { VersionInput } from './versions.ts';
 export type { ModelVersionView, ModelView, PlanTerms, PlanView, SubscriptionView, UploadView } from './views.ts';

@@ -7,6 +7,7 @@ import {
   type DeviceMemory,
   type HostedVersion,
   type ModelVersionView,
+  strikeReports,
   suspensionsByVersion,
   versionsByModel,
 } from './catalog.ts';
@@ -15,6 +16,9 @@ type Caller = { principal: Principal | null };
 
 const viewerOf = ({ principal }: Caller) => principal?.tenantId ?? null;
 const tenantOf = ({ principal }: Caller, scope: Scope) => authorize(principal, scope).tenantId;
+
+const isPublisher = ({ principal }: Caller, { tenantId }: ModelVersionView) =>
+  principal?.tenantId === tenantId && principal.scopes.has('model:read');
 
 /** Whose versions a caller may load: the operator anybody's. */
 const ownerOf = ({ principal }: Caller, scope: Scope) => (principal?.isOperator ? null : authorize(principal, scope).tenantId);
@@ -190,6 +194,7 @@ export const resolvers = {
         verifiedOn: sampleCount === 0 ? [] : profile.verifiedOn,
       },
     suspension: (version, _, ctx) => ctx.loaders.load(suspensionsByVersion, version.id),
+    strikes: (version, _, ctx) => (isPublisher(ctx, version) ? ctx.loaders.load(strikeReports, version.id) : null),
   },
   Suspension: { everyone: ({ consumerTenantId }) => consumerTenantId === null },
   Plan: {

@@ -1,7 +1,7 @@
 import { afterAll, beforeAll, expect, test } from 'vitest';
 import { Client } from '../support/client.ts';
 import { offerLoop } from '../support/offer.ts';
-import { billOf, consumer } from '../support/people.ts';
+import { billOf, consumer, createKey } from '../support/people.ts';
 import { type Market, openMarket } from '../support/server.ts';
 
 let market: Market;
@@ -19,6 +19,8 @@ afterAll(async () => {
 });
 
 const PREDICT = 'mutation ($input: PredictInput!) { predict(input: $input) { prediction { outputs { data } } } }';
+const STRIKES =
+  '{ model(handle: "maker/loop") { version { strikes { consumers suspendedConsumers latest { at kind own } suspensions { since until reason } } } } }';
 const SUSPENSION = '{ model(handle: "maker/loop") { version { suspension { everyone reason since until } } } }';
 
 test('a tenant whose calls exceed the run limit again and again is refused, nobody else is, and nothing is billed', {
@@ -51,6 +53,13 @@ test('a tenant whose calls exceed the run limit again and again is refused, nobo
   });
   for (const other of [good.token, token])
     expect(await client.ask(SUSPENSION, {}, other)).toMatchObject({ model: { version: { suspension: null } } });
+
+  const strike = { kind: 'OVERRUN', own: false, at: expect.any(String) };
+  const told = { consumers: 1, suspendedConsumers: 1, latest: [strike, strike, strike] };
+  expect(await client.ask(STRIKES, {}, token)).toMatchObject({ model: { version: { strikes: told } } });
+  const key = await createKey(client, token);
+  for (const other of [hostile.token, good.token, key.secret, null])
+    expect(await client.ask(STRIKES, {}, other)).toEqual({ model: { version: { strikes: null } } });
 });
 
 test('a tenant that gives up before the run limit is suspended all the same', { timeout: 60_000 }, async () => {

@@ -1,7 +1,7 @@
 import { randomUUID } from 'node:crypto';
 import { afterAll, beforeAll, expect, test } from 'vitest';
 import { asTenant } from '../../src/base/database.ts';
-import { type Entitlement, suspensionsByVersion } from '../../src/catalog/catalog.ts';
+import { type Entitlement, strikeReports, suspensionsByVersion } from '../../src/catalog/catalog.ts';
 import { ModelKilled } from '../../src/inference/inference.ts';
 import { identityModel } from '../inference/tiny-models.ts';
 import { asAdmin } from '../support/admin.ts';
@@ -30,6 +30,9 @@ async function offer(count: number) {
   };
   const seenBy = (tenantId: string) =>
     asTenant(rig.db, tenantId, async (tx) => (await suspensionsByVersion(tx, [model.version?.id ?? ''])).get(model.version?.id ?? ''));
+  /** What a tenant is told of the version's strikes. */
+  const report = (tenantId: string) =>
+    asTenant(rig.db, tenantId, async (tx) => (await strikeReports(tx, [model.version?.id ?? ''])).get(model.version?.id ?? ''));
   /** As if so many seconds had passed. */
   const wait = async (seconds: number) => {
     await asAdmin(rig.db, async (tx) => {
@@ -43,7 +46,7 @@ async function offer(count: number) {
     const open = await seenBy(tenantId);
     return open === undefined ? 0 : Math.round((open.until.getTime() - Date.now()) / 1000);
   };
-  return { publisher: publisher.id, consumers: consumers.map(({ id }) => id), pass, strike, seenBy, wait, leftS };
+  return { publisher: publisher.id, consumers: consumers.map(({ id }) => id), pass, strike, seenBy, report, wait, leftS };
 }
 
 test('three strikes of one consumer suspend the version for that consumer alone', async () => {
@@ -108,4 +111,25 @@ test('a probe that fails doubles the time, up to an hour', async () => {
     expect(Math.abs((await leftS(publisher)) - next)).toBeLessThan(10);
     seconds = next;
   }
+});
+
+test('a publisher learns of strikes, and for how many consumers alone its version is suspended, but not who they are', async () => {
+  const { publisher, consumers, strike, report, wait, pass } = await offer(3);
+  const [one = '', two = '', three = ''] = consumers;
+  expect(await report(publisher)).toEqual({ latest: [], consumers: 0, suspensions: [], suspendedConsumers: 0 });
+  await strike(one, 3);
+  await strike(two, 1);
+  await strike(publisher, 1);
+  const told = await report(publisher);
+  expect(told).toMatchObject({ consumers: 2, suspendedConsumers: 1 });
+  expect(told?.latest.map(({ kind, own }) => [kind, own])).toEqual([['CRASH', true], ...new Array(4).fill(['CRASH', false])]);
+  expect(told?.suspensions).toEqual([
+    expect.objectContaining({ reason: expect.stringContaining('crashed 3 times, called by one tenant') }),
+  ]);
+  for (const id of consumers) expect(JSON.stringify(told)).not.toContain(id);
+  for (const other of [one, three]) expect(await report(other)).toMatchObject({ latest: [], consumers: 0, suspensions: [] });
+
+  await wait(61);
+  await (await pass(one))?.answered();
+  expect(await report(publisher)).toMatchObject({ consumers: 2, suspensions: [], suspendedConsumers: 0 });
 });

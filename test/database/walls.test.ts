@@ -177,7 +177,7 @@ describe('the roles', () => {
     expect(found).toEqual([undefined, undefined]);
   });
 
-  it('let a tenant run none of the functions that do what it may not, but for telling processes to forget, and others none at all', async () => {
+  it('let a tenant run none of the functions that do what it may not, but for telling processes to forget and what its versions were struck by, and others none at all', async () => {
     const rows = await asAdmin(
       db,
       (tx) => tx.$queryRaw<{ name: string; tenant: boolean; system: boolean; all: boolean; settings: string | null }[]>`
@@ -188,10 +188,12 @@ describe('the roles', () => {
     const system = { tenant: false, system: true, all: false };
     expect(rows).toEqual([
       { ...system, name: 'mercato_close_period', settings: '{"search_path=public, pg_temp",lock_timeout=2s}' },
+      { tenant: true, system: false, all: false, name: 'mercato_consumer_suspensions', settings: '{"search_path=public, pg_temp"}' },
       { ...system, name: 'mercato_ensure_partitions', settings: '{"search_path=public, pg_temp"}' },
       { ...system, name: 'mercato_follow_usage_limit', system: false, settings: '{"search_path=public, pg_temp"}' },
       { ...system, name: 'mercato_invalidate', tenant: true, settings: '{"search_path=public, pg_temp"}' },
       { ...system, name: 'mercato_settle', settings: '{plan_cache_mode=force_generic_plan}' },
+      { tenant: true, system: false, all: false, name: 'mercato_strikes', settings: '{"search_path=public, pg_temp"}' },
     ]);
   });
 
