@@ -97,7 +97,7 @@ export function createSuspensions({ db, inference, invalidations, log }: Options
       // Another call of the same run was here first.
       if (written === 0) return [];
       await tx.$executeRaw`select pg_advisory_xact_lock(hashtextextended(${version.id}, 4))`;
-      const whom = await suspend(tx, struck, version.runLimitMs);
+      const whom = await suspend(tx, struck);
       if (whom.length > 0) await invalidations.publish(tx, 'listing', [listingId]);
       return whom;
     });
@@ -115,7 +115,7 @@ type Struck = { versionId: string; publisherTenantId: string; consumerTenantId: 
 type Count = { consumerTenantId: string; crashes: number; overruns: number };
 
 /** Opens or lengthens what the strikes of the window, and a failed probe, ask for. Returns for whom; null: for everybody. */
-async function suspend(tx: Tx, struck: Struck, runLimitMs: number): Promise<(string | null)[]> {
+async function suspend(tx: Tx, struck: Struck): Promise<(string | null)[]> {
   const { versionId, publisherTenantId, consumerTenantId } = struck;
   const counts = await tx.$queryRaw<Count[]>`
     select consumer_tenant_id "consumerTenantId", count(*) filter (where kind = 'CRASH')::int crashes, count(*) filter (where kind = 'OVERRUN')::int overruns
@@ -131,7 +131,7 @@ async function suspend(tx: Tx, struck: Struck, runLimitMs: number): Promise<(str
   if (consumers.length >= STRIKES.consumers || offenders.length > consumers.length) whom.add(null);
   for (const tenant of [...whom].sort()) {
     const concerned = tenant === null ? counts : counts.filter((count) => count.consumerTenantId === tenant);
-    await open(tx, struck, tenant, reasonOf(concerned, runLimitMs));
+    await open(tx, struck, tenant, reasonOf(concerned));
   }
   return [...whom];
 }
@@ -148,11 +148,11 @@ async function open(tx: Tx, { versionId, publisherTenantId }: Struck, tenant: st
       where s.until <= mercato_now()`;
 }
 
-function reasonOf(counts: readonly Count[], runLimitMs: number): string {
+function reasonOf(counts: readonly Count[]): string {
   const sum = (key: 'crashes' | 'overruns') => counts.reduce((total, count) => total + count[key], 0);
   const parts = [
     ...(sum('crashes') > 0 ? [`crashed ${sum('crashes')} times`] : []),
-    ...(sum('overruns') > 0 ? [`exceeded its run limit of ${runLimitMs} ms ${sum('overruns')} times`] : []),
+    ...(sum('overruns') > 0 ? [`exceeded its run limit ${sum('overruns')} times`] : []),
   ];
   const callers = counts.length === 1 ? 'one tenant' : `${counts.length} tenants`;
   return `In ${STRIKES.windowMinutes} minutes the version ${parts.join(' and ') || 'failed again'}, called by ${callers}.`;
