@@ -13,6 +13,7 @@ import { loadVersion, mostBytes } from './load.ts';
 import { type Holder, held, hogOf, type Replica, Room } from './room.ts';
 import { type ReplicaBounds, Scaler, withinHost } from './scaling.ts';
 import type { Supervisor } from './supervisor.ts';
+import { asKnown, mayRunOn } from './version-devices.ts';
 
 export type FleetOptions = MemoryBounds & {
   readModel: (file: string) => Promise<Uint8Array>;
@@ -106,7 +107,7 @@ export class Fleet implements FleetPort {
     // Not killed: what one process cannot reach another may still use, and one that hangs is found by its silence.
     for (const replica of deployed.replicas) if (dead.includes(replica.runner.path)) void this.#retire(replica);
     if (this.#usable(deployed).length === 0) {
-      deployed.version = version;
+      deployed.version = asKnown(version, deployed.version);
       this.#tell(deployed);
       deployed.ended = false;
       deployed.loading ??= this.#load(deployed);
@@ -297,16 +298,8 @@ export class Fleet implements FleetPort {
     }
   }
 
-  /**
-   * The devices that may run a version; where each of those that answer its samples was seen to fail, the last of them, and of one without samples the last of all. None
-   * where it is not known of any whether it answers them.
-   */
-  async #chainOf({ id, passedOver, verifiedOn }: LoadableVersion): Promise<readonly string[]> {
-    const devices = await this.#options.devices;
-    const allowed = devices.filter((device) => !passedOver.includes(device) && (verifiedOn === null || verifiedOn.includes(device)));
-    const left = allowed.filter((device) => !this.#failing.has(id, device));
-    if (left.length > 0) return left;
-    return allowed.length > 0 || verifiedOn !== null ? allowed.slice(-1) : devices.slice(-1);
+  async #chainOf(version: LoadableVersion): Promise<readonly string[]> {
+    return mayRunOn(await this.#options.devices, version, (device) => this.#failing.has(version.id, device));
   }
 
   /** Loads a version on the first of `devices` that has room and takes it. `place` has that room then, until it is released. */

@@ -39,19 +39,28 @@ describe('hosting', () => {
   });
 
   test('waits for the samples of a version to be answered here, and runs it where they are', async () => {
-    const inference = await testInference();
-    const version = versionOf(identityModel(), { verifiedOn: [] });
-    const early = inference.run(request(version, [row]));
-    await vi.waitFor(async () => expect((await inference.status()).deployments).toMatchObject([{ state: 'LOADING', replicas: [] }]), WAIT);
-    await inference.setDevices(version.id, { passedOver: [], verifiedOn: ['webgpu'] });
-    await inference.setDevices(version.id, { passedOver: [], verifiedOn: ['webgpu', 'cpu'] });
-    expect(await early).toMatchObject({ device: 'cpu' });
-    await inference.unload(version.id);
-    const late = inference.run(request(version, [row])).catch((error: unknown) => error);
-    await vi.waitFor(async () => expect((await inference.status()).deployments).toMatchObject([{ state: 'LOADING', replicas: [] }]), WAIT);
-    await inference.unload(version.id);
+    const fleet = await testFleet();
+    const { promise, resolve } = Promise.withResolvers<Uint8Array>();
+    const readModel = vi.fn(() => promise);
+    const version = loadable(versionOf(identityModel(), { verifiedOn: [], file: fileOf(readModel) }));
+    const waits = async () =>
+      expect((await fleet.status()).deployments).toMatchObject([{ versionId: version.id, state: 'LOADING', replicas: [] }]);
+    const early = fleet.claim(version, []);
+    await vi.waitFor(waits, WAIT);
+    await fleet.setDevices(version.id, { passedOver: [], verifiedOn: ['webgpu'] });
+    expect(readModel).not.toHaveBeenCalled();
+    await fleet.setDevices(version.id, { passedOver: [], verifiedOn: ['webgpu', 'cpu'] });
+    await vi.waitFor(() => expect(readModel).toHaveBeenCalled(), WAIT);
+    // Of a process that has not heard of it yet.
+    const unaware = fleet.claim(version, []);
+    resolve(identityModel());
+    expect(await Promise.all([early, unaware])).toMatchObject([[{ device: 'cpu' }], [{ device: 'cpu' }]]);
+    await fleet.unload(version.id);
+    const late = fleet.claim(version, []).catch((error: unknown) => error);
+    await vi.waitFor(waits, WAIT);
+    await fleet.unload(version.id);
     expect(await late).toMatchObject({ code: 'OVERLOADED', data: { retryAfterMs: 2_000 } });
-    expect(await inference.run(request({ ...version, verifiedOn: ['cpu'] }, [row]))).toMatchObject({ device: 'cpu' });
+    expect(await fleet.claim({ ...version, verifiedOn: ['cpu'] }, [])).toMatchObject([{ device: 'cpu' }]);
   });
 
   test('tries again after a load that failed, and says why it failed', async () => {
