@@ -24,3 +24,11 @@ export async function findAlert(tx: Tx, tenantId: string, id: string): Promise<A
       from usage_alert a join usage_limit l on l.id = a.limit_id where a.id = ${id}::uuid and a.tenant_id = ${tenantId}::uuid`;
   return row ? { ...row, used: BigInt(row.used) } : null;
 }
+
+/** After so long nobody is told any more; the inbox has it still. */
+const OUTBOX_DAYS = 30;
+
+/** Deletes what has been in the outbox for long, delivered or not. */
+export async function dropOldMessages(tx: Tx): Promise<void> {
+  await tx.$executeRaw`delete from outbox where created_at < mercato_now() - make_interval(days => ${OUTBOX_DAYS}::int)`;
+}

@@ -1,5 +1,7 @@
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, test } from 'vitest';
 import { asSystem, asTenant } from '../../src/base/database.ts';
+import { keepUsage } from '../../src/usage/usage.ts';
+import { asAdmin } from '../support/admin.ts';
 import { broken, type Core, codeOf, finished, openCore, type Process, type Right } from '../support/core.ts';
 
 const NOON = '2026-11-15T12:00:00Z';
@@ -85,6 +87,34 @@ test('a threshold is told of by the call that reaches it, and by none before', a
   expect(await told()).toEqual([]);
   await call(one, right, 1);
   expect(await told()).toMatchObject([{ percent: 50, used: 5n, amount: 10n }]);
+});
+
+test('what is to be delivered waits for 30 days in the outbox, delivered or not, and stays in the inbox', async () => {
+  const right = await core.consumer({});
+  await limit(right, { amount: 2n, alertPercents: [50, 100] });
+  await call(one, right, 2);
+  const [first] = await toldOf(right);
+  await asSystem(core.db, (tx) => tx.outbox.update({ where: { id: first?.id ?? '' }, data: { deliveredAt: new Date(NOON) } }));
+  await core.setClock('2026-12-15T11:59:59Z');
+  await keepUsage(core.db);
+  expect(await toldOf(right)).toHaveLength(2);
+  await core.setClock('2026-12-15T12:00:01Z');
+  await keepUsage(core.db);
+  expect(await toldOf(right)).toEqual([]);
+  expect(await alertsOf(right)).toHaveLength(2);
+});
+
+test('what is undelivered is found by its age, however much was delivered', async () => {
+  const plan = await asAdmin(core.db, async (tx) => {
+    await tx.$executeRaw`
+      insert into outbox (tenant_id, topic, payload, delivered_at)
+      select gen_random_uuid(), 'usage.alert', '{}', case when i > 0 then mercato_now() end from generate_series(0, 5000) i`;
+    await tx.$executeRaw`analyze outbox`;
+    return tx.$queryRaw<{ 'QUERY PLAN': string }[]>`
+      explain select id from outbox where delivered_at is null order by created_at, id limit 100 for update skip locked`;
+  });
+  expect(plan.map((line) => line['QUERY PLAN']).join('\n')).toContain('outbox_undelivered_idx');
+  await asAdmin(core.db, (tx) => tx.$executeRaw`delete from outbox where payload = '{}'`);
 });
 
 describe('a limit of calls in flight', () => {

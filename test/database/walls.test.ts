@@ -39,7 +39,7 @@ const GRANTS: Record<string, { tenant?: string; system?: string }> = {
   usage_limit: { tenant: 'SELECT INSERT UPDATE', system: 'SELECT' },
   limit_counter: { tenant: 'SELECT', system: 'SELECT INSERT UPDATE DELETE' },
   usage_alert: { tenant: 'SELECT', system: 'SELECT INSERT' },
-  outbox: { system: 'SELECT INSERT UPDATE' },
+  outbox: { system: 'SELECT INSERT UPDATE DELETE' },
   usage_rollup: { tenant: 'SELECT', system: 'SELECT INSERT UPDATE' },
   rate_limit: { system: 'SELECT INSERT UPDATE DELETE' },
   usage_record: { tenant: 'SELECT', system: 'SELECT INSERT' },
