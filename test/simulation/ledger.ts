@@ -82,13 +82,13 @@ export class Ledger {
     const wanted = { phase, pendingId, amountNanos, note };
     const existing = this.transfers.get(id);
     if (existing) return sameAs(existing, wanted);
-    if (!pending) throw refused('PENDING_NOT_FOUND');
-    if (pending.phase !== 'PENDING') throw refused('NOT_PENDING');
-    if (amountNanos > pending.amountNanos) throw refused('EXCEEDS_PENDING_AMOUNT');
+    if (!pending) throw refused('PENDING_NOT_FOUND', { field: 'pendingId' });
+    if (pending.phase !== 'PENDING') throw refused('NOT_PENDING', { field: 'pendingId' });
+    if (amountNanos > pending.amountNanos) throw refused('EXCEEDS_PENDING_AMOUNT', { field: 'amountNanos' });
     this.checkPeriod();
     const won = this.endOf(pendingId)?.phase;
-    if (won !== undefined && won in PHASES) throw refused(PHASES[won as keyof typeof PHASES]);
-    if (this.isExpired(pending)) throw refused('PENDING_EXPIRED');
+    if (won !== undefined && won in PHASES) throw refused(PHASES[won as keyof typeof PHASES], { field: 'pendingId' });
+    if (this.isExpired(pending)) throw refused('PENDING_EXPIRED', { field: 'pendingId' });
     this.move([{ ...pending, posted: phase === 'POST_PENDING' ? amountNanos : 0n, pending: -pending.amountNanos }]);
     return this.write({ ...pending, ...wanted, id, timeoutMs: null });
   }
@@ -98,11 +98,11 @@ export class Ledger {
     const existing = this.transfers.get(id);
     if (existing) return sameAs(existing, { reversesId, note });
     const original = this.transfers.get(reversesId);
-    if (!original) throw refused('TRANSFER_NOT_FOUND');
+    if (!original) throw refused('TRANSFER_NOT_FOUND', { field: 'reversesId' });
     const isPosted = original.phase === 'POSTED' || original.phase === 'POST_PENDING';
-    if (!isPosted || original.kind === 'REVERSAL') throw refused('NOT_REVERSIBLE');
+    if (!isPosted || original.kind === 'REVERSAL') throw refused('NOT_REVERSIBLE', { field: 'reversesId' });
     this.checkPeriod();
-    if (this.reversalOf(reversesId)) throw refused('ALREADY_REVERSED');
+    if (this.reversalOf(reversesId)) throw refused('ALREADY_REVERSED', { field: 'reversesId' });
     const all = [...this.transfers.values()];
     const commissions =
       original.kind === 'CHARGE' ? all.filter((one) => one.batchId === original.batchId && one.kind === 'COMMISSION') : [];
@@ -189,7 +189,7 @@ export class Ledger {
     }
     for (const [id, nanos] of taken) {
       const available = this.available(id);
-      if (available !== null && nanos > 0n && nanos > available) throw refused('EXCEEDS_BALANCE');
+      if (available !== null && nanos > 0n && nanos > available) throw refused('EXCEEDS_BALANCE', { field: 'amountNanos' });
     }
     this.post(movements);
   }
@@ -268,5 +268,6 @@ export class Ledger {
 function sameAs(existing: Transfer, wanted: Partial<Transfer>): Transfer {
   const differs = (Object.keys(wanted) as (keyof Transfer)[]).find((field) => existing[field] !== wanted[field]);
   if (differs === undefined) return existing;
-  throw refused('IDEMPOTENCY_CONFLICT', { field: differs });
+  const swapped = existing.debitAccountId === wanted.creditAccountId && existing.creditAccountId === wanted.debitAccountId;
+  throw refused('IDEMPOTENCY_CONFLICT', { field: differs === 'debitAccountId' && swapped ? 'direction' : differs });
 }

@@ -42,11 +42,13 @@ export class Limits {
   readonly counters = new Map<string, Counter>();
   private readonly now: () => number;
   private readonly usedBefore: (limit: SimLimit, from: number) => bigint;
+  private readonly windowMs: typeof WINDOW_MS;
 
   /** `usedBefore`: of a limit, since an instant. */
-  constructor(now: () => number, usedBefore: (limit: SimLimit, from: number) => bigint) {
+  constructor(now: () => number, usedBefore: (limit: SimLimit, from: number) => bigint, windowMs = WINDOW_MS) {
     this.now = now;
     this.usedBefore = usedBefore;
+    this.windowMs = windowMs;
   }
 
   set(kind: Kind, terms: Terms, isOver: () => boolean): SimLimit {
@@ -88,7 +90,7 @@ export class Limits {
   private lockedOf(limit: SimLimit): LockedLimit {
     const { subject, subjectId, measure, window, burstUnits, amount, hard } = limit;
     const { id: counterId, startsAt, used, leased, arrivalAt } = this.counterOf(limit);
-    const windowMs = endOf(limit, startsAt) - this.now();
+    const windowMs = this.endOf(limit, startsAt) - this.now();
     return {
       ...{ counterId, limitId: limit.id, name: limit.id, subject, subjectId, measure, window, burstUnits, amount, hard, used, leased },
       ...{ aheadUnits: (Math.max(0, (arrivalAt ?? 0) - this.now()) * Number(amount)) / 60_000, windowMs },
@@ -110,7 +112,11 @@ export class Limits {
   }
 
   private startOf({ window, burstUnits }: SimLimit): number {
-    return window === null || burstUnits !== null ? 0 : Math.floor(this.now() / WINDOW_MS[window]) * WINDOW_MS[window];
+    return window === null || burstUnits !== null ? 0 : Math.floor(this.now() / this.windowMs[window]) * this.windowMs[window];
+  }
+
+  private endOf({ window, burstUnits }: SimLimit, startsAt: number): number {
+    return window === null || burstUnits !== null ? Number.POSITIVE_INFINITY : startsAt + this.windowMs[window];
   }
 
   /** Of the window that is open: what is counted, or would be as of now. */
@@ -210,10 +216,6 @@ export function most(limits: readonly LockedLimit[], price: NextPrice): { units:
   const rooms = limits.map((limit) => roomOf(limit, price));
   const least = (of: 'units' | 'slots') => Math.min(...rooms.map((room) => room[of]), Number.POSITIVE_INFINITY);
   return { units: least('units'), slots: least('slots') };
-}
-
-function endOf({ window, burstUnits }: SimLimit, startsAt: number): number {
-  return window === null || burstUnits !== null ? Number.POSITIVE_INFINITY : startsAt + WINDOW_MS[window];
 }
 
 const larger = (a: bigint, b: bigint) => (a > b ? a : b);
