@@ -9,14 +9,14 @@ import { openPostgres } from './base/database-postgres.ts';
 import { createLog, type Log } from './base/log.ts';
 import { openSignals } from './base/signals.ts';
 import { createBilling } from './billing/billing.ts';
-import { createCatalog, createDirectoryStore } from './catalog/catalog.ts';
+import { createCatalog, createDirectoryStore, isOwnStore, type ModelStore, sweepFiles } from './catalog/catalog.ts';
 import { type Demo, seed } from './commands/seed.ts';
 import { addressUrl, type Config } from './config.ts';
 import { createGraphQL, credentialsOf, type Services } from './graphql/graphql.ts';
 import { createHttp } from './http/server.ts';
 import { createFleet, createInference, type FleetPort, type HostFleet } from './inference/inference.ts';
-import { createJobs, createPredictions, runAuditOf } from './prediction/prediction.ts';
-import { createTraining } from './training/training.ts';
+import { createJobs, createPredictions, runAuditOf, sweepReplays } from './prediction/prediction.ts';
+import { createTraining, sweepCheckpoints } from './training/training.ts';
 import { createUsage, keepUsage } from './usage/usage.ts';
 
 /** A running server. Disposing stops it whatever it does; `drain` first lets it finish. */
@@ -53,6 +53,9 @@ export async function createApp(config: Config, overrides: Overrides = {}): Prom
   every(stack, UPKEEP_MS, () => keepUsage(db).catch((error: unknown) => log.error({ err: error }, 'the upkeep of usage failed')));
 
   const store = await createDirectoryStore(resolve(config.modelStoreDir));
+  const sweep = () => sweepStore(db, store, log).catch((error: unknown) => log.error({ err: error }, 'the store could not be swept'));
+  await sweep();
+  every(stack, UPKEEP_MS, sweep);
   const access = stack.use(await createAccess({ db, dataDir, jwtKeys: config.jwtKeys, log, clock }));
   const fleet = overrides.fleet ?? stack.use(await openFleet(config, log));
   const inference = stack.use(createInference(fleet));
@@ -119,6 +122,15 @@ export async function createApp(config: Config, overrides: Overrides = {}): Prom
     },
     [Symbol.asyncDispose]: () => parts.disposeAsync(),
   };
+}
+
+/** Rids the store of what nothing refers to. */
+async function sweepStore(db: Database, store: ModelStore, log: Log): Promise<void> {
+  await store.removeAbandoned();
+  if (!(await isOwnStore(db, store, log))) return;
+  await sweepFiles(db, store);
+  await sweepReplays(db, store);
+  await sweepCheckpoints(db, store);
 }
 
 /** The runners of this host, for one server process or, in its parent, for several. */

@@ -11,6 +11,8 @@ export const LIMITS = {
   deadlineMsDefault: 10_000,
   modelBytesMax: 512 * 1024 * 1024,
   uploadLifetimeMs: 60 * 60 * 1000,
+  /** After that, how long the file of an upload waits for something to be made of it. */
+  uploadKeptMs: 7 * 24 * 60 * 60 * 1000,
   pageSizeMax: 100,
   pageSizeDefault: 20,
   plansPerListing: 20,

@@ -32,6 +32,7 @@ export { rejectedAs } from './rejections.ts';
 export { createDirectoryStore, type ModelStore } from './store.ts';
 export { strikeReports } from './strike-reports.ts';
 export { suspensionsByVersion } from './suspensions.ts';
+export { isOwnStore, sweepFiles, sweepKeys } from './sweep.ts';
 export type { VersionInput } from './versions.ts';
 export type { ModelVersionView, ModelView, PlanTerms, PlanView, SubscriptionView, UploadView } from './views.ts';
 

@@ -28,20 +28,31 @@ export type ModelStore = {
   readBytes(key: string): Promise<Uint8Array | null>;
   /** Also where there is no such key. */
   delete(key: string): Promise<void>;
+  /** Digests of model files that nobody brought within a day, in lists of at most 500. */
+  agedFiles(): AsyncGenerator<string[]>;
+  /** The keys in a folder as `replays`, without the folder. */
+  keys(folder: string): Promise<string[]>;
+  /** Those of them that were not written within a day, as `agedFiles`. */
+  agedKeys(folder: string): AsyncGenerator<string[]>;
+  /** Deletes a model file unless somebody brought it within a day, be it at this moment. */
+  deleteAged(sha256: string): Promise<void>;
+  /** Deletes what killed processes left half-written more than a day ago. */
+  removeAbandoned(): Promise<void>;
 };
 
 /** Small enough that hashing a piece holds the event loop for about a millisecond. */
 const PIECE_BYTES = 1024 * 1024;
-const ABANDONED_MS = 24 * 60 * 60 * 1000;
+/** Far longer than anything takes from its first byte to the row that refers to it. */
+const AGED_MS = 24 * 60 * 60 * 1000;
+const LIST_MAX = 500;
 
 /**
  * The store in a directory (0700, files 0600), made where it is absent: `ab/abcdef…` by digest, other keys as they are. A file appears whole, by
- * renaming; what a killed process left half-written is removed a day later.
+ * renaming.
  */
 export async function createDirectoryStore(dir: string): Promise<ModelStore> {
   const staging = join(dir, 'staging');
   await mkdir(staging, { recursive: true, mode: 0o700 });
-  await removeAbandoned(staging);
 
   async function stage(stream: Readable, maxBytes: number): Promise<Staged> {
     const path = join(staging, randomUUID());
@@ -54,6 +65,8 @@ export async function createDirectoryStore(dir: string): Promise<ModelStore> {
       throw error;
     }
   }
+
+  const folderOf = (name: string) => join(dir, dirname(checkKey(`${name}/0`)));
 
   return {
     stage,
@@ -94,11 +107,61 @@ export async function createDirectoryStore(dir: string): Promise<ModelStore> {
     async delete(key) {
       await rm(join(dir, checkKey(key)), { force: true });
     },
+    async *agedFiles() {
+      const folders = (await readdir(dir)).filter((name) => /^[0-9a-f]{2}$/.test(name));
+      for (const folder of folders) for await (const names of agedIn(join(dir, folder))) yield names.filter(isDigest);
+    },
+    keys: (folder) => namesIn(folderOf(folder)),
+    agedKeys: (folder) => agedIn(folderOf(folder)),
+    async deleteAged(sha256) {
+      const path = join(dir, pathOf(sha256));
+      if (!(await isAged(path))) return;
+      const aside = join(staging, randomUUID());
+      await rename(path, aside);
+      // Somebody may have brought the same bytes since.
+      if (await isAged(aside)) await rm(aside, { force: true });
+      else await moveInto(aside, path);
+    },
+    async removeAbandoned() {
+      for await (const names of agedIn(staging)) for (const name of names) await rm(join(staging, name), { force: true });
+    },
   };
 }
 
+async function namesIn(folder: string): Promise<string[]> {
+  return readdir(folder).catch(absent([]));
+}
+
+/** Names in a folder, where there is one, of what was last written more than a day ago. */
+async function* agedIn(folder: string): AsyncGenerator<string[]> {
+  let aged: string[] = [];
+  for (const name of await namesIn(folder)) {
+    if (await isAged(join(folder, name))) aged.push(name);
+    if (aged.length < LIST_MAX) continue;
+    yield aged;
+    aged = [];
+  }
+  if (aged.length > 0) yield aged;
+}
+
+/** False also where there is none. */
+async function isAged(path: string): Promise<boolean> {
+  const found = await stat(path).catch(absent(null));
+  return found !== null && Date.now() - found.mtimeMs > AGED_MS;
+}
+
+/** What stands for a file that is not there. */
+function absent<T>(instead: T): (error: unknown) => T {
+  return (error) => {
+    if (error instanceof Error && 'code' in error && error.code === 'ENOENT') return instead;
+    throw error;
+  };
+}
+
+const isDigest = (name: string) => /^[0-9a-f]{64}$/.test(name);
+
 function pathOf(sha256: string): string {
-  if (!/^[0-9a-f]{64}$/.test(sha256)) throw new RangeError('not a SHA-256');
+  if (!isDigest(sha256)) throw new RangeError('not a SHA-256');
   return join(sha256.slice(0, 2), sha256);
 }
 
@@ -133,23 +196,18 @@ async function moveInto(from: string, to: string): Promise<void> {
 }
 
 async function readWhole(path: string): Promise<{ data: Uint8Array; sha256: string } | null> {
-  try {
-    return await withFile(path, 'r', async (file) => {
-      const { size } = await file.stat();
-      const data = new Uint8Array(size);
-      const hash = createHash('sha256');
-      for (let offset = 0; offset < size; ) {
-        const { bytesRead } = await file.read(data, offset, Math.min(PIECE_BYTES, size - offset), offset);
-        if (bytesRead === 0) throw new Error(`${path} became shorter while it was read`);
-        hash.update(data.subarray(offset, offset + bytesRead));
-        offset += bytesRead;
-      }
-      return { data, sha256: hash.digest('hex') };
-    });
-  } catch (error) {
-    if (error instanceof Error && 'code' in error && error.code === 'ENOENT') return null;
-    throw error;
-  }
+  return withFile(path, 'r', async (file) => {
+    const { size } = await file.stat();
+    const data = new Uint8Array(size);
+    const hash = createHash('sha256');
+    for (let offset = 0; offset < size; ) {
+      const { bytesRead } = await file.read(data, offset, Math.min(PIECE_BYTES, size - offset), offset);
+      if (bytesRead === 0) throw new Error(`${path} became shorter while it was read`);
+      hash.update(data.subarray(offset, offset + bytesRead));
+      offset += bytesRead;
+    }
+    return { data, sha256: hash.digest('hex') };
+  }).catch(absent(null));
 }
 
 async function withFile<T>(path: string, flags: string, fn: (file: FileHandle) => Promise<T>): Promise<T> {
@@ -158,13 +216,5 @@ async function withFile<T>(path: string, flags: string, fn: (file: FileHandle) =
     return await fn(file);
   } finally {
     await file.close();
-  }
-}
-
-async function removeAbandoned(staging: string): Promise<void> {
-  for (const name of await readdir(staging)) {
-    const path = join(staging, name);
-    const found = await stat(path).catch(() => null);
-    if (found !== null && Date.now() - found.mtimeMs > ABANDONED_MS) await rm(path, { force: true });
   }
 }

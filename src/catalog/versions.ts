@@ -80,7 +80,9 @@ async function checked(
 /** As `Catalog.takeUpload`. */
 export async function takeUpload(tx: Tx, tenantId: string, id: string): Promise<{ file: Stored; taken: boolean }> {
   const { count } = await tx.upload.updateMany({ where: { id, tenantId, state: 'COMPLETE' }, data: { state: 'USED' } });
-  const { sha256, sizeBytes } = found(await tx.upload.findFirst({ where: { id, tenantId } }));
+  const { sha256, sizeBytes, state } = found(await tx.upload.findFirst({ where: { id, tenantId } }));
+  if (state === 'EXPIRED')
+    throw new MercatoError('CONFLICT', 'The upload was not used in time; send the file again.', { field: 'uploadId' });
   if (sha256 === null || sizeBytes === null)
     throw new MercatoError('CONFLICT', 'No file has come for this upload yet.', { field: 'uploadId' });
   return { file: { sha256, sizeBytes: Number(sizeBytes) }, taken: count > 0 };

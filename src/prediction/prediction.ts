@@ -36,6 +36,7 @@ export { toBase64, toJson } from '../inference/inference.ts';
 export { type Finding, runAuditOf } from './audit.ts';
 export { createJobs } from './jobs.ts';
 export type { Allowance } from './lease-refusals.ts';
+export { sweepReplays } from './replays.ts';
 
 export type PredictRequest = {
   model: string;

@@ -3,7 +3,7 @@ import { deserialize, serialize } from 'node:v8';
 import DataLoader from 'dataloader';
 import { asSystem, type Database, type Tx } from '../base/database.ts';
 import { MercatoError } from '../base/errors.ts';
-import type { ModelStore } from '../catalog/catalog.ts';
+import { type ModelStore, sweepKeys } from '../catalog/catalog.ts';
 import type { Tensor } from '../inference/inference.ts';
 
 /** What a caller of `predict` gets again on a retry, besides units and amount, which the usage record has. */
@@ -17,6 +17,8 @@ export type Answer = {
 /** A key that was used: its record and, until it expires, its answer. */
 export type Stored = { digest: Buffer; recordId: string; units: number; amountNanos: bigint; answer: Answer | null };
 
+/** Of the store. */
+const FOLDER = 'replays';
 /** Answers up to this many bytes lie in the row. */
 const ROW_BYTES_MAX = 1024 * 1024;
 const EXPIRE_MAX = 500;
@@ -44,7 +46,7 @@ export function createReplays(options: { db: Database; store: ModelStore }) {
   async function prepare(answer: Answer): Promise<{ answer: Buffer | null; storeKey: string | null }> {
     const bytes = serialize(answer);
     if (bytes.length <= ROW_BYTES_MAX) return { answer: bytes, storeKey: null };
-    const storeKey = `replays/${answer.id}`;
+    const storeKey = `${FOLDER}/${answer.id}`;
     await store.putBytes(storeKey, bytes);
     return { answer: null, storeKey };
   }
@@ -104,6 +106,18 @@ export function createReplays(options: { db: Database; store: ModelStore }) {
   }
 
   return { prepare, find, load, lookUp, expire, discard: (storeKey: string) => store.delete(storeKey) };
+}
+
+/** Deletes answers of processes that died before they were settled: what is stored and has no row. */
+export async function sweepReplays(db: Database, store: ModelStore): Promise<void> {
+  await sweepKeys(store, FOLDER, async (ids) => {
+    const rows = await asSystem(
+      db,
+      (tx) => tx.$queryRaw<{ id: string }[]>`
+        select k.id::text from unnest(${ids}::uuid[]) k (id) where not exists (select from replay r where r.record_id = k.id)`,
+    );
+    return rows.map(({ id }) => id);
+  });
 }
 
 export type Replays = ReturnType<typeof createReplays>;

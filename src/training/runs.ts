@@ -1,11 +1,11 @@
 import { createHash } from 'node:crypto';
 import { createReadStream } from 'node:fs';
 import { readFile, writeFile } from 'node:fs/promises';
-import { asTenant, type Database, type Tx } from '../base/database.ts';
+import { asSystem, asTenant, type Database, type Tx } from '../base/database.ts';
 import { MercatoError } from '../base/errors.ts';
 import { type Connection, connection, type PageRequest } from '../base/ids.ts';
 import { LIMITS } from '../base/limits.ts';
-import { type Catalog, type ModelStore, rejectedAs } from '../catalog/catalog.ts';
+import { type Catalog, type ModelStore, rejectedAs, sweepKeys } from '../catalog/catalog.ts';
 import type { Dataset, Prisma, TrainingEpoch, TrainingRun } from '../generated/prisma/client.ts';
 import type { CreateTrainingRunInput } from '../generated/schema.ts';
 import { parseLimits } from './bounds.ts';
@@ -22,6 +22,8 @@ export type TrainingRunView = Omit<TrainingRun, 'spec'> & { spec: TrainingSpec }
 
 type Options = { db: Database; store: ModelStore; catalog: Catalog; works: Works; workshop: Workshop; deployments: Deployments };
 
+/** Of the store, for checkpoints. */
+const FOLDER = 'checkpoints';
 const DEFAULT_LIMITS = { timeLimitMs: 3_600_000, memoryLimitMib: 4_096 };
 
 export function createRuns({ db, store, catalog, works, workshop, deployments }: Options) {
@@ -133,7 +135,20 @@ export async function epochsByRun(tx: Tx, runIds: readonly string[]): Promise<Ma
 }
 
 function keyOf(runId: string): string {
-  return `checkpoints/${runId}`;
+  return `${FOLDER}/${runId}`;
+}
+
+/** Deletes checkpoints of runs that have ended, as failed ones and cancelled ones leave them. */
+export async function sweepCheckpoints(db: Database, store: ModelStore): Promise<void> {
+  await sweepKeys(store, FOLDER, async (ids) => {
+    const rows = await asSystem(
+      db,
+      (tx) => tx.$queryRaw<{ id: string }[]>`
+        select k.id::text from unnest(${ids}::uuid[]) k (id)
+         where not exists (select from work w where w.id = k.id and w.state in ('QUEUED', 'RUNNING'))`,
+    );
+    return rows.map(({ id }) => id);
+  });
 }
 
 function viewOf(row: TrainingRun): TrainingRunView {

@@ -19,7 +19,7 @@ export { type DeploymentRuleView, type DeploymentView, deploymentsByRun } from '
 export { type EvaluationView, evaluationsByVersion } from './evaluations.ts';
 export { type OptimizationView, optimisationsByDeployment, optimisationsByVersion } from './optimisations.ts';
 export type { Figures, RunData, TrainingSpec } from './orders.ts';
-export { epochsByRun, type TrainingRunView } from './runs.ts';
+export { epochsByRun, sweepCheckpoints, type TrainingRunView } from './runs.ts';
 export { hasEnded, WORK, type WorkError, worksByIds } from './work.ts';
 export type { WorkUsage } from './work-usage.ts';
 

@@ -1,5 +1,5 @@
 import { randomBytes } from 'node:crypto';
-import { mkdtemp, readdir, rm } from 'node:fs/promises';
+import { mkdtemp, readdir, rm, utimes } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { Readable } from 'node:stream';
@@ -12,6 +12,7 @@ import {
   type Catalog,
   createCatalog,
   createDirectoryStore,
+  type ModelStore,
   type ModelVersionView,
   type ModelView,
   type PlanInput,
@@ -27,6 +28,9 @@ export type CatalogRig = AsyncDisposable & {
   /** Files below the store's directory, without those in staging. */
   stored(): Promise<string[]>;
   staged(): Promise<string[]>;
+  store: ModelStore;
+  /** As if a model file, or what lies under a key of the store, had been brought two days ago. */
+  age(name: string): Promise<void>;
   tenant(): Promise<{ id: string; name: string }>;
   upload(tenantId: string, bytes: Uint8Array): Promise<string>;
   version(tenantId: string, modelId: string, bytes: Uint8Array): Promise<ModelVersionView>;
@@ -87,6 +91,11 @@ export async function openCatalog(options: Partial<FleetConfig> = {}, log: Log =
     catalog,
     stored: async () => (await readdir(storeDir, { recursive: true })).filter((path) => /[0-9a-f]{64}$/.test(path)),
     staged: () => readdir(join(storeDir, 'staging')),
+    store,
+    async age(name) {
+      const then = new Date(Date.now() - 2 * 24 * 60 * 60 * 1000);
+      await utimes(join(storeDir, name.includes('/') ? name : join(name.slice(0, 2), name)), then, then);
+    },
     tenant,
     upload,
     version,

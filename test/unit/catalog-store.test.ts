@@ -6,6 +6,18 @@ import { Readable } from 'node:stream';
 import { expect, onTestFinished, test } from 'vitest';
 import { createDirectoryStore } from '../../src/catalog/catalog.ts';
 
+/** As if it was written two days ago. */
+async function age(path: string): Promise<void> {
+  const then = new Date(Date.now() - 2 * 24 * 60 * 60 * 1000);
+  await utimes(path, then, then);
+}
+
+async function all(lists: AsyncIterable<string[]>): Promise<string[]> {
+  const names: string[] = [];
+  for await (const list of lists) names.push(...list);
+  return names;
+}
+
 async function openStore() {
   const dir = await mkdtemp(join(tmpdir(), 'store-'));
   onTestFinished(() => rm(dir, { recursive: true, force: true }));
@@ -72,10 +84,27 @@ test('bytes under a key come back until they are deleted; a key cannot leave its
 });
 
 test('what a killed process left is removed a day later, and not before', async () => {
-  const { dir } = await openStore();
+  const { dir, store } = await openStore();
   for (const name of ['old', 'young']) await writeFile(join(dir, 'staging', name), 'x');
-  const twoDaysAgo = new Date(Date.now() - 2 * 24 * 60 * 60 * 1000);
-  await utimes(join(dir, 'staging', 'old'), twoDaysAgo, twoDaysAgo);
-  await createDirectoryStore(dir);
+  await age(join(dir, 'staging', 'old'));
+  await store.removeAbandoned();
   expect(await readdir(join(dir, 'staging'))).toEqual(['young']);
+});
+
+test('what nobody brought within a day is listed, and only that can be deleted as aged', async () => {
+  const { dir, store } = await openStore();
+  const put = async (text: string) => (await store.put(Readable.from([text]), 100)).sha256;
+  const [old, again, young] = [await put('old'), await put('again'), await put('young')];
+  for (const key of ['replays/0-old', 'replays/1-young', 'checkpoints/0-old']) await store.putBytes(key, Buffer.from(key));
+  for (const digest of [old, again]) await age(join(dir, digest.slice(0, 2), digest));
+  for (const key of ['replays/0-old', 'checkpoints/0-old']) await age(join(dir, key));
+  expect((await all(store.agedFiles())).sort()).toEqual([old, again].sort());
+  expect(await all(store.agedKeys('replays'))).toEqual(['0-old']);
+  expect(await all(store.agedKeys('nothing'))).toEqual([]);
+
+  await put('again');
+  for (const digest of [old, again, young, '0'.repeat(64)]) await store.deleteAged(digest);
+  await expect(store.read(old)).rejects.toThrow('missing');
+  for (const digest of [again, young]) expect(await store.read(digest)).toBeInstanceOf(Uint8Array);
+  expect(await readdir(join(dir, 'staging'))).toEqual([]);
 });
