@@ -1,4 +1,4 @@
-import { asSystem, type Database } from '../base/database.ts';
+import { asSystem, type Database, type Tx } from '../base/database.ts';
 import { LIMITS } from '../base/limits.ts';
 import type { Log } from '../base/log.ts';
 import { releaseFile, unusedFiles } from './files.ts';
@@ -9,11 +9,12 @@ const UPLOADS_MAX = 500;
 const DATABASES = 'databases';
 
 /**
- * Whether the store has been this database's for a day, and no other's: what another one's rows refer to must not be swept. Says there that this one uses it.
+ * Whether the store has been this database's for a day, and no other's: what another one's rows refer to must not be swept. Says there that this one uses it. A copy is
+ * another database, whether restored from a dump or from files.
  */
 export async function isOwnStore(db: Database, store: ModelStore, log: Log): Promise<boolean> {
-  const [row] = await asSystem(db, (tx) => tx.$queryRaw<{ id: string }[]>`select mercato_database_id()::text id`);
-  const own = row?.id ?? '';
+  const own = await asSystem(db, databaseId);
+  if (own === null) return false;
   const known = await store.keys(DATABASES);
   if (!known.includes(own)) await store.putBytes(`${DATABASES}/${own}`, new Uint8Array());
   const others = known.filter((id) => id !== own);
@@ -50,6 +51,15 @@ export async function sweepKeys(store: ModelStore, folder: string, unused: (ids:
     const ids = names.filter((name) => UUID.test(name));
     for (const id of await unused(ids)) await store.delete(`${folder}/${id}`);
   }
+}
+
+/** Of this database in this cluster on this line of its history; embedded ones, which are all of one cluster, differ by their first tenant. Null where there is none yet. */
+async function databaseId(tx: Tx): Promise<string | null> {
+  const [row] = await tx.$queryRaw<{ id: string | null }[]>`
+    select md5(concat_ws(' ', (select system_identifier from pg_control_system()), (select timeline_id from pg_control_checkpoint()),
+                              (select oid from pg_database where datname = current_database()), t.id)) id
+      from tenant t order by t.id limit 1`;
+  return row?.id ?? null;
 }
 
 const UUID = /^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$/;

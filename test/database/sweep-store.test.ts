@@ -110,11 +110,15 @@ test('answers without a row, and checkpoints of what is not at work, are deleted
 });
 
 test('a store is swept once it has been of one database alone for a day', async () => {
-  const isOwn = () => isOwnStore(rig.db, rig.store, createLog('silent'));
+  const isOwn = (db = rig.db) => isOwnStore(db, rig.store, createLog('silent'));
+  await rig.tenant();
   expect([await isOwn(), await isOwn()]).toEqual([false, false]);
   const [own] = await rig.store.keys('databases');
   await rig.age(`databases/${own}`);
   expect(await isOwn()).toBe(true);
-  await rig.store.putBytes('databases/0-another', new Uint8Array());
-  expect(await isOwn()).toBe(false);
+  await using other = await openCatalog();
+  expect(await isOwn(other.db)).toBe(false);
+  expect(await isOwn()).toBe(true);
+  await other.tenant();
+  expect([await isOwn(other.db), await isOwn()]).toEqual([false, false]);
 });

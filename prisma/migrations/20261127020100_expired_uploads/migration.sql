@@ -6,11 +6,4 @@ ALTER TYPE "upload_state" ADD VALUE 'EXPIRED';
 -- What a sweep looks for; those that were used are most, and stay.
 CREATE INDEX "upload_unused_idx" ON "upload" ("expires_at") WHERE "state" IN ('OPEN', 'COMPLETE');
 
--- By which a store of files knows whose it is: it stays through dumps and new names of the database.
-DO $$
-BEGIN
-  EXECUTE format('CREATE FUNCTION mercato_database_id() RETURNS uuid LANGUAGE sql IMMUTABLE AS %L', format('SELECT %L::uuid', gen_random_uuid()));
-END
-$$;
-
 COMMIT;
