@@ -61,15 +61,17 @@ export type Wish = { need: number; want: number; requests: number };
 /** A block stops admitting early enough for the next upkeep, twice a second, to renew its lease for the calls in flight. */
 const MARGIN_MS = 700;
 
-/** The database side of leases: one short transaction per grant. */
-export function createGrants({ db, billing, processId }: { db: Database; billing: Billing; processId: string }) {
+export type GrantsOptions = { db: Database; billing: Billing; processId: string; nowMs?: () => number };
+
+/** The database side of leases: one short transaction per grant. `nowMs`: what the process measures a block's age with. */
+export function createGrants({ db, billing, processId, nowMs = () => performance.now() }: GrantsOptions) {
   const knownTerms = new Map<string, PlanTerms>();
 
   /** As `LeaseStore.grant`. */
   async function attempt(leaseId: string, key: GrantKey, { need, want, requests }: Wish, recall = false): Promise<Granted | Short> {
     if (key.terms) knownTerms.set(key.terms.planVersionId, key.terms);
     return asSystem(db, async (tx) => {
-      const startedAt = performance.now();
+      const startedAt = nowMs();
       const counter = await lockCounter(tx, key);
       const short = shortOfUnits(key, counter, need);
       if (short) {

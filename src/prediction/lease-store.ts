@@ -1,6 +1,5 @@
-import { asSystem, type Database, sqlState } from '../base/database.ts';
+import { asSystem, sqlState } from '../base/database.ts';
 import { MercatoError } from '../base/errors.ts';
-import type { Billing } from '../billing/billing.ts';
 import {
   type CounterChange,
   dropLeases,
@@ -16,7 +15,7 @@ import {
   tellFull,
   type UnmadeRequests,
 } from '../usage/usage.ts';
-import { createGrants, type Granted, type GrantKey, type Short, type Wish } from './grants.ts';
+import { createGrants, type Granted, type GrantKey, type GrantsOptions, type Short, type Wish } from './grants.ts';
 
 /** What a process measures durations with, and waits by. */
 export type Time = { nowMs(): number; sleep(ms: number): Promise<void> };
@@ -55,7 +54,7 @@ const CLOSED =
   'The books of this month are closed, though it is not over by the clock of the database. The operator must set that clock right; nothing is billed until then.';
 
 /** Leases in the database. */
-export function createLeaseStore(options: { db: Database; billing: Billing; processId: string }): LeaseStore {
+export function createLeaseStore(options: GrantsOptions): LeaseStore {
   const { db, billing } = options;
   const grants = createGrants(options);
 

@@ -10,7 +10,7 @@ import { type Billing, createBilling } from '../../src/billing/billing.ts';
 import { createDirectoryStore, type ModelStore, type PlanTerms } from '../../src/catalog/catalog.ts';
 import { runAudit } from '../../src/prediction/audit.ts';
 import type { GrantKey } from '../../src/prediction/grants.ts';
-import { createLeaseStore, type Time } from '../../src/prediction/lease-store.ts';
+import { createLeaseStore, systemTime, type Time } from '../../src/prediction/lease-store.ts';
 import { type Admission, createLeases, type Leases } from '../../src/prediction/leases.ts';
 import { createReplays, type Replays } from '../../src/prediction/replays.ts';
 import { createSettlement, type Finished, type Settlement } from '../../src/prediction/settlement.ts';
@@ -141,16 +141,15 @@ export async function openCore(instant = '2026-11-15T12:00:00Z'): Promise<Core> 
     return subscribe(id, made, terms);
   }
 
-  async function openProcess(time?: Time): Promise<Process> {
+  async function openProcess(time = systemTime): Promise<Process> {
     const parts = new AsyncDisposableStack();
     const own = parts.use(await openAgain(db));
     const id = newId();
     // A test that stops the clock must not race with maintenance: it renews, or sweeps, under the clock of the moment.
     const leases = parts.use(
       await createLeases({
-        store: createLeaseStore({ db: own, billing, processId: id }),
-        ...{ invalidations, log, maintainMs: null },
-        ...(time === undefined ? {} : { time }),
+        store: createLeaseStore({ db: own, billing, processId: id, nowMs: time.nowMs }),
+        ...{ time, invalidations, log, maintainMs: null },
       }),
     );
     const replays = createReplays({ db: own, store });
