@@ -90,7 +90,10 @@ export async function killingAt(
   const kills = (async () => {
     for (const point of points.toSorted((a, b) => a - b)) {
       while (!ended && progress() < point) await sleep(5);
-      stage.kill(dice.pick(stage.servers()));
+      const pid = dice.pick(stage.servers());
+      stage.kill(pid);
+      // Who is the only one is not replaced by another.
+      if (pid === stage.server.pid) await stage.recovered();
     }
   })();
   try {

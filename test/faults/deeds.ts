@@ -9,7 +9,7 @@ const PAUSE_MS = 50;
 const GIVE_UP_MS = 120_000;
 
 /** A mutation that makes one object under a key or an id of its caller's, however often it is sent. */
-export type Deed = {
+export type Mutation = {
   name: string;
   /** Answers `{ done: { made: { id } } }`, and where there is one `secret`. */
   query: string;
@@ -24,7 +24,7 @@ type Answer = { done: { made: { id: string }; secret?: string | null } };
 type Told = { made: string; secret: boolean } | { refused: string } | { silent: true };
 
 /** Sends a deed one to five times at once, each until it is answered or refused for good: all are told the same, and a secret is shown once at most. */
-export async function doOften(client: Client, deed: Deed, dice: Dice): Promise<Done> {
+export async function doOften(client: Client, deed: Mutation, dice: Dice): Promise<Done> {
   const told = await Promise.all(Array.from({ length: 1 + dice.below(SENT_MAX) }, () => untilTold(client, deed)));
   const made = told.flatMap((one) => ('made' in one ? [one.made] : []));
   const refused = told.flatMap((one) => ('refused' in one ? [one.refused] : []));
@@ -36,7 +36,7 @@ export async function doOften(client: Client, deed: Deed, dice: Dice): Promise<D
   return { made: made[0] ?? null, wrong };
 }
 
-async function untilTold(client: Client, { query, input, token }: Deed): Promise<Told> {
+async function untilTold(client: Client, { query, input, token }: Mutation): Promise<Told> {
   const giveUpMs = performance.now() + GIVE_UP_MS;
   while (performance.now() < giveUpMs) {
     const answer = await client.send(query, { input }, token).catch(() => null);

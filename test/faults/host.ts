@@ -1,6 +1,6 @@
 import { setTimeout as sleep } from 'node:timers/promises';
 import type { Market, Server } from '../support/server.ts';
-import { serversOf } from './processes.ts';
+import { runnersOf, serversOf } from './processes.ts';
 
 /** A server whose processes may be killed, and are started again on the same port. */
 export type Host = {
@@ -9,6 +9,8 @@ export type Host = {
   readonly server: Server;
   /** The processes that answer calls. */
   servers(): number[];
+  /** The processes that models run in. */
+  runners(): number[];
   /** Server processes that ended without being told to, in words. */
   deaths(): string[];
   /** SIGKILL, now, of one of its processes. */
@@ -44,6 +46,7 @@ export async function openHost(market: Market, processes: number, env: Record<st
       return server;
     },
     servers: () => serversOf(server.pid),
+    runners: () => runnersOf(server.pid),
     deaths() {
       const alive = new Set(serversOf(server.pid));
       const dead = [...known].filter((pid) => !alive.has(pid) && !killed.has(pid));

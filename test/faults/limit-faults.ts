@@ -16,7 +16,7 @@ const MINUTES_LEFT_MIN = 10;
 const FREE_AGAIN_MS_MAX = 15_000;
 const CREATE = 'mutation ($input: CreateUsageLimitInput!) { createUsageLimit(input: $input) { usageLimit { id } } }';
 
-const limits = { processes: [4, '2×2'], runs: 1, fullRuns: 200, perRound: 1 } as const;
+const limits = { processes: [4, '2×2', 1], runs: 1, fullRuns: 200, perRound: 1 } as const;
 
 /** Limits that a tenant sets, which several server processes lease of, while these are killed. */
 export const LIMIT_FAULTS: readonly Fault[] = [

@@ -4,7 +4,7 @@ import { Client, inParallel, predictDigit } from '../support/client.ts';
 import type { Entry, Journal, Outcome } from './journal.ts';
 
 /** Refusals that say themselves that the same call may succeed later. */
-export const RETRYABLE: ReadonlySet<string> = new Set(['OVERLOADED', 'DEADLINE_EXCEEDED', 'RATE_LIMITED', 'INTERNAL']);
+export const RETRYABLE: ReadonlySet<string> = new Set(['OVERLOADED', 'DEADLINE_EXCEEDED', 'RATE_LIMITED']);
 const PAUSE_MS = 50;
 /** After a fault has passed, an answer to every retry comes within this. */
 const RESOLVE_MS_MAX = 60_000;

@@ -1,8 +1,10 @@
 import { existsSync } from 'node:fs';
 import { setTimeout as sleep } from 'node:timers/promises';
-import { ownerOfPort } from './processes.ts';
-import { POINTS, type Point } from './proxy.ts';
-import { each, type Fault, type Running, underLoad } from './round.ts';
+import type { Dice } from '../fuzz/random.ts';
+import { killAt } from './moments.ts';
+import { POINTS } from './proxy.ts';
+import { each, type Fault, type Round, type Running, underLoad } from './round.ts';
+import type { Stage } from './stage.ts';
 
 const EXIT_MS_MAX = 5_000;
 const FAKETIME = ['/usr/lib/x86_64-linux-gnu', '/usr/lib/aarch64-linux-gnu', '/usr/lib64', '/usr/local/lib']
@@ -41,6 +43,15 @@ export const PROCESS_FAULTS: readonly Fault[] = [
       }),
     ),
   },
+  {
+    name: 'kill -9 of the runners',
+    processes: [1, 4],
+    runs: 1,
+    fullRuns: 100,
+    // A third would be the strike that suspends the version for the payer.
+    perRound: 2,
+    round: runnersKilled,
+  },
   ...POINTS.map(
     (point): Fault => ({
       name: `kill -9 ${point}`,
@@ -48,7 +59,7 @@ export const PROCESS_FAULTS: readonly Fault[] = [
       runs: 1,
       fullRuns: 100,
       perRound: 10,
-      round: underLoad(each((running) => killAt(point, running))),
+      round: underLoad(each(({ stage }) => killAt(stage, point, 'settlement'))),
     }),
   ),
   {
@@ -101,14 +112,18 @@ export const PROCESS_FAULTS: readonly Fault[] = [
   ),
 ];
 
-async function killAt(point: Point, { stage }: Running): Promise<string[]> {
-  let killed: number | undefined;
-  await stage.proxy.atPoint(point, (port) => {
-    killed = ownerOfPort(port, stage.servers());
-    if (killed !== undefined) stage.kill(killed);
-  });
-  await stage.recovered();
-  return killed === undefined ? ['nobody was killed: whose connection it was could not be found'] : [];
+/** Whose run ends with its runner is told that the model failed, and is not billed: as for a model that crashes, which looks the same. Sent again, it is answered. */
+async function runnersKilled(stage: Stage, runs: number, dice: Dice): Promise<Round> {
+  const kill = async () => {
+    await sleep(dice.below(100));
+    const runners = stage.runners();
+    for (const pid of runners) process.kill(pid, 'SIGKILL');
+    return runners.length === 0 ? ['there was no runner'] : [];
+  };
+  const round = await underLoad(each(kill))(stage, runs, dice);
+  const failed = round.journal.refusals().get('MODEL_FAILED') ?? 0;
+  round.notes.push(`${failed} calls were in a run whose runner was killed`);
+  return { ...round, wrong: round.wrong.filter((text) => !text.startsWith('MODEL_FAILED')) };
 }
 
 /** Each answer that was billed must have reached its caller: a retry that finds it stored says that it did not. */

@@ -2,13 +2,23 @@ import { readdirSync, readFileSync, readlinkSync } from 'node:fs';
 
 /** The processes that answer calls: the children of a parent that are server processes, or itself where it has none. */
 export function serversOf(parent: number): number[] {
-  const children = readdirSync('/proc')
+  const children = childrenOf(parent, 'src/main.ts');
+  return children.length > 0 ? children : [parent];
+}
+
+/** The processes that models run in, loaded or spare. */
+export function runnersOf(parent: number): number[] {
+  return childrenOf(parent, 'inference/runner.ts');
+}
+
+/** Those that run a file and have not ended. */
+function childrenOf(parent: number, file: string): number[] {
+  return readdirSync('/proc')
     .map(Number)
     .filter((pid) => {
       const stat = read(`/proc/${pid}/stat`).split(') ')[1]?.split(' ') ?? [];
-      return pid > 0 && Number(stat[1]) === parent && stat[0] !== 'Z' && read(`/proc/${pid}/cmdline`).includes('main.ts');
+      return pid > 0 && Number(stat[1]) === parent && stat[0] !== 'Z' && read(`/proc/${pid}/cmdline`).includes(file);
     });
-  return children.length > 0 ? children : [parent];
 }
 
 /** Which of the processes has the TCP connection that comes from this loopback port; undefined: none. */

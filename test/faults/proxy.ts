@@ -3,7 +3,7 @@ import { setTimeout as sleep, setImmediate as turn } from 'node:timers/promises'
 import type { Dice } from '../fuzz/random.ts';
 import { BackendMessages, type Deed, FrontendMessages, type Message } from './wire.ts';
 
-/** Where in a settlement something happens: not sent yet, done but its answer withheld, its answer just handed on. */
+/** Where in a settlement or COMMIT something happens: not sent yet, done but its answer withheld, its answer just handed on. */
 export const POINTS = ['before the commit', 'after the commit', 'before the answer'] as const;
 export type Point = (typeof POINTS)[number];
 
@@ -39,14 +39,14 @@ export type FaultProxy = AsyncDisposable & {
    * bytes did not come through.
    */
   deafen(): () => number;
-  /** At the next settlement that comes to this point, `spring` is called with the port that the server process speaks from; once. */
-  atPoint(point: Point, spring: (clientPort: number) => void): Promise<void>;
+  /** At the next such deed that comes to this point, `spring` is called with the port that the server process speaks from; once. */
+  atPoint(point: Point, deed: Deed, spring: (clientPort: number) => void): Promise<void>;
 };
 
 export async function openProxy(upstreamPort: number, dice: Dice): Promise<FaultProxy> {
   const links = new Set<Link>();
   let weather = FAIR;
-  let trap: { point: Point; spring: (clientPort: number) => void } | null = null;
+  let trap: { point: Point; deed: Deed; spring: (clientPort: number) => void } | null = null;
   let lost = 0;
   let deaf = false;
   let unheard = 0;
@@ -58,8 +58,8 @@ export async function openProxy(upstreamPort: number, dice: Dice): Promise<Fault
   }
 
   /** Takes the trap where it is set for this point. */
-  function trapAt(point: Point, deed: Deed) {
-    if (deed !== 'settlement' || trap?.point !== point) return null;
+  function trapAt(point: Point, deed: Deed | null) {
+    if (deed === null || trap?.deed !== deed || trap.point !== point) return null;
     const taken = trap;
     trap = null;
     return taken;
@@ -85,7 +85,7 @@ export async function openProxy(upstreamPort: number, dice: Dice): Promise<Fault
         told.spring(portOf(link));
       };
     }
-    if (deed === null || dice.next() >= weather.loseChance) return null;
+    if (dice.next() >= weather.loseChance) return null;
     return () => {
       lost++;
       cut(link);
@@ -184,10 +184,11 @@ export async function openProxy(upstreamPort: number, dice: Dice): Promise<Fault
         return unheard;
       };
     },
-    atPoint(point, spring) {
+    atPoint(point, deed, spring) {
       return new Promise((resolve) => {
         trap = {
           point,
+          deed,
           spring: (clientPort) => {
             spring(clientPort);
             resolve();

@@ -103,6 +103,7 @@ export async function openStage(ground: Ground, layout: Layout, dice: Dice, env:
       return first.server;
     },
     servers: () => hosts.flatMap((host) => host.servers()),
+    runners: () => hosts.flatMap((host) => host.runners()),
     deaths: () => hosts.flatMap((host) => host.deaths()),
     kill: (pid) => hosts.find((host) => host.server.pid === pid || host.servers().includes(pid))?.kill(pid),
     async recovered() {

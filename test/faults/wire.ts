@@ -1,7 +1,7 @@
-/** What a message from the server to Postgres does, where it can change what is billed. */
-export type Deed = 'settlement' | 'commit' | null;
+/** What a message from the server to Postgres does, where it can change something: a settlement, or the COMMIT of a transaction that wrote such a row, or of another. */
+export type Deed = 'settlement' | 'transfer' | 'api_key' | 'commit';
 
-export type Message = { bytes: Buffer; deed: Deed };
+export type Message = { bytes: Buffer; deed: Deed | null };
 
 const LENGTH_BYTES = 4;
 
@@ -11,7 +11,10 @@ export class FrontendMessages {
   private started = false;
   /** Whether there has been a LISTEN. */
   listens = false;
-  private readonly commits = new Set<string>();
+  /** Statements that are prepared, by their names. */
+  private readonly prepared = new Map<string, Step>();
+  /** What the COMMIT of the open transaction is. */
+  private writes: Deed = 'commit';
 
   take(chunk: Buffer): Message[] {
     const found: Message[] = [];
@@ -29,23 +32,37 @@ export class FrontendMessages {
     }
   }
 
-  private deedOf(bytes: Buffer): Deed {
+  private deedOf(bytes: Buffer): Deed | null {
     const type = String.fromCharCode(bytes[0] ?? 0);
     const strings = bytes.subarray(1 + LENGTH_BYTES);
     if (type === 'Q') {
       const sql = textAt(strings, 0);
       this.listens ||= /^\s*listen\s/i.test(sql);
-      return isCommit(sql) ? 'commit' : null;
+      return this.done(stepOf(sql));
     }
     if (type === 'P') {
       const name = textAt(strings, 0);
-      if (isCommit(textAt(strings, name.length + 1))) this.commits.add(name);
-      else this.commits.delete(name);
+      this.prepared.set(name, stepOf(textAt(strings, name.length + 1)));
     }
     if (type !== 'B') return null;
     if (bytes.includes('"lease_id"')) return 'settlement';
-    return this.commits.has(textAt(strings, textAt(strings, 0).length + 1)) ? 'commit' : null;
+    return this.done(this.prepared.get(textAt(strings, textAt(strings, 0).length + 1)) ?? null);
   }
+
+  private done(step: Step): Deed | null {
+    if (step === null) return null;
+    const { writes } = this;
+    this.writes = step === 'begin' || step === 'commit' ? 'commit' : step;
+    return step === 'commit' ? writes : null;
+  }
+}
+
+/** What a statement is for a transaction; null: nothing. */
+type Step = 'begin' | Exclude<Deed, 'settlement'> | null;
+
+function stepOf(sql: string): Step {
+  const [, word = '', table] = /^\s*(begin|commit|insert into (transfer|api_key))\b/i.exec(sql) ?? [];
+  return (table ?? (word === '' ? null : word.toLowerCase())) as Step;
 }
 
 /** Cuts what Postgres sends into whole messages, and counts how often it has been ready for the next query. */
@@ -65,10 +82,6 @@ export class BackendMessages {
     }
     return found;
   }
-}
-
-function isCommit(sql: string): boolean {
-  return /^\s*commit\s*;?\s*$/i.test(sql);
 }
 
 /** The C string at `from`. */
