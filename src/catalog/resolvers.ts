@@ -7,6 +7,7 @@ import {
   type DeviceMemory,
   type HostedVersion,
   type ModelVersionView,
+  type RunEstimate,
   strikeReports,
   suspensionsByVersion,
   versionsByModel,
@@ -37,8 +38,10 @@ function sumOf(deployment: HostedVersion['deployment'], key: 'memoryBytes' | 'qu
   return deployment?.replicas.reduce((sum, replica) => sum + replica[key], 0) ?? 0;
 }
 
-function shownEstimate<T extends { activationBytes: number | null }>({ activationBytes, ...estimate }: T) {
-  return { ...estimate, activationBytes: activationBytes?.toString() ?? null };
+function shownEstimate({ activationBytes, weightBytes, ...estimate }: RunEstimate) {
+  const peak = activationBytes === null || weightBytes === null ? null : BigInt(activationBytes) + BigInt(weightBytes);
+  const shown = (bytes: number | bigint | null) => bytes?.toString() ?? null;
+  return { ...estimate, activationBytes: shown(activationBytes), weightBytes: shown(weightBytes), peakMemoryBytes: shown(peak) };
 }
 
 const shownDevice = ({ device, memoryBytes, memoryBytesMax }: DeviceMemory) => ({

@@ -37,7 +37,7 @@ export async function readApart(model: Uint8Array, rowCounts: readonly number[])
 
 /**
  * As `estimateRun`, in a thread of its own: a file may have as many operators as the reader admits, and the event loop waits for nobody. `model` is
- * moved there. @throws OVERLOADED where it takes longer than ten seconds, or more than 512 MiB beside the model
+ * moved there. Where it takes longer than ten seconds, or more than 512 MiB beside the model, nothing is told, and `reason` says so.
  */
 export async function estimateApart(model: Uint8Array, shapes: ReadonlyMap<string, readonly number[]>): Promise<Omit<RunEstimate, 'rows'>> {
   try {
@@ -46,12 +46,8 @@ export async function estimateApart(model: Uint8Array, shapes: ReadonlyMap<strin
     return (await apart({ what: 'estimate', model: own, shapes })) as Omit<RunEstimate, 'rows'>;
   } catch (error) {
     if (!(error instanceof TooMuch)) throw error;
-    throw new MercatoError(
-      'OVERLOADED',
-      'The model is too large to be estimated now.',
-      { retryAfterMs: LIMIT_MS.estimate },
-      { cause: error },
-    );
+    const reason = `What a run takes cannot be told: to follow the graph takes more than ${LIMIT_MS.estimate / 1_000} s, or ${HEAP_MB} MiB.`;
+    return { flops: null, activationBytes: null, weightBytes: null, reason };
   }
 }
 

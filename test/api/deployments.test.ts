@@ -180,19 +180,24 @@ test('anybody sees what the check read and measured of a version on offer', asyn
 test('a run is estimated for the shapes of a call, and for no others', async () => {
   const modelVersionId = await digitsId();
   const query =
-    'query ($modelVersionId: ID!, $inputs: [InputShape!]!) { estimateRun(modelVersionId: $modelVersionId, inputs: $inputs) { rows flops activationBytes } }';
+    'query ($modelVersionId: ID!, $inputs: [InputShape!]!) { estimateRun(modelVersionId: $modelVersionId, inputs: $inputs) { rows flops activationBytes weightBytes peakMemoryBytes reason } }';
   const estimate = async (inputs: object[], token: string | null = operator) => {
     const { data, errors } = await client.send(query, { modelVersionId, inputs }, token);
     return errors?.[0]?.extensions ?? data?.estimateRun;
   };
   const contents =
-    '{ model(handle: "mercato/digits") { signature { inputs { name shape } } version { inspection { estimates { rows flops activationBytes } } } } }';
+    '{ model(handle: "mercato/digits") { signature { inputs { name shape } } version { inspection { estimates { rows flops activationBytes weightBytes peakMemoryBytes reason } } } } }';
   type Read = { model: { signature: { inputs: { name: string; shape: number[] }[] }; version: { inspection: { estimates: object[] } } } };
   const { model } = await client.ask<Read>(contents, {}, null);
   const [input] = model.signature.inputs;
   const [name, rest] = [input?.name ?? '', input?.shape.slice(1) ?? []];
   expect(await estimate([{ name, shape: [64, ...rest] }])).toEqual(model.version.inspection.estimates[1]);
-  expect(await estimate([{ name, shape: [1000, ...rest] }])).toMatchObject({ rows: 1000, flops: expect.closeTo(204e6, -7) });
+  const large = await estimate([{ name, shape: [1000, ...rest] }]);
+  expect(large).toMatchObject({ rows: 1000, flops: expect.closeTo(204e6, -7), reason: null });
+  // The weights of 784 × 128 × 10, and the sum of both.
+  const { activationBytes, weightBytes, peakMemoryBytes } = large as Record<string, string>;
+  expect(Number(weightBytes)).toBeGreaterThanOrEqual(4 * (784 * 128 + 128 * 10));
+  expect(Number(peakMemoryBytes)).toBe(Number(activationBytes) + Number(weightBytes));
   for (const [inputs, field, expected] of [
     [[{ name, shape: [1, ...rest, 2] }], 'inputs[0]', `[${['N', ...rest]}]`],
     [[{ name: 'nothing', shape: [1] }], 'inputs[0].name', name],

@@ -1,8 +1,10 @@
 import { readFileSync } from 'node:fs';
 import { join } from 'node:path';
+import { InferenceSession, Tensor } from 'onnxruntime-node';
 import { describe, expect, it } from 'vitest';
 import { MercatoError } from '../../src/base/errors.ts';
 import {
+  decodeModel,
   encodeModel,
   estimateRun,
   graph,
@@ -14,6 +16,7 @@ import {
   tensor,
   value,
 } from '../../src/inference/onnx/onnx.ts';
+import { shapesOf } from '../../src/inference/onnx/shapes.ts';
 
 const floats = (name: string, ...dims: number[]) => tensor(name, 'FP32', dims, new Float32Array(dims.reduce((a, b) => a * b, 1)));
 const longs = (name: string, ...numbers: number[]) => tensor(name, 'INT64', [numbers.length], BigInt64Array.from(numbers, BigInt));
@@ -39,9 +42,12 @@ describe('what a file says by itself', () => {
     expect(estimateRun(bytes, new Map([['x', [2, 7, 5, 4]]]))).toEqual({
       flops: 2 * rows * 4 * 3 + 3 * rows,
       activationBytes: 4 * (rows * 4 + 2 * 3 * rows),
+      weightBytes: 4 * 4 * 3,
+      reason: null,
     });
     const pooled = file([node('NonZero', ['x'], ['z']), node('Cast', ['z'], ['y'], { to: 1 })]);
-    expect(estimateRun(pooled, new Map([['x', [2, 4]]]))).toEqual({ flops: null, activationBytes: null });
+    const reason = expect.stringContaining('from graph.node[0] (NonZero) on');
+    expect(estimateRun(pooled, new Map([['x', [2, 4]]]))).toEqual({ flops: null, activationBytes: null, weightBytes: 0, reason });
   });
 
   it('estimates the steps of a product, and what lives at once, for the given number of rows', () => {
@@ -68,6 +74,60 @@ describe('what a file says by itself', () => {
     const found = readContents(file([node('NonZero', ['x'], ['i'], {}, { name: 'where' }), node('Cast', ['i'], ['y'], { to: 1 })]));
     expect(found).toMatchObject({ rowsProved: false, estimates: [{ flops: null, activationBytes: null }] });
     expect(found.findings).toContainEqual(expect.stringContaining('from graph.node[0] (NonZero "where") on'));
+  });
+
+  it('counts every constant of the file once, wherever it is, and what the runtime computes of them', () => {
+    const inner = (name: string) =>
+      graph({ name: 'b', nodes: [], inputs: [], outputs: [value(name, 'FP32', [5])], initializers: [floats(name, 5)] });
+    const nodes = [
+      node('Constant', [], ['c'], { value: floats('', 3) }),
+      node('ConstantOfShape', ['s'], ['z']),
+      node('If', ['t'], ['i'], { then_branch: inner('p'), else_branch: inner('q') }),
+      node('Relu', ['x'], ['y']),
+    ];
+    const words = tensor('words', 'BYTES', [2], ['one', 'three']);
+    const flag = tensor('t', 'BOOL', [], Uint8Array.of(1));
+    // A list of one shape, three floats, seven that are made, two branches of five, eight letters and a flag.
+    expect(runOf(file(nodes, [longs('s', 7), words, flag]))).toMatchObject({ weightBytes: 8 + 4 * (3 + 7 + 10) + 8 + 1 });
+  });
+
+  it.each([
+    ['RNN', 1, 2],
+    ['GRU', 3, 2],
+    ['LSTM', 4, 3],
+  ] as const)('knows the shapes that the runtime gives an %s, and its steps', async (name, gates, results) => {
+    for (const [direction, directions] of [
+      ['forward', 1],
+      ['bidirectional', 2],
+    ] as const) {
+      const outputs = ['y', 'h', 'c'].slice(0, results);
+      const one = graph({
+        name: 'g',
+        nodes: [node(name, ['x', 'w', 'r'], outputs, { hidden_size: 5, direction })],
+        inputs: [value('x', 'FP32', ['T', 'N', 4])],
+        outputs: outputs.map((output) => value(output, 'FP32', output === 'y' ? ['T', directions, 'N', 5] : [directions, 'N', 5])),
+        initializers: [floats('w', directions, gates * 5, 4), floats('r', directions, gates * 5, 5)],
+      });
+      const bytes = encodeModel(model(one));
+      const session = await InferenceSession.create(bytes);
+      const ran = await session.run({ x: new Tensor('float32', new Float32Array(3 * 2 * 4), [3, 2, 4]) });
+      await session.release();
+      const { infos } = shapesOf(decodeModel(bytes), (size) => (size === 'T' ? 3 : 2));
+      for (const output of outputs) expect(infos.get(output)).toMatchObject({ elemType: 1, dims: ran[output]?.dims });
+      const elements = outputs.reduce((sum, output) => sum + (ran[output]?.data.length ?? 0), 0);
+      expect(estimateRun(bytes, new Map([['x', [3, 2, 4]]]))).toEqual({
+        flops: 2 * 3 * 2 * directions * gates * 5 * (4 + 5),
+        activationBytes: 4 * (3 * 2 * 4 + elements),
+        weightBytes: 4 * directions * gates * 5 * (4 + 5),
+        reason: null,
+      });
+    }
+  });
+
+  it('tells what an LSTM takes of which only the last state is read', () => {
+    const lstm = node('LSTM', ['x', 'w', 'r'], ['', 'y'], { hidden_size: 5 });
+    const bytes = file([lstm], [floats('w', 1, 20, 4), floats('r', 1, 20, 5)], [3, 'N', 4]);
+    expect(runOf(bytes)).toMatchObject({ flops: 2 * 3 * 20 * 9, activationBytes: 4 * (3 * 4 + 5), reason: null });
   });
 
   it('says which constants are very large', () => {

@@ -1,14 +1,23 @@
 import { LIMITS } from '../../base/limits.ts';
 import { checkDecoded, type ModelSummary } from './check.ts';
 import { info } from './dims.ts';
-import { bytesOf, estimate, type Sizes } from './estimate.ts';
+import { bytesOf, type Estimate, estimate, type Sizes } from './estimate.ts';
 import { decodeModel } from './read.ts';
 import { rejected } from './rejections.ts';
 import { proveRows, ROW_RULES } from './row-wise.ts';
 import type { OnnxModel } from './schema.ts';
 
-/** What a run with so many rows takes, by the file alone; null where a shape is not known before a run. As `Estimate` says. */
-export type RunEstimate = { rows: number; flops: number | null; activationBytes: number | null };
+/**
+ * What a run with so many rows takes, by the file alone, as `Estimate` says; null where it cannot be told, as `reason` says in one sentence. `weightBytes`: of
+ * constants, with those that the runtime computes from others.
+ */
+export type RunEstimate = {
+  rows: number;
+  flops: number | null;
+  activationBytes: number | null;
+  weightBytes: number | null;
+  reason: string | null;
+};
 
 /**
  * What a file says by itself. `rowsProved`: its operators keep rows apart, so that calls of several tenants may share a run. `findings`: in plain
@@ -46,12 +55,12 @@ export function readContents(bytes: Uint8Array, rowCounts: readonly number[] = [
   const mostBytes = Math.max(0, ...runs.map(({ activationBytes }) => activationBytes ?? 0));
   const findings = [
     proof.proved ? 'Every operator keeps the rows apart.' : `That rows stay apart is not proved: ${proof.node}.`,
-    ...(unknown === null ? [] : [`What a run takes cannot be told before it: no shape, or no size of elements, from ${unknown} on.`]),
+    ...(unknown === null ? [] : [unknownFrom(unknown)]),
     ...(mostBytes > LARGE_RUN_BYTES ? [`A run holds up to ${mostBytes} bytes between operators.`] : []),
     ...(computed.bytes > LARGE_BYTES ? [`The runtime computes ${computed.bytes} bytes of constants when it loads the model.`] : []),
     ...largeConstants(model),
   ].slice(0, FINDINGS_MAX);
-  const estimates = runs.map(({ rows, flops, activationBytes }) => ({ rows, flops: told(flops), activationBytes: told(activationBytes) }));
+  const estimates = runs.map(({ rows, ...run }) => ({ rows, ...toldOf(run) }));
   return { operators, opsets, parameters, rowsProved: proof.proved, rowRules: ROW_RULES, findings, estimates };
 }
 
@@ -72,15 +81,28 @@ export function estimateRun(bytes: Uint8Array, shapes: ReadonlyMap<string, reado
     return { ...one, type: { ...one.type, tensorType: { ...one.type?.tensorType, shape } } };
   });
   const sized = graph && input ? { ...model, graph: { ...graph, input } } : model;
-  const { flops, activationBytes } = estimate(sized, (name) => (name === null ? null : (named.get(name) ?? null)));
-  return { flops: told(flops), activationBytes: told(activationBytes) };
+  return toldOf(estimate(sized, (name) => (name === null ? null : (named.get(name) ?? null))));
 }
 
 /** What was read earlier, as it is to be taken now: that other rules proved rows to be apart is worth nothing. */
 export function contentsNow(earlier: Contents | null): Contents | null {
-  if (earlier === null || !earlier.rowsProved || earlier.rowRules === ROW_RULES) return earlier;
+  if (earlier === null) return null;
+  const estimates = earlier.estimates.map((run) => ({ ...NOT_READ, ...run }));
+  if (!earlier.rowsProved || earlier.rowRules === ROW_RULES) return { ...earlier, estimates };
   const findings = earlier.findings.with(0, 'That rows stay apart was proved by rules that are stricter now: publish the version again.');
-  return { ...earlier, rowsProved: false, findings };
+  return { ...earlier, rowsProved: false, findings, estimates };
+}
+
+/** Of what was read before weights were counted. */
+const NOT_READ = { weightBytes: null, reason: null };
+
+const unknownFrom = (place: string) => `What a run takes cannot be told before it: no shape, or no size of elements, from ${place} on.`;
+const BEYOND = 'What a run takes is beyond any number: the file makes up its sizes.';
+
+function toldOf({ computed, unknown, ...run }: Estimate): Omit<RunEstimate, 'rows'> {
+  const [flops, activationBytes, weightBytes] = [told(run.flops), told(run.activationBytes), told(run.weightBytes + computed.bytes)];
+  const isWhole = flops !== null && activationBytes !== null && weightBytes !== null;
+  return { flops, activationBytes, weightBytes, reason: unknown !== null ? unknownFrom(unknown) : isWhole ? null : BEYOND };
 }
 
 /** Sizes that a file makes up may be negative, or beyond any number: then nothing can be told. */

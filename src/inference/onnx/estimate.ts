@@ -1,18 +1,20 @@
 import { storageOf } from './datatypes.ts';
-import { type Info, product } from './dims.ts';
+import { type Info, info, product } from './dims.ts';
 import { operationsOf } from './operations.ts';
-import type { OnnxGraph, OnnxModel, OnnxNode } from './schema.ts';
+import type { OnnxAttribute, OnnxGraph, OnnxModel, OnnxNode, OnnxSparseTensor, OnnxTensor } from './schema.ts';
 import { type Shapes, shapesOf } from './shapes.ts';
 import { placeOf } from './walk.ts';
 
 /**
  * What one run takes. `flops`: additions and multiplications of products and sums, one for each element of any other result. `activationBytes`: the
  * most that inputs, results and what lies between them take at once, in the order of the file; weights not included. Null where a shape is not known
- * before a run: `unknown` says at which node first. `computed`: constants that the runtime makes from others when it loads the model, and the node that makes the largest.
+ * before a run: `unknown` says at which node first. `weightBytes`: of the constants in the file, those of subgraphs and functions too, once each.
+ * `computed`: constants that the runtime makes from others when it loads the model, and the node that makes the largest.
  */
 export type Estimate = {
   flops: number | null;
   activationBytes: number | null;
+  weightBytes: number;
   unknown: string | null;
   computed: { bytes: number; largest: number; place: string | null };
 };
@@ -23,11 +25,13 @@ export type Sizes = (name: string | null) => number | null;
 /** Estimates the main graph of a model that `checkModel` accepts. Takes time linear in it. */
 export function estimate(model: OnnxModel, sizes: Sizes): Estimate {
   const { graph } = model;
-  if (graph === undefined) return { flops: 0, activationBytes: 0, unknown: null, computed: { bytes: 0, largest: 0, place: null } };
+  const weightBytes = constantBytes(model);
+  if (graph === undefined)
+    return { flops: 0, activationBytes: 0, weightBytes, unknown: null, computed: { bytes: 0, largest: 0, place: null } };
   const shapes = shapesOf(model, (name) => sizes(name));
   const run = new Run(graph, shapes);
   for (const [index, node] of graph.node.entries()) run.step(node, index);
-  return run.estimate();
+  return { ...run.estimate(), weightBytes };
 }
 
 /** Bytes of a value; null where its shape or type is not known, or its elements are strings. */
@@ -64,14 +68,14 @@ class Run {
     for (const name of node.output) if (name !== '') this.#take(name, place);
     const operations = operationsOf(
       this.#shapes.view(node),
-      node.output.map((name) => this.#shapes.infos.get(name)),
+      node.output.filter((name) => name !== '').map((name) => this.#shapes.infos.get(name)),
     );
     if (operations === null) this.#unknown ??= place();
     else this.#flops += operations;
     for (const name of new Set([...node.input, ...node.output])) if ((this.#lastRead.get(name) ?? index) === index) this.#give(name);
   }
 
-  estimate(): Estimate {
+  estimate(): Omit<Estimate, 'weightBytes'> {
     const known = this.#unknown === null;
     return {
       flops: known ? this.#flops : null,
@@ -119,6 +123,49 @@ function* readsOf(node: OnnxNode): Generator<string> {
       for (const { name = '' } of inner.output) yield name;
     }
   }
+}
+
+/** Of what the file stores, sparse constants with their zeros. */
+function constantBytes({ graph, functions }: OnnxModel): number {
+  let bytes = graph === undefined ? 0 : graphBytes(graph);
+  for (const { node, attributeProto } of functions) bytes += nodesBytes(node) + attributesBytes(attributeProto);
+  return bytes;
+}
+
+function graphBytes({ initializer, sparseInitializer, node }: OnnxGraph): number {
+  return tensorsBytes(initializer) + sparseBytes(sparseInitializer) + nodesBytes(node);
+}
+
+function nodesBytes(nodes: readonly OnnxNode[]): number {
+  let bytes = 0;
+  for (const { attribute } of nodes) if (attribute.length > 0) bytes += attributesBytes(attribute);
+  return bytes;
+}
+
+function attributesBytes(attributes: readonly OnnxAttribute[]): number {
+  let bytes = 0;
+  for (const { t, tensors, sparseTensor, sparseTensors, g, graphs } of attributes) {
+    if (t !== undefined) bytes += tensorsBytes([t]);
+    if (sparseTensor !== undefined) bytes += sparseBytes([sparseTensor]);
+    if (g !== undefined) bytes += graphBytes(g);
+    bytes += tensorsBytes(tensors) + sparseBytes(sparseTensors);
+    for (const one of graphs) bytes += graphBytes(one);
+  }
+  return bytes;
+}
+
+function tensorsBytes(tensors: readonly OnnxTensor[]): number {
+  let bytes = 0;
+  for (const { dataType = 0, dims, stringData } of tensors) {
+    bytes += bytesOf(info(dataType, dims.map(Number))) ?? stringData.reduce((sum, text) => sum + text.length, 0);
+  }
+  return bytes;
+}
+
+function sparseBytes(tensors: readonly OnnxSparseTensor[]): number {
+  let bytes = 0;
+  for (const { values, dims } of tensors) bytes += bytesOf(info(values?.dataType ?? 0, dims.map(Number))) ?? 0;
+  return bytes;
 }
 
 function hasSubgraph({ attribute }: OnnxNode): boolean {

@@ -29,6 +29,7 @@ const COUNTS: Record<string, Count> = {
   ConvTranspose: ({ inputs: [data, weights] }) => twice(elements(data?.dims), product(weights?.dims?.slice(1) ?? [null])),
   ...Object.fromEntries(words('MaxPool AveragePool LpPool').map((name) => [name, pool] as const)),
   Einsum: einsum,
+  ...Object.fromEntries(words('RNN GRU LSTM com.microsoft.DynamicQuantizeLSTM').map((name) => [name, recurrence] as const)),
 };
 
 /** Additions, multiplications and other steps of one node; null where a shape is not known, or what a subgraph or function does. */
@@ -67,6 +68,13 @@ function convolution(weights: number): Count {
 function pool({ node }: NodeView, [result = 0]: readonly number[]): number | null {
   const window = product(integers(node, 'kernel_shape') ?? [null]);
   return window === null ? null : result * window;
+}
+
+/** Each step of each row meets all weights: those of its input and those of the state. */
+function recurrence({ inputs: [data, input, state] }: NodeView): number | null {
+  const steps = product(data?.dims?.slice(0, 2) ?? [null]);
+  const [ofInput, ofState] = [elements(input?.dims), elements(state?.dims)];
+  return ofInput === null || ofState === null ? null : twice(steps, ofInput + ofState);
 }
 
 /** Every letter is a loop. */

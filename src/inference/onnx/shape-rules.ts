@@ -5,6 +5,7 @@ import { ELEMENTWISE, REDUCTIONS, TRUTHS, UNARY } from './families.ts';
 import type { NodeView } from './shapes.ts';
 import { COMPUTING, reduced } from './shapes-computing.ts';
 import { MOVING } from './shapes-moving.ts';
+import { RECURRENT } from './shapes-recurrent.ts';
 
 /** What an operator's results are like; shorter than the results where the rest is not known. */
 export type ShapeRule = (view: NodeView) => Info[];
@@ -35,4 +36,5 @@ export const SHAPE_RULES: ReadonlyMap<string, ShapeRule> = new Map<string, Shape
   ['CastLike', ({ inputs: [first, second] }) => [info(second?.elemType ?? 0, first?.dims ?? null)]],
   ...Object.entries(MOVING),
   ...Object.entries(COMPUTING),
+  ...Object.entries(RECURRENT),
 ]);
