@@ -150,6 +150,7 @@ export const resolvers = {
   HostedVersion: {
     modelVersion: ({ version }) => version,
     state: ({ deployment }) => deployment?.state ?? 'UNLOADED',
+    failure: ({ deployment }) => deployment?.failure ?? null,
     device: ({ deployment }) => deployment?.replicas[0]?.device ?? null,
     pinned: ({ version }) => version.pinned,
     minReplicas: ({ version }) => version.minReplicas,

@@ -1,3 +1,4 @@
+import type { ErrorCode } from '../base/errors.ts';
 import type { DeviceMemory, Peaks } from './budget.ts';
 import type { Place } from './connection.ts';
 import type { DeviceChain } from './devices.ts';
@@ -37,10 +38,16 @@ type ReplicaStatus = Pick<RunnerStats, 'memoryBytes' | 'queued' | 'running' | 'q
   partlyOnCpu: boolean;
 };
 
-/** One version on this host. `memoryBytes`: what ending a replica gives back; `queued`: calls that wait in them. */
+export type LoadFailure = { code: ErrorCode; message: string };
+
+/**
+ * One version on this host. `memoryBytes`: what ending a replica gives back; `queued`: calls that wait in them. `failure`: of the last load, where that failed; FAILED: so
+ * that nothing is loaded, which is tried again.
+ */
 export type Deployment = {
   versionId: string;
-  state: 'LOADING' | 'LOADED';
+  state: 'LOADING' | 'LOADED' | 'FAILED';
+  failure: LoadFailure | null;
   replicas: ReplicaStatus[];
 };
 

@@ -7,9 +7,9 @@ import { type Place, RunnerLost } from './connection.ts';
 import { CudaMemory } from './cuda-memory.ts';
 import type { DeviceChain } from './devices.ts';
 import { FailingDevices } from './failing-devices.ts';
-import type { Deployment, FleetPort, InferenceStatus, LoadableVersion, Loan, VersionDevices } from './fleet-port.ts';
+import type { Deployment, FleetPort, InferenceStatus, LoadableVersion, LoadFailure, Loan, VersionDevices } from './fleet-port.ts';
 import { hostMs, type RunnerStats } from './frames.ts';
-import { loadVersion, mostBytes } from './load.ts';
+import { failureOf, loadVersion, mostBytes } from './load.ts';
 import { type Holder, held, hogOf, type Replica, Room } from './room.ts';
 import { type ReplicaBounds, Scaler, withinHost } from './scaling.ts';
 import type { Supervisor } from './supervisor.ts';
@@ -39,6 +39,7 @@ type Deployed = {
   told: PromiseWithResolvers<void>;
   /** Of the monotonic clock. */
   growAgainMs: number;
+  failure: LoadFailure | null;
   /** It was told to end: nothing is loaded to reach its minimum. */
   ended: boolean;
 };
@@ -214,7 +215,7 @@ export class Fleet implements FleetPort {
     await this.#ask();
     const deployments = [...this.#deployed.values()].map((deployed) => this.#show(deployed));
     return {
-      deployments: deployments.filter(({ replicas, state }) => replicas.length > 0 || state === 'LOADING'),
+      deployments: deployments.filter(({ replicas, state }) => replicas.length > 0 || state !== 'LOADED'),
       spares: this.#supervisor.spares,
       memory: [...new Set([...(await this.#options.devices), 'cpu'])].map((device) => this.#budget.memoryOf(device)),
     };
@@ -232,7 +233,7 @@ export class Fleet implements FleetPort {
   }
 
   #add(version: LoadableVersion): Deployed {
-    const unloaded = { replicas: new Set<Replica>(), loading: null, growAgainMs: 0, ended: false };
+    const unloaded = { replicas: new Set<Replica>(), loading: null, growAgainMs: 0, failure: null, ended: false };
     const deployed: Deployed = { version, ...unloaded, scaler: new Scaler(), told: Promise.withResolvers() };
     this.#deployed.set(version.id, deployed);
     return deployed;
@@ -247,9 +248,9 @@ export class Fleet implements FleetPort {
       const { queued, running, queueMs, runMs, memoryBytes } = stats;
       return { pid, device: footprint.device, partlyOnCpu, memoryBytes, queued, running, queueMs, runMs };
     });
-    const { id } = deployed.version;
-    const state = deployed.replicas.size === 0 ? 'LOADING' : 'LOADED';
-    return { versionId: id, state, replicas };
+    const { version, failure } = deployed;
+    const state = replicas.length > 0 ? 'LOADED' : failure === null ? 'LOADING' : 'FAILED';
+    return { versionId: version.id, state, failure, replicas };
   }
 
   /** Loads one replica of the version; there is never more than one load of a version under way. */
@@ -258,7 +259,9 @@ export class Fleet implements FleetPort {
     try {
       this.#enter(deployed, await this.#replicaOf(deployed, place));
       deployed.growAgainMs = 0;
+      deployed.failure = null;
     } catch (error) {
+      deployed.failure = failureOf(asFailed(error));
       deployed.growAgainMs = performance.now() + GROW_AGAIN_MS;
       throw asFailed(error);
     } finally {

@@ -1,6 +1,7 @@
+import { ERRORS, MercatoError } from '../base/errors.ts';
 import { kindOf } from './budget.ts';
 import { limitMemory, lowerPriority } from './confinement.ts';
-import type { LoadableVersion } from './fleet-port.ts';
+import type { LoadableVersion, LoadFailure } from './fleet-port.ts';
 import type { LoadHead } from './frames.ts';
 import { modelBytes, type Runner } from './runner-process.ts';
 import type { LoadedModel } from './session-thread.ts';
@@ -50,6 +51,12 @@ export function loadOptionsOf(version: LoadableVersion, device: string): LoadOpt
 /** What a run of a version may take on a device. */
 export function runLimitOn(device: string, { runLimitMs, measuredLimit }: Pick<LoadableVersion, 'runLimitMs' | 'measuredLimit'>): number {
   return measuredLimit !== null && kindOf(measuredLimit.device) === kindOf(device) ? measuredLimit.runLimitMs : runLimitMs;
+}
+
+/** As whoever the version belongs to may see it. */
+export function failureOf(error: unknown): LoadFailure {
+  if (error instanceof MercatoError) return { code: error.code, message: error.message };
+  return { code: 'INTERNAL', message: ERRORS.INTERNAL.text };
 }
 
 /** What a process may take that was seen to need `peakBytes`. */

@@ -23,7 +23,7 @@ afterAll(async () => {
 
 const HOSTED = 'hostedVersion { state device pinned memoryBytes queued running replicas { pid runMs } modelVersion { id handle } }';
 type Hosted = { state: string; device: string | null; pinned: boolean; memoryBytes: string; replicas: { pid: number }[] };
-const DEPLOYMENTS = '{ deployments { state device pinned memoryBytes replicas { pid } modelVersion { handle } } }';
+const DEPLOYMENTS = '{ deployments { state failure { code message } device pinned memoryBytes replicas { pid } modelVersion { handle } } }';
 const listed = async (token: string) => (await client.ask<{ deployments: Hosted[] }>(DEPLOYMENTS, {}, token)).deployments;
 
 async function change(name: string, modelVersionId: string, token: string, more: object = {}): Promise<Hosted> {
@@ -45,7 +45,7 @@ test('a version is loaded, shown with its runner, unloaded, and loaded again by 
   const loaded = await change('loadModelVersion', id, operator);
   expect(loaded).toMatchObject({ state: 'LOADED', device: 'cpu', pinned: false, replicas: [{ pid: expect.any(Number) }] });
   expect(Number(loaded.memoryBytes)).toBeGreaterThan(2 ** 20);
-  expect(await listed(operator)).toMatchObject([{ state: 'LOADED', modelVersion: { handle: 'mercato/digits@1' } }]);
+  expect(await listed(operator)).toMatchObject([{ state: 'LOADED', failure: null, modelVersion: { handle: 'mercato/digits@1' } }]);
   expect(await change('unloadModelVersion', id, operator)).toMatchObject({
     state: 'UNLOADED',
     device: null,

@@ -1,6 +1,6 @@
 import { existsSync, readFileSync } from 'node:fs';
 import { describe, expect, onTestFinished, test, vi } from 'vitest';
-import { MercatoError } from '../../src/base/errors.ts';
+import { ERRORS, MercatoError } from '../../src/base/errors.ts';
 import { loadable } from '../../src/inference/hosts.ts';
 import { createInference, estimateApart, type Inference } from '../../src/inference/inference.ts';
 import { fileOf, floats, isAlive, longs, numbersOf, request, testFleet, testInference, versionOf } from './setup.ts';
@@ -249,6 +249,25 @@ describe('hosting', () => {
     const bomb = inference.run(request(version, [longs([2 ** 34])]));
     await expect(bomb).rejects.toMatchObject({ code: 'MODEL_FAILED' });
     expect((await inference.run(request(version, [longs([3])]))).outputs[0]?.shape).toEqual([3]);
+  });
+
+  test('tells why what is to stay loaded could not be, until it is', async () => {
+    const faults = [new MercatoError('MODEL_FAILED', 'No kernel.'), new Error('/secret is gone')];
+    const readModel = async () => {
+      const fault = faults.shift();
+      if (fault !== undefined) throw fault;
+      return identityModel();
+    };
+    const fleet = await testFleet({ readModel });
+    await fleet.scale('version', { min: 1, max: null });
+    const claim = () => fleet.claim(loadable(versionOf(identityModel())), []);
+    const told = async () => (await fleet.status()).deployments;
+    await expect(claim()).rejects.toThrow('No kernel.');
+    expect(await told()).toMatchObject([{ state: 'FAILED', failure: { code: 'MODEL_FAILED', message: 'No kernel.' }, replicas: [] }]);
+    await expect(claim()).rejects.toThrow('is gone');
+    expect(await told()).toMatchObject([{ state: 'FAILED', failure: { code: 'INTERNAL', message: ERRORS.INTERNAL.text } }]);
+    await claim();
+    expect(await told()).toMatchObject([{ state: 'LOADED', failure: null }]);
   });
 
   test('tries a further replica again only after a while where its load failed', { timeout: 60_000 }, async () => {
