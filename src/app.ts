@@ -54,7 +54,7 @@ export async function createApp(config: Config, overrides: Overrides = {}): Prom
 
   const store = await createDirectoryStore(resolve(config.modelStoreDir));
   const sweep = () => sweepStore(db, store, log).catch((error: unknown) => log.error({ err: error }, 'the store could not be swept'));
-  await sweep();
+  void sweep();
   every(stack, UPKEEP_MS, sweep);
   const access = stack.use(await createAccess({ db, dataDir, jwtKeys: config.jwtKeys, log, clock }));
   const fleet = overrides.fleet ?? stack.use(await openFleet(config, log));

@@ -1,17 +1,16 @@
 import type { Invalidations } from '../access/access.ts';
-import { asSystem, asTenant, type Database, type Tx } from '../base/database.ts';
+import { asSystem, asTenant, type Database } from '../base/database.ts';
 import { MercatoError } from '../base/errors.ts';
 import type { Log } from '../base/log.ts';
 import type { ModelVersion, ModelVersionState, Prisma } from '../generated/prisma/client.ts';
-import type { Inference, Profile, Sample, Verified } from '../inference/inference.ts';
+import type { Inference, Profile } from '../inference/inference.ts';
 import { releaseFile } from './files.ts';
 import type { CheckVersion, Jobs } from './jobs.ts';
 import { found } from './models.ts';
 import { rejectionOf } from './rejections.ts';
-import { devicesOf } from './runnable.ts';
 import type { ModelStore } from './store.ts';
-import { resumeVerified, suspendUntilVerified } from './suspensions.ts';
-import { type ModelVersionView, measuresOf, type VersionMeasures, versionInclude, versionView } from './views.ts';
+import { type Checked, createVerifications, gateOf } from './verifications.ts';
+import { type ModelVersionView, versionInclude, versionView } from './views.ts';
 
 type Options = { db: Database; store: ModelStore; inference: Inference; invalidations: Invalidations; jobs: Jobs; log: Log };
 
@@ -41,10 +40,11 @@ export type Checks = {
 
 export function createChecks({ db, store, inference, invalidations, jobs, log }: Options): Checks {
   const waiting = new Map<string, Set<() => void>>();
+  const verifications = createVerifications({ db, store, inference, invalidations, jobs, log });
   let sweeping: NodeJS.Timeout | null = null;
   let stopped = false;
 
-  async function check({ tenantId, versionId }: CheckVersion): Promise<void> {
+  async function check({ tenantId, versionId, grounds }: CheckVersion): Promise<void> {
     const version = await asTenant(db, tenantId, (tx) =>
       tx.modelVersion.findFirst({ where: { id: versionId, tenantId }, include: { samples: true } }),
     );
@@ -53,7 +53,7 @@ export function createChecks({ db, store, inference, invalidations, jobs, log }:
       // The runners end after the checks: what was found meanwhile may be their end, not the model.
       if (stopped) throw new Error('the checks were stopped; the version is checked again');
       await settle(version, verdict);
-    } else if (version?.state === 'READY' && version.sampleCount > 0) await verify(version);
+    } else if (version?.state === 'READY' && version.sampleCount > 0) await verifications.verify(version, grounds);
     for (const look of waiting.get(versionId) ?? []) look();
   }
 
@@ -72,61 +72,9 @@ export function createChecks({ db, store, inference, invalidations, jobs, log }:
     }
   }
 
-  /** By the device and the runtime that there are now. */
-  async function verify(version: Checked): Promise<void> {
-    const { id, tenantId, modelId } = version;
-    const verified = await inference.verify(await store.read(version.sha256), gateOf(version)).catch((error: unknown) => {
-      if (error instanceof MercatoError && error.code === 'MODEL_REJECTED') return error;
-      throw error;
-    });
-    const tell = async (tx: Tx) => {
-      const listing = await tx.listing.findUniqueOrThrow({ where: { modelId, publisherTenantId: tenantId } });
-      return invalidations.publish(tx, 'listing', [listing.id]);
-    };
-    if (verified instanceof MercatoError) {
-      const seq = await asSystem(db, async (tx) => {
-        await suspendUntilVerified(tx, version, verified.message);
-        return tell(tx);
-      });
-      log.error({ versionId: id, err: verified }, 'a model version answers otherwise than it did, and is suspended');
-      await inference.unload(id);
-      return invalidations.confirmed(seq);
-    }
-    tellFallbacks(version, { device: verified.verifiedOn[0]?.device ?? '', fallbacks: verified.fallbacks });
-    await asSystem(db, (tx) => resumeVerified(tx, id));
-    // Last: a version of which each device of now is decided is not looked at again.
-    const profile = withVerified(measuresOf(version), verified);
-    const seq = await asTenant(db, tenantId, async (tx) => {
-      await tx.modelVersion.updateMany({ where: { id, tenantId }, data: { profile } });
-      return tell(tx);
-    });
-    await invalidations.confirmed(seq);
-    // What runs was loaded before it was known which devices answer.
-    await inference.setDevices(id, devicesOf({ sampleCount: version.sampleCount, profile }));
-  }
-
   function tellFallbacks({ id }: ModelVersion, { device, fallbacks }: Pick<Profile, 'device' | 'fallbacks'>): void {
     for (const { device: failed, fault } of fallbacks)
       log.warn({ versionId: id, device: failed, fault, next: device }, 'a device does not run a model; it stays on the next');
-  }
-
-  /** Versions with samples of which it is not known whether each device of now, with the runtime of now, answers them. */
-  async function verifyOnNewGrounds(): Promise<void> {
-    const sampled = await asSystem(db, (tx) => tx.modelVersion.count({ where: { state: 'READY', sampleCount: { gt: 0 } } }));
-    if (sampled === 0) return;
-    const { devices, runtime } = await inference.grounds();
-    const chain = JSON.stringify(devices);
-    await asSystem(db, async (tx) => {
-      const moved = await tx.$queryRaw<CheckVersion[]>`
-        select id as "versionId", tenant_id as "tenantId" from model_version where state = 'READY' and sample_count > 0
-          and not ${chain}::jsonb <@ (
-            select coalesce(jsonb_agg(one->'device'), '[]')
-              from jsonb_array_elements(coalesce(profile->'verifiedOn', jsonb_build_array(profile)) || coalesce(profile->'fallbacks', '[]')) one
-             where coalesce(one->>'runtime', ${runtime}) = ${runtime})
-        order by id`;
-      for (const data of moved) await jobs.enqueue(tx, 'check-version', data, `${data.versionId} ${chain} ${runtime}`);
-    });
-    jobs.wake('check-version');
   }
 
   async function change({ id, tenantId }: ModelVersion, data: Prisma.ModelVersionUpdateManyMutationInput): Promise<void> {
@@ -204,11 +152,11 @@ export function createChecks({ db, store, inference, invalidations, jobs, log }:
     async start() {
       await jobs.work('check-version', check, CONCURRENCY);
       await sweep();
-      await verifyOnNewGrounds();
+      await verifications.request();
       if (sweeping) clearInterval(sweeping);
       sweeping = setInterval(() => {
         sweep()
-          .then(verifyOnNewGrounds)
+          .then(verifications.request)
           .catch((error: unknown) => log.error({ err: error }, 'looking for lost checks failed'));
       }, SWEEP_MS);
       sweeping.unref();
@@ -224,24 +172,6 @@ export function createChecks({ db, store, inference, invalidations, jobs, log }:
     settled,
   };
 }
-
-/** Hosts of one database may have different devices and, for a while, runtimes: what this one cannot tell stays as it was. */
-function withVerified(before: VersionMeasures | null, { devices, runtime, verifiedOn, fallbacks }: Verified) {
-  const isElsewhere = (one: { device: string; runtime?: string }) => !devices.includes(one.device) || (one.runtime ?? runtime) !== runtime;
-  return {
-    ...before,
-    verifiedOn: [...(before?.verifiedOn ?? []).filter(isElsewhere), ...verifiedOn],
-    fallbacks: [...(before?.fallbacks ?? []).filter(isElsewhere), ...fallbacks],
-  };
-}
-
-type Checked = Prisma.ModelVersionGetPayload<{ include: { samples: true } }>;
-
-const gateOf = ({ runLimitMs, maxBatchRows, samples }: Checked) => ({
-  runLimitMs,
-  maxBatchRows,
-  samples: (samples?.samples ?? []) as unknown as Sample[],
-});
 
 const OPEN = ['DRAFT', 'CHECKED'] as const satisfies ModelVersionState[];
 

@@ -6,7 +6,7 @@ import type { ModelVersion, Prisma } from '../generated/prisma/client.ts';
 import type { Deployment, DeviceMemory, Inference } from '../inference/inference.ts';
 import { parseCount } from './input.ts';
 import { found } from './models.ts';
-import { runnable } from './runnable.ts';
+import { devicesOf, runnable } from './runnable.ts';
 import { type ModelVersionView, toVersionView } from './views.ts';
 
 /** A version, and what of it runs on this host; `deployment` null: nothing does. */
@@ -70,9 +70,10 @@ export function createDeployments({ db, inference, invalidations, log }: Deploym
     if (version.signature !== null) await inference.load(runnable(version, version.signature));
   }
 
-  /** Does here what the database says of a version's replicas; loading goes on by itself. */
+  /** Does here what the database says of a version's devices and replicas; loading goes on by itself. */
   async function follow(version: ModelVersionView): Promise<void> {
     const bounds = boundsOf(version);
+    await inference.setDevices(version.id, devicesOf(version));
     await inference.scale(version.id, bounds);
     if (bounds.min === 0 || version.state !== 'READY') return;
     loadVersion(version).catch((error: unknown) =>

@@ -174,5 +174,6 @@ export function measuresOf({ profile, runLimitMs }: Pick<ModelVersion, 'profile'
   if (profile === null) return null;
   const measures = profile as unknown as VersionMeasures;
   const { device, runtime } = measures;
-  return { ...measures, verifiedOn: measures.verifiedOn ?? [{ device, runtime }], runLimitMs: measures.runLimitMs ?? runLimitMs };
+  const verifiedOn = [measures.verifiedOn ?? { device, runtime }].flat();
+  return { ...measures, verifiedOn, runLimitMs: measures.runLimitMs ?? runLimitMs };
 }

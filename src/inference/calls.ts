@@ -1,6 +1,7 @@
 import { type ErrorData, MercatoError } from '../base/errors.ts';
 import { type CallRequest, type CallResult, type Patience, type RunnerConnection, RunnerLost, RunnerOverran } from './connection.ts';
 import { type Hosts, loadable, type RunnableVersion } from './hosts.ts';
+import { runLimitOn } from './load.ts';
 import { joinResults, sliceInputs } from './slices.ts';
 import { commonRows, rowsOf, type Tensor } from './tensor.ts';
 import type { Trials, Verdict } from './trials.ts';
@@ -138,14 +139,11 @@ function isModels({ kind }: ModelKilled, tried: Verdict): boolean {
 }
 
 /** What ended a runner; null where the call had not begun, or it cannot be told yet whose call it was. */
-function killedBy(
-  ended: RunnerLost | RunnerOverran,
-  connection: RunnerConnection | null,
-  { runLimitMs }: RunnableVersion,
-): ModelKilled | null {
+function killedBy(ended: RunnerLost | RunnerOverran, connection: RunnerConnection | null, version: RunnableVersion): ModelKilled | null {
   if (ended.mixed || connection === null) return null;
-  const { path } = connection;
-  if (ended instanceof RunnerOverran) return new ModelKilled('OVERRUN', path, ended.message, { limit: String(runLimitMs) });
+  const { path, device } = connection;
+  const limit = String(runLimitOn(device ?? 'cpu', version));
+  if (ended instanceof RunnerOverran) return new ModelKilled('OVERRUN', path, ended.message, { limit });
   return ended.begun ? new ModelKilled('CRASH', path, 'The model crashed on this input.') : null;
 }
 

@@ -14,7 +14,8 @@ export type Gate = { runLimitMs: number; maxBatchRows: number; samples?: readonl
 /** The whole of a check, but for the waits for a runner: less than its job may take, so that a slow model does not take the place of others. */
 const GATE_MS = 180_000;
 
-export type Loaded = Bench & LoadedModel & { loadMs: number };
+/** `longestMs`: of its runs so far. */
+export type Loaded = Bench & LoadedModel & { loadMs: number; longestMs(): number };
 /** `time`: what is left of the check's, in all its runners. */
 export type CheckOptions = Omit<Gate, 'samples'> & { threads: number; time: { leftMs: number }; limitMs: number };
 
@@ -48,7 +49,12 @@ export async function inRunner<T>(
     const load = { device, threads, maxBatchRows, runLimitMs, joinable: false, shared: false, fixedRows: null };
     const described = await loadInto(runner, load, model.slice());
     const loadMs = performance.now() - startedMs;
-    const run = (inputs: readonly Tensor[], rows: number) => runAlone(connection, inputs, rows, options.runLimitMs);
+    let longestMs = 0;
+    const run = async (inputs: readonly Tensor[], rows: number) => {
+      const result = await runAlone(connection, inputs, rows, options.runLimitMs);
+      longestMs = Math.max(longestMs, result.computeMs);
+      return result;
+    };
     let seenBytes = 0;
     const peakBytes = async () => {
       const stats = await connection.stats().catch(() => null);
@@ -60,6 +66,7 @@ export async function inRunner<T>(
       loadMs,
       run,
       peakBytes,
+      longestMs: () => longestMs,
       deviceBytes: () => fleet.deviceBytesOf(loan.id),
     });
     if (late) throw new TooSlow(options);

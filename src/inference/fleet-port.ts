@@ -75,7 +75,7 @@ export type FleetPort = {
    * version leaves the device for ten minutes, or until it is unloaded. Its runners there answer what they were asked.
    */
   fallBack(versionId: string, device: string, who: string | null): Promise<void>;
-  /** Where a version that is loaded, or asked for, runs from now on: its runners on other devices answer what they were asked, and end. */
+  /** Where a version runs from now on, whatever it was read with: its runners on other devices answer what they were asked, and end. */
   setDevices(versionId: string, devices: VersionDevices): Promise<void>;
   /** Ends the version's runners once they have answered what they were asked, and resolves when they are gone. */
   unload(versionId: string): Promise<void>;

@@ -13,7 +13,7 @@ import { failureOf, loadVersion, mostBytes } from './load.ts';
 import { type Holder, held, hogOf, type Replica, Room } from './room.ts';
 import { type ReplicaBounds, Scaler, withinHost } from './scaling.ts';
 import type { Supervisor } from './supervisor.ts';
-import { asKnown, mayRunOn } from './version-devices.ts';
+import { mayRunOn } from './version-devices.ts';
 
 export type FleetOptions = MemoryBounds & {
   readModel: (file: string) => Promise<Uint8Array>;
@@ -52,7 +52,7 @@ const GROW_AGAIN_MS = 10_000;
 /** How long who asks for a version waits until its samples are answered here. */
 const SAMPLES_WAIT_MS = 30_000;
 
-const UNANSWERED = "It is not known yet whether the version answers its publisher's samples on this server.";
+const UNANSWERED = "The version was not seen to answer its publisher's samples on a device of this server.";
 const UNANSWERED_RETRY_MS = 2_000;
 
 const FREE: ReplicaBounds = { min: 0, max: null };
@@ -75,6 +75,8 @@ export class Fleet implements FleetPort {
   readonly #log: Log;
   readonly #deployed = new Map<string, Deployed>();
   readonly #bounds = new Map<string, ReplicaBounds>();
+  /** Since what a version was read with. */
+  readonly #devices = new Map<string, VersionDevices>();
   readonly #loans = new Map<string, Holder>();
   readonly #listeners: ((versionId: string, place: Place) => void)[] = [];
   readonly #failing = new FailingDevices();
@@ -108,7 +110,7 @@ export class Fleet implements FleetPort {
     // Not killed: what one process cannot reach another may still use, and one that hangs is found by its silence.
     for (const replica of deployed.replicas) if (dead.includes(replica.runner.path)) void this.#retire(replica);
     if (this.#usable(deployed).length === 0) {
-      deployed.version = asKnown(version, deployed.version);
+      deployed.version = version;
       this.#tell(deployed);
       deployed.ended = false;
       deployed.loading ??= this.#load(deployed);
@@ -138,7 +140,8 @@ export class Fleet implements FleetPort {
   async lend(version: LoadableVersion, device: string): Promise<(Loan & Place) | null> {
     const devices = await this.#options.devices;
     const next = (await this.#chainOf(version)).filter((other) => devices.indexOf(other) > devices.indexOf(device));
-    if (next.length === 0) return null;
+    if (next.length === 0 && (await this.#isDecided(version))) return null;
+    if (next.length === 0) throw new MercatoError('OVERLOADED', UNANSWERED, { retryAfterMs: UNANSWERED_RETRY_MS });
     const place = Symbol(version.id);
     try {
       const replica = await this.#place(place, version, next, () => true);
@@ -159,10 +162,9 @@ export class Fleet implements FleetPort {
   }
 
   async setDevices(versionId: string, devices: VersionDevices): Promise<void> {
+    this.#devices.set(versionId, devices);
     const deployed = this.#deployed.get(versionId);
-    if (deployed === undefined) return;
-    deployed.version = { ...deployed.version, ...devices };
-    this.#tell(deployed);
+    if (deployed !== undefined) this.#tell(deployed);
     await this.#leaveDevices(deployed);
   }
 
@@ -296,13 +298,22 @@ export class Fleet implements FleetPort {
       const chain = await this.#chainOf(deployed.version);
       const leftMs = giveUpMs - performance.now();
       if (chain.length > 0) return chain;
-      if (leftMs <= 0 || deployed.ended) throw new MercatoError('OVERLOADED', UNANSWERED, { retryAfterMs: UNANSWERED_RETRY_MS });
+      const hopeless = deployed.ended || (await this.#isDecided(deployed.version));
+      if (leftMs <= 0 || hopeless) throw new MercatoError('OVERLOADED', UNANSWERED, { retryAfterMs: UNANSWERED_RETRY_MS });
       await Promise.race([deployed.told.promise, sleep(leftMs, undefined, { ref: false })]);
     }
   }
 
+  /** Whether it is known of every device whether the version runs there. */
+  async #isDecided(version: LoadableVersion): Promise<boolean> {
+    const { passedOver, verifiedOn } = this.#devices.get(version.id) ?? version;
+    const devices = await this.#options.devices;
+    return verifiedOn === null || devices.every((device) => passedOver.includes(device) || verifiedOn.includes(device));
+  }
+
   async #chainOf(version: LoadableVersion): Promise<readonly string[]> {
-    return mayRunOn(await this.#options.devices, version, (device) => this.#failing.has(version.id, device));
+    const known = this.#devices.get(version.id) ?? version;
+    return mayRunOn(await this.#options.devices, known, (device) => this.#failing.has(version.id, device));
   }
 
   /** Loads a version on the first of `devices` that has room and takes it. `place` has that room then, until it is released. */

@@ -12,7 +12,7 @@ export function loadable({ signature: _, ...version }: RunnableVersion): Loadabl
 
 /** This process's connections to the runners of one version. */
 class Host {
-  readonly #version: RunnableVersion;
+  #version: RunnableVersion;
   readonly #fleet: FleetPort;
   readonly #onEmpty: () => void;
   readonly #connections = new Map<string, RunnerConnection>();
@@ -24,6 +24,11 @@ class Host {
     this.#version = version;
     this.#fleet = fleet;
     this.#onEmpty = onEmpty;
+  }
+
+  /** As it was read last. */
+  set version(version: RunnableVersion) {
+    this.#version = version;
   }
 
   /** The connection with the fewest calls under way, one that refuses the tenant last; null where there is none. */
@@ -100,6 +105,7 @@ export class Hosts {
   /** A connection to a runner of the version for a call of the tenant, at once where there is one; else when it is loaded. As `FleetPort.claim`, or RunnerLost. */
   enter(version: RunnableVersion, tenantKey = ''): RunnerConnection | Promise<RunnerConnection> {
     const host = this.#hosts.get(version.id) ?? this.#add(version);
+    host.version = version;
     return host.pick(tenantKey) ?? host.open();
   }
 

@@ -43,7 +43,7 @@ export type Inference = AsyncDisposable & {
    * MODEL_REJECTED, with `data.rule`, `data.place` where the fault has one, and the rule's figures.
    */
   inspect(model: Uint8Array, gate: Gate, onRead?: OnRead): Promise<Inspection>;
-  /** Runs the samples of a version again, on each kind of device that runs versions now. MODEL_REJECTED where it answers otherwise on all; RunnerLost and others where that cannot be told. */
+  /** Runs the samples of a version again, on each kind of device that runs versions now. Rejects where that can be told of none. */
   verify(model: Uint8Array, gate: Gate): Promise<Verified>;
   /** What versions run on now. */
   grounds(): Promise<Grounds>;

@@ -50,13 +50,14 @@ export async function inspectModel(model: Uint8Array, gate: Gate, fleet: FleetPo
   }
 }
 
-type Found = Omit<Inspection, 'profile'> & { profile: Omit<Profile, 'runLimitMs'> };
+/** `longestMs`: of all runs, the first of each size included, which may plan. */
+type Found = Omit<Inspection, 'profile'> & { profile: Omit<Profile, 'runLimitMs'> & { longestMs: number } };
 
 /** With the run times that callers meet, and what they make of the run limit. */
-function asMet({ profile, ...finding }: Found, gate: Gate, contents: Contents): Inspection {
+function asMet({ profile: { longestMs, ...profile }, ...finding }: Found, gate: Gate, contents: Contents): Inspection {
   const { fixedRows } = profile;
   const latencies = fixedRows === null ? profile.latencies : asFixed(profile.latencies, fixedRows.rows);
-  const runLimitMs = runLimitOf({ ...finding, latencies }, contents, gate.runLimitMs);
+  const runLimitMs = runLimitOf({ ...finding, latencies, longestMs }, contents, gate.runLimitMs);
   return { ...finding, profile: { ...profile, latencies, runLimitMs } };
 }
 
@@ -70,7 +71,7 @@ async function verifiedOn(
 ): Promise<Pick<Profile, 'verifiedOn' | 'fallbacks'>> {
   if ((gate.samples ?? []).length === 0) return { verifiedOn: [], fallbacks };
   const left = devices.slice(devices.indexOf(device) + 1).filter((other) => !fallbacks.some((fallback) => fallback.device === other));
-  const more = await askSamples(model, gate, box, { fleet, devices: left, answered: [device] });
+  const more = await askSamples(model, gate, box, { fleet, devices: left, answered: [device], rowsMax: gate.maxBatchRows });
   return { verifiedOn: more.verifiedOn, fallbacks: [...fallbacks, ...more.fallbacks] };
 }
 
@@ -105,7 +106,9 @@ async function look(loaded: Loaded, gate: Gate, device: string, { ranges, findin
 async function shown(loaded: Loaded, asked: number, device: string, { joinable, batchFinding, range }: ProbeFinding) {
   const { signature, loadMs, partlyOnCpu } = loaded;
   const { latencies, failedRows, untriedRows } = await measure(signature, range, asked, loaded);
-  const most = failedRows === null && untriedRows === null ? undefined : latencies.at(-1)?.rows;
+  // What was not tried of rows that may touch stays allowed: they are not split into runs, but refused.
+  const ends = failedRows !== null || (untriedRows !== null && joinable);
+  const most = ends ? latencies.at(-1)?.rows : undefined;
   const end = failedRows === null ? `There was no time or memory to measure ${untriedRows} rows` : `A run of ${failedRows} rows failed`;
   const limit = most === undefined ? '' : ` ${end}: its batch limit is ${most}.`;
   // The CPU has no plans to make anew.
@@ -114,6 +117,7 @@ async function shown(loaded: Loaded, asked: number, device: string, { joinable, 
   const fixed = fixedRows === null ? '' : ` Every run has ${fixedRows} rows, since another number costs ${device} more than to fill it up.`;
   const profile = {
     ...{ device, partlyOnCpu, runtime: RUNTIME, loadMs, threads: 1, latencies },
+    longestMs: loaded.longestMs(),
     peakMemoryBytes: await loaded.peakBytes(),
     peakOnDevice: onDevice(device, await loaded.deviceBytes()),
     fixedRows: fixedRows === null ? null : { device, rows: fixedRows },

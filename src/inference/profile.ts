@@ -50,7 +50,7 @@ const BOX_MS = 4_000;
 const RUNS = { min: 3, max: 15, enoughMs: 60 };
 /** `share`: of the most rows per second that is near enough. */
 const FIX = { turns: 3, noiseMs: 1, share: 0.8 };
-const RUN_LIMIT = { leastMs: 2_000, factor: 100 };
+const RUN_LIMIT = { leastMs: 2_000, factor: 100, longest: 10 };
 /** Their time is in the values of inputs. */
 const REPEATING: ReadonlySet<string> = new Set([
   'Loop',
@@ -144,11 +144,16 @@ export function asFixed(latencies: readonly Latency[], fixedRows: number): Laten
 }
 
 /**
- * The run limit that was asked for, or less where every size of a run was measured, and nothing in the graph repeats as its inputs say: a run takes no 100 times what it took, and 2 s are not
- * reached by a process that others keep from the processor.
+ * The run limit that was asked for, or less where every size of a run was measured, and nothing in the graph repeats as its inputs say: a run takes no 100 times what it took, nor ten times what the
+ * first of a size took, which may plan or compile, and 2 s are not reached by a process that others keep from the processor.
  */
 export function runLimitOf(
-  { signature, maxBatchRows, latencies }: { signature: Signature; maxBatchRows: number; latencies: readonly Latency[] },
+  {
+    signature,
+    maxBatchRows,
+    latencies,
+    longestMs,
+  }: { signature: Signature; maxBatchRows: number; latencies: readonly Latency[]; longestMs: number },
   { operators }: Pick<Contents, 'operators'>,
   askedMs: number,
 ): number {
@@ -156,7 +161,10 @@ export function runLimitOf(
   const isWhole = signature.batchDimension === null ? hasFixedSizes(signature) : hasEqualRows(signature) && largest?.rows === maxBatchRows;
   const repeats = operators.some(({ name }) => REPEATING.has(name));
   if (largest === undefined || !isWhole || repeats) return askedMs;
-  return Math.min(askedMs, Math.max(RUN_LIMIT.leastMs, Math.ceil(RUN_LIMIT.factor * largest.p50Ms)));
+  return Math.min(
+    askedMs,
+    Math.max(RUN_LIMIT.leastMs, Math.ceil(RUN_LIMIT.factor * largest.p50Ms), Math.ceil(RUN_LIMIT.longest * longestMs)),
+  );
 }
 
 const hasFixedSizes = ({ inputs }: Signature) =>

@@ -10,8 +10,8 @@ import { checkSamples } from './samples.ts';
 
 /** What a version runs on: the chain of devices and the runtime that there are. Another one may answer its samples otherwise. */
 export type Grounds = Pick<Profile, 'devices' | 'runtime'>;
-/** Where of these a version answers its samples, and where not; a device of which that cannot be told is in neither. */
-export type Verified = Grounds & Pick<Profile, 'verifiedOn' | 'fallbacks'>;
+/** Where of these a version answers its samples, and where not; a device of which that cannot be told is in neither. `fault`: why it does on none; null: it does on one. */
+export type Verified = Grounds & Pick<Profile, 'verifiedOn' | 'fallbacks'> & { fault: MercatoError | null };
 
 const { version } = JSON.parse(readFileSync(new URL(import.meta.resolve('onnxruntime-node/package.json')), 'utf8')) as { version: string };
 export const RUNTIME = `onnxruntime-node ${version}`;
@@ -24,40 +24,47 @@ export async function groundsOf(fleet: FleetPort): Promise<Grounds> {
 /** As `Inference.verify` says. */
 export async function verifySamples(model: Uint8Array, gate: Gate, fleet: FleetPort): Promise<Verified> {
   const { devices, runtime } = await groundsOf(fleet);
-  const { verifiedOn, fallbacks, failure } = await askSamples(model, gate, boxed(gate), { fleet, devices, answered: [] });
-  if (verifiedOn.length > 0) return { devices, runtime, verifiedOn, fallbacks };
-  // Of a model that answered before, a crash or a late run may be the host's: the check is tried again.
-  if (failure instanceof TooSlow) throw new Error('the samples could not be verified in time', { cause: failure });
-  const cause = failure instanceof MercatoError && failure.cause !== undefined ? failure.cause : failure;
-  throw cause instanceof RunnerLost || cause instanceof RunnerOverran ? cause : rejected(failure);
+  const where = { fleet, devices, answered: [], rowsMax: Number.POSITIVE_INFINITY };
+  const { verifiedOn, fallbacks, failures } = await askSamples(model, gate, boxed(gate), where);
+  if (verifiedOn.length > 0) return { devices, runtime, verifiedOn, fallbacks, fault: null };
+  const untold = failures.find((failure) => !isVerdict(failure));
+  if (untold !== undefined) throw new Error('the samples could not be verified', { cause: untold });
+  const fault = rejected(failures.at(-1));
+  if (!(fault instanceof MercatoError)) throw fault;
+  return { devices, runtime, verifiedOn, fallbacks, fault };
 }
 
-/** `answered`: devices that are known to answer. */
-type Where = { fleet: FleetPort; devices: readonly string[]; answered: readonly string[] };
+/** Of a model that answered before, a crash, a late run and a lack of room or time may be the host's. */
+function isVerdict(failure: unknown): boolean {
+  if (failure instanceof TooSlow || failure instanceof RunnerOverran || !(failure instanceof MercatoError)) return false;
+  const { code, cause } = failure;
+  return ['MODEL_REJECTED', 'MODEL_FAILED'].includes(code) && !(cause instanceof RunnerLost || cause instanceof RunnerOverran);
+}
 
-/** Runs the samples on the first device of each kind, whose others count like it, or on the next of them where it does not answer. `failure`: the last. */
+/** `answered`: devices that are known to answer; `rowsMax`: what was said of samples' rows when they were given. */
+type Where = { fleet: FleetPort; devices: readonly string[]; answered: readonly string[]; rowsMax: number };
+
+/** Runs the samples on the first device of each kind, whose others count like it, or on the next of them where it does not answer. */
 export async function askSamples(
   model: Uint8Array,
   gate: Gate,
   box: CheckOptions,
-  { fleet, devices, answered }: Where,
-): Promise<{ verifiedOn: Answered[]; fallbacks: Fallback[]; failure: unknown }> {
+  { fleet, devices, answered, rowsMax }: Where,
+): Promise<{ verifiedOn: Answered[]; fallbacks: Fallback[]; failures: unknown[] }> {
   const verifiedOn: Answered[] = answered.map((device) => ({ device, runtime: RUNTIME }));
   const fallbacks: Fallback[] = [];
-  let failure: unknown = null;
+  const failures: unknown[] = [];
   for (const device of devices) {
     try {
       if (!verifiedOn.some((known) => kindOf(known.device) === kindOf(device)))
-        await inRunner(model, { ...box, device }, fleet, ({ signature, run }) =>
-          checkSamples(gate.samples ?? [], signature, gate.maxBatchRows, run),
-        );
+        await inRunner(model, { ...box, device }, fleet, ({ signature, run }) => checkSamples(gate.samples ?? [], signature, rowsMax, run));
       verifiedOn.push({ device, runtime: RUNTIME });
     } catch (error) {
-      failure = error;
+      failures.push(error);
       // No time is left for those after it.
       if (error instanceof TooSlow) break;
       if (mayBeDevices(error)) fallbacks.push({ device, fault: faultOf(error) });
     }
   }
-  return { verifiedOn, fallbacks, failure };
+  return { verifiedOn, fallbacks, failures };
 }

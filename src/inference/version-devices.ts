@@ -1,5 +1,5 @@
 import type { DeviceChain } from './devices.ts';
-import type { LoadableVersion, VersionDevices } from './fleet-port.ts';
+import type { VersionDevices } from './fleet-port.ts';
 
 /**
  * The devices that may run a version; where each of those that answer its samples was seen to fail, the last of them, and of one without samples the last of all. None where it is not known
@@ -14,10 +14,4 @@ export function mayRunOn(
   const left = allowed.filter((device) => !isFailing(device));
   if (left.length > 0) return left;
   return allowed.length > 0 || verifiedOn !== null ? allowed.slice(-1) : devices.slice(-1);
-}
-
-/** A version as somebody asks for it, who may not have heard yet where it was found to answer its samples. */
-export function asKnown(asked: LoadableVersion, known: VersionDevices): LoadableVersion {
-  const verifiedOn = asked.verifiedOn && [...new Set([...asked.verifiedOn, ...(known.verifiedOn ?? [])])];
-  return { ...asked, verifiedOn };
 }

@@ -35,8 +35,13 @@ export async function createJobs(db: Database, log: Log): Promise<Jobs & AsyncDi
   const workers = new Map<string, string[]>();
 
   return {
-    async enqueue(tx, queue, data, key) {
-      const options = { singletonKey: key, singletonSeconds: ONCE_PER_SECONDS, heartbeatSeconds: HEARTBEAT_S };
+    async enqueue(tx, queue, data, key, tries) {
+      const options = {
+        singletonKey: key,
+        singletonSeconds: ONCE_PER_SECONDS,
+        heartbeatSeconds: HEARTBEAT_S,
+        ...(tries === undefined ? {} : { retryLimit: tries }),
+      };
       await boss.send(queue, data, { ...options, db: { executeSql: (sql, values) => execute(tx, sql, values) } });
     },
     wake(queue) {

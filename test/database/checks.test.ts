@@ -88,9 +88,8 @@ test('what was measured keeps its device where samples are answered on another, 
   const elsewhere = { device: 'cpu', runtime: grounds.runtime };
   const { checks, jobs } = checksOf({
     inspect: async () => ({ ...inspection, profile: { ...inspection.profile, fallbacks, verifiedOn: [elsewhere] } }),
-    verify: async () => ({ verifiedOn: [{ device: 'cpu', runtime: now.runtime }], fallbacks: [], ...now }),
+    verify: async () => ({ verifiedOn: [{ device: 'cpu', runtime: now.runtime }], fallbacks: [], fault: null, ...now }),
     grounds: async () => now,
-    setDevices: async () => {},
   });
   const asked = async () => {
     jobs.enqueue.mockClear();

@@ -7,8 +7,11 @@ const rowsOf = (shape: number[]): Signature => ({ inputs: [{ ...x, shape }], out
 const upTo = (rows: number, p50Ms: number): Latency[] => [1, rows].map((one) => ({ rows: one, p50Ms, rowsPerSecond: 1 }));
 const plain = { operators: [{ name: 'Gemm', count: 1 }] };
 
+const longestMs = 40;
+
 test.each([
   ['is 100 times its longest run', upTo(8, 30), rowsOf([-1, 2]), plain, 10_000, 3_000],
+  ['is ten times its longest run, which may have been the first', upTo(8, 0.1), rowsOf([-1, 2]), plain, 10_000, 2_000],
   ['is 2 s at least', upTo(8, 0.1), rowsOf([-1, 2]), plain, 10_000, 2_000],
   ['is no more than was asked for', upTo(8, 30), rowsOf([-1, 2]), plain, 500, 500],
   ['is as asked where nothing was measured', [], rowsOf([-1, 2]), plain, 10_000, 10_000],
@@ -25,5 +28,5 @@ test.each([
   ['counts the one size that there is', upTo(1, 30), { ...rowsOf([1, 2]), batchDimension: null }, plain, 10_000, 3_000],
   ['is as asked where rows are not known', upTo(1, 30), { ...rowsOf([-1, 2]), batchDimension: null }, plain, 10_000, 10_000],
 ])('the run limit of a version %s', (_, latencies, signature, contents, askedMs, limitMs) => {
-  expect(runLimitOf({ signature, maxBatchRows: 8, latencies }, contents, askedMs)).toBe(limitMs);
+  expect(runLimitOf({ signature, maxBatchRows: 8, latencies, longestMs }, contents, askedMs)).toBe(limitMs);
 });

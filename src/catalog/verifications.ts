@@ -1,0 +1,104 @@
+import type { Invalidations } from '../access/access.ts';
+import { asSystem, asTenant, type Database, type Tx } from '../base/database.ts';
+import type { Log } from '../base/log.ts';
+import type { ModelVersion, Prisma } from '../generated/prisma/client.ts';
+import type { Inference, Sample, Verified } from '../inference/inference.ts';
+import type { CheckVersion, Jobs } from './jobs.ts';
+import type { ModelStore } from './store.ts';
+import { resumeVerified, suspendUntilVerified } from './suspensions.ts';
+import { measuresOf, type VersionMeasures } from './views.ts';
+
+type Options = { db: Database; store: ModelStore; inference: Inference; invalidations: Invalidations; jobs: Jobs; log: Log };
+
+export type Checked = Prisma.ModelVersionGetPayload<{ include: { samples: true } }>;
+
+export type Verifications = {
+  /**
+   * Runs the samples of a READY version on the devices of this host. One that no device of any host is known to answer by this runtime is suspended for everybody, until one does. Rejects
+   * where `grounds` are another host's, or nothing can be told: it may be tried again.
+   */
+  verify(version: Checked, grounds: string | undefined): Promise<void>;
+  /** Asks for that of each version of which it is not known whether the devices of this host answer its samples by this runtime, and of those that are suspended. */
+  request(): Promise<void>;
+};
+
+/** At 5 s each: others' jobs are left to them until these may be asked for again. */
+const TRIES = 100;
+
+export function createVerifications({ db, store, inference, invalidations, jobs, log }: Options): Verifications {
+  async function verify(version: Checked, grounds: string | undefined): Promise<void> {
+    const { id } = version;
+    if (grounds !== undefined && grounds !== textOf(await inference.grounds()))
+      throw new Error('the samples are to be answered on another host');
+    const verified = await inference.verify(await store.read(version.sha256), gateOf(version));
+    const { fault, fallbacks } = verified;
+    const answers = await asTenant(db, version.tenantId, (tx) => answersBy(tx, version, verified));
+    await asSystem(db, (tx) => (answers ? resumeVerified(tx, id) : suspendUntilVerified(tx, version, fault?.message ?? '')));
+    // Last: a version of which each device of here is decided is not looked at again.
+    const seq = await asTenant(db, version.tenantId, (tx) => write(tx, version, verified));
+    if (fault === null)
+      for (const { device, fault: why } of fallbacks) log.warn({ versionId: id, device, fault: why }, 'a device does not run a model');
+    else log.error({ versionId: id, err: fault, suspended: !answers }, 'a model version answers its samples on no device here');
+    if (!answers) await inference.unload(id);
+    await invalidations.confirmed(seq);
+  }
+
+  /** Whether, with what was found here, some device is known to answer by this runtime. */
+  async function answersBy(tx: Tx, { id }: Checked, verified: Verified): Promise<boolean> {
+    const { verifiedOn } = withVerified(measuresOf(await tx.modelVersion.findUniqueOrThrow({ where: { id } })), verified);
+    return verifiedOn.some(({ runtime }) => runtime === verified.runtime);
+  }
+
+  /** Hosts may verify a version at once, each for its devices. */
+  async function write(tx: Tx, { id, tenantId, modelId }: Checked, verified: Verified): Promise<bigint> {
+    await tx.$queryRaw`select id from model_version where id = ${id}::uuid for update`;
+    const profile = withVerified(measuresOf(await tx.modelVersion.findUniqueOrThrow({ where: { id } })), verified);
+    await tx.modelVersion.updateMany({ where: { id, tenantId }, data: { profile } });
+    const listing = await tx.listing.findUniqueOrThrow({ where: { modelId, publisherTenantId: tenantId } });
+    await invalidations.publish(tx, 'listing', [listing.id]);
+    return invalidations.publish(tx, 'pin', [id]);
+  }
+
+  async function request(): Promise<void> {
+    const sampled = await asSystem(db, (tx) => tx.modelVersion.count({ where: { state: 'READY', sampleCount: { gt: 0 } } }));
+    if (sampled === 0) return;
+    const here = await inference.grounds();
+    const grounds = textOf(here);
+    await asSystem(db, async (tx) => {
+      const open = await tx.$queryRaw<CheckVersion[]>`
+        select id as "versionId", tenant_id as "tenantId" from model_version v where state = 'READY' and sample_count > 0
+          and (not ${JSON.stringify(here.devices)}::jsonb <@ (
+                 select coalesce(jsonb_agg(one->'device'), '[]')
+                   from jsonb_array_elements(coalesce(profile->'verifiedOn', jsonb_build_array(profile)) || coalesce(profile->'fallbacks', '[]')) one
+                  where coalesce(one->>'runtime', ${here.runtime}) = ${here.runtime})
+               or exists (select from suspension s where s.version_id = v.id and s.ended_at is null and s.until > mercato_now() + interval '1 year'))
+        order by id`;
+      for (const data of open) await jobs.enqueue(tx, 'check-version', { ...data, grounds }, `${data.versionId} ${grounds}`, TRIES);
+    });
+    jobs.wake('check-version');
+  }
+
+  return { verify, request };
+}
+
+const textOf = ({ devices, runtime }: Pick<Verified, 'devices' | 'runtime'>) => `${devices.join()} ${runtime}`;
+
+/** Devices of one name count as one, whichever host's they are: what this host cannot tell stays as it was. */
+function withVerified(before: VersionMeasures | null, { devices, runtime, verifiedOn, fallbacks }: Verified) {
+  const isElsewhere = (one: { device: string; runtime?: string }) => !devices.includes(one.device) || (one.runtime ?? runtime) !== runtime;
+  return {
+    ...before,
+    verifiedOn: [...(before?.verifiedOn ?? []).filter(isElsewhere), ...verifiedOn],
+    fallbacks: [...(before?.fallbacks ?? []).filter(isElsewhere), ...fallbacks],
+  };
+}
+
+export const gateOf = ({
+  runLimitMs,
+  maxBatchRows,
+  samples,
+}: Pick<ModelVersion, 'runLimitMs' | 'maxBatchRows'> & Pick<Checked, 'samples'>) => ({
+  runLimitMs,
+  maxBatchRows,
+  samples: (samples?.samples ?? []) as unknown as Sample[],
+});
