@@ -153,12 +153,13 @@ it('a subscription is to what its buyer sees, and gives a right to nobody else',
   const { offer, terms } = await core.offer({});
   await asAdmin(core.db, async (tx) => {
     await tx.listing.update({ where: { id: offer.listingId }, data: { state: 'DRAFT' } });
-    await tx.modelVersion.update({ where: { id: right.modelVersionId }, data: { state: 'READY', signature: {}, publishedAt: new Date() } });
+    const ready = { state: 'READY', signature: {}, publishedAt: new Date() } as const;
+    for (const { modelVersionId: id } of [right, offer]) await tx.modelVersion.update({ where: { id }, data: ready });
   });
   expect(await codeOf(() => subscribe(open, invalidations, stranger, terms.planVersionId))).toBe('NOT_FOUND');
   const entitlements = createEntitlements({ db: open, invalidations });
   expect(await codeOf(() => entitlements.of({ tenantId: stranger }, right.handle))).toBe('NOT_SUBSCRIBED');
-  // Its version is not READY, and its listing not published.
+  // The version of the one is not READY, and the listing of the other not published.
   for (const model of [foreign.handle, `${foreign.handle}@1`, offer.handle]) {
     expect(await codeOf(() => entitlements.of({ tenantId: stranger }, model))).toBe('NOT_FOUND');
   }
