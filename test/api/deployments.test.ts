@@ -1,4 +1,5 @@
 import { afterAll, beforeAll, expect, test } from 'vitest';
+import { encodeModel, graph, model as onnxModel } from '../../src/inference/onnx/onnx.ts';
 import { Client, predictDigit } from '../support/client.ts';
 import { offerLoop } from '../support/offer.ts';
 import { signIn, signUp } from '../support/people.ts';
@@ -209,4 +210,31 @@ test('a run is estimated for the shapes of a call, and for no others', async () 
   ] as const)
     expect(await estimate([...inputs])).toMatchObject({ code: 'BAD_USER_INPUT', field, expected: expect.stringContaining(expected) });
   expect(await estimate([{ name, shape: [1, ...rest] }], null)).toMatchObject({ code: 'UNAUTHENTICATED' });
+});
+
+test('a publisher sees afterwards by which rule its model was rejected, where, and with which figures', async () => {
+  const { token } = await signUp(client, 'hasty');
+  type Node = { id: string };
+  const made = 'mutation { createModel(input: { name: "late" }) { model { id } } createUpload { upload { id } url } }';
+  const { createModel, createUpload } = await client.ask<{ createModel: { model: Node }; createUpload: { upload: Node; url: string } }>(
+    made,
+    {},
+    token,
+  );
+  const io = { nodes: [], inputs: [], outputs: [] };
+  const future = encodeModel({ ...onnxModel(graph({ name: 'g', ...io })), opsetImport: [{ domain: '', version: 99n }] });
+  await fetch(createUpload.url, { method: 'PUT', body: new Uint8Array(future) });
+  const query = 'mutation ($input: CreateModelVersionInput!) { createModelVersion(input: $input) { modelVersion { state } } }';
+  await client.ask(query, { input: { modelId: createModel.model.id, uploadId: createUpload.upload.id } }, token);
+  const read = '{ ownModels { nodes { versions { state rejection { code rule message place field limit given expected } } } } }';
+  const rejection = {
+    code: 'MODEL_REJECTED',
+    rule: 'OPSET_UNSUPPORTED',
+    message: expect.stringContaining('Version 99'),
+    place: 'opset_import[0]',
+    limit: '26',
+    given: '99',
+    ...{ field: null, expected: null },
+  };
+  expect(await client.ask(read, {}, token)).toEqual({ ownModels: { nodes: [{ versions: [{ state: 'REJECTED', rejection }] }] } });
 });
