@@ -1,6 +1,6 @@
 import { createHash, randomUUID } from 'node:crypto';
-import { createReadStream } from 'node:fs';
-import { type FileHandle, mkdir, open, readdir, rename, rm, stat } from 'node:fs/promises';
+import { createReadStream, existsSync } from 'node:fs';
+import { type FileHandle, mkdir, open, readdir, rename, rm, stat, utimes } from 'node:fs/promises';
 import { dirname, join } from 'node:path';
 import type { Readable } from 'node:stream';
 import { MercatoError } from '../base/errors.ts';
@@ -34,9 +34,9 @@ export type ModelStore = {
   keys(folder: string): Promise<string[]>;
   /** Those of them that were not written within a day, as `agedFiles`. */
   agedKeys(folder: string): AsyncGenerator<string[]>;
-  /** Deletes a model file unless somebody brought it within a day, be it at this moment. */
+  /** Deletes a model file unless somebody brought it within a day, be it at this moment. For 30 days whoever reads it has it back: the rows of a copied database say less. */
   deleteAged(sha256: string): Promise<void>;
-  /** Deletes what killed processes left half-written more than a day ago. */
+  /** Deletes what killed processes left half-written more than a day ago, and what nobody had back. */
   removeAbandoned(): Promise<void>;
 };
 
@@ -44,6 +44,7 @@ export type ModelStore = {
 const PIECE_BYTES = 1024 * 1024;
 /** Far longer than anything takes from its first byte to the row that refers to it. */
 const AGED_MS = 24 * 60 * 60 * 1000;
+const REMOVED_MS = 30 * AGED_MS;
 const LIST_MAX = 500;
 
 /**
@@ -52,7 +53,8 @@ const LIST_MAX = 500;
  */
 export async function createDirectoryStore(dir: string): Promise<ModelStore> {
   const staging = join(dir, 'staging');
-  await mkdir(staging, { recursive: true, mode: 0o700 });
+  const removed = join(dir, 'removed');
+  for (const folder of [staging, removed]) await mkdir(folder, { recursive: true, mode: 0o700 });
 
   async function stage(stream: Readable, maxBytes: number): Promise<Staged> {
     const path = join(staging, randomUUID());
@@ -66,6 +68,14 @@ export async function createDirectoryStore(dir: string): Promise<ModelStore> {
     }
   }
 
+  /** Whether the file was removed, and is back. */
+  async function bringBack(sha256: string): Promise<boolean> {
+    const from = join(removed, sha256);
+    if (!existsSync(from)) return false;
+    await moveInto(from, join(dir, pathOf(sha256)));
+    return true;
+  }
+
   const folderOf = (name: string) => join(dir, dirname(checkKey(`${name}/0`)));
 
   return {
@@ -76,13 +86,16 @@ export async function createDirectoryStore(dir: string): Promise<ModelStore> {
       return { sha256: staged.sha256, sizeBytes: staged.sizeBytes };
     },
     async read(sha256) {
-      const bytes = await readWhole(join(dir, pathOf(sha256)));
+      const path = join(dir, pathOf(sha256));
+      const bytes = (await readWhole(path)) ?? ((await bringBack(sha256)) ? await readWhole(path) : null);
       if (bytes === null) throw new Error(`model file ${sha256} is missing from the store`);
       if (bytes.sha256 !== sha256) throw new Error(`model file ${sha256} is damaged: its digest is ${bytes.sha256}`);
       return bytes.data;
     },
     async copyTo(sha256, path) {
-      const source = createReadStream(join(dir, pathOf(sha256)), { highWaterMark: PIECE_BYTES });
+      const from = join(dir, pathOf(sha256));
+      if (!existsSync(from)) await bringBack(sha256);
+      const source = createReadStream(from, { highWaterMark: PIECE_BYTES });
       const copied = await writeStream(path, source, Number.POSITIVE_INFINITY);
       if (copied.sha256 !== sha256) throw new Error(`file ${sha256} of the store is damaged: its digest is ${copied.sha256}`);
     },
@@ -116,14 +129,15 @@ export async function createDirectoryStore(dir: string): Promise<ModelStore> {
     async deleteAged(sha256) {
       const path = join(dir, pathOf(sha256));
       if (!(await isAged(path))) return;
-      const aside = join(staging, randomUUID());
+      const aside = join(removed, sha256);
       await rename(path, aside);
       // Somebody may have brought the same bytes since.
-      if (await isAged(aside)) await rm(aside, { force: true });
+      if (await isAged(aside)) await utimes(aside, new Date(), new Date());
       else await moveInto(aside, path);
     },
     async removeAbandoned() {
       for await (const names of agedIn(staging)) for (const name of names) await rm(join(staging, name), { force: true });
+      for await (const names of agedIn(removed, REMOVED_MS)) for (const name of names) await rm(join(removed, name), { force: true });
     },
   };
 }
@@ -132,11 +146,11 @@ async function namesIn(folder: string): Promise<string[]> {
   return readdir(folder).catch(absent([]));
 }
 
-/** Names in a folder, where there is one, of what was last written more than a day ago. */
-async function* agedIn(folder: string): AsyncGenerator<string[]> {
+/** Names in a folder, where there is one, of what was last written longer ago. */
+async function* agedIn(folder: string, ageMs = AGED_MS): AsyncGenerator<string[]> {
   let aged: string[] = [];
   for (const name of await namesIn(folder)) {
-    if (await isAged(join(folder, name))) aged.push(name);
+    if (await isAged(join(folder, name), ageMs)) aged.push(name);
     if (aged.length < LIST_MAX) continue;
     yield aged;
     aged = [];
@@ -145,9 +159,9 @@ async function* agedIn(folder: string): AsyncGenerator<string[]> {
 }
 
 /** False also where there is none. */
-async function isAged(path: string): Promise<boolean> {
+async function isAged(path: string, ageMs = AGED_MS): Promise<boolean> {
   const found = await stat(path).catch(absent(null));
-  return found !== null && Date.now() - found.mtimeMs > AGED_MS;
+  return found !== null && Date.now() - found.mtimeMs > ageMs;
 }
 
 /** What stands for a file that is not there. */

@@ -9,8 +9,8 @@ const UPLOADS_MAX = 500;
 const DATABASES = 'databases';
 
 /**
- * Whether the store has been this database's for a day, and no other's: what another one's rows refer to must not be swept. Says there that this one uses it. A copy is
- * another database, whether restored from a dump or from files.
+ * Whether the store has been this database's for a day, and no other's: what another one's rows refer to must not be swept. Says there that this one uses it. A dump that was
+ * restored is another database; a copied cluster is not, which is why removed files can be had back.
  */
 export async function isOwnStore(db: Database, store: ModelStore, log: Log): Promise<boolean> {
   const own = await asSystem(db, databaseId);

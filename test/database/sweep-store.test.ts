@@ -1,4 +1,7 @@
 import { createHash, randomBytes } from 'node:crypto';
+import { readFile, rm } from 'node:fs/promises';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
 import { Readable } from 'node:stream';
 import { afterAll, beforeAll, expect, test } from 'vitest';
 import { asTenant } from '../../src/base/database.ts';
@@ -73,6 +76,21 @@ test('a file that nothing refers to is deleted once nobody brought it for a day;
   await rig.store.put(Readable.from([again.bytes]), 1_000);
   await sweep();
   expect(await Promise.all([used, old.sha256, again.sha256].map(isStored))).toEqual([true, false, true]);
+});
+
+test('a file that was swept is had back by whoever reads it within a month', async () => {
+  const [read, copied, late] = [await orphan(), await orphan(), await orphan()];
+  await sweep();
+  expect(await Promise.all([read, copied, late].map(({ sha256 }) => isStored(sha256)))).toEqual([false, false, false]);
+  await rig.store.removeAbandoned();
+  expect(Buffer.from(await rig.store.read(read.sha256))).toEqual(read.bytes);
+  const copy = join(tmpdir(), newId());
+  await rig.store.copyTo(copied.sha256, copy);
+  expect(await readFile(copy)).toEqual(copied.bytes);
+  await rm(copy);
+  await rig.age(`removed/${late.sha256}`, 31);
+  await rig.store.removeAbandoned();
+  await expect(rig.store.read(late.sha256)).rejects.toThrow(/missing/);
 });
 
 test.runIf(onPostgres)('a file that is being brought again while it is swept stays', async () => {

@@ -29,8 +29,8 @@ export type CatalogRig = AsyncDisposable & {
   stored(): Promise<string[]>;
   staged(): Promise<string[]>;
   store: ModelStore;
-  /** As if a model file, or what lies under a key of the store, had been brought two days ago. */
-  age(name: string): Promise<void>;
+  /** As if a model file, or what lies under a key of the store, had been brought so many days ago, two by default. */
+  age(name: string, days?: number): Promise<void>;
   tenant(): Promise<{ id: string; name: string }>;
   upload(tenantId: string, bytes: Uint8Array): Promise<string>;
   version(tenantId: string, modelId: string, bytes: Uint8Array): Promise<ModelVersionView>;
@@ -89,11 +89,11 @@ export async function openCatalog(options: Partial<FleetConfig> = {}, log: Log =
     db,
     access,
     catalog,
-    stored: async () => (await readdir(storeDir, { recursive: true })).filter((path) => /[0-9a-f]{64}$/.test(path)),
+    stored: async () => (await readdir(storeDir, { recursive: true })).filter((path) => /^[0-9a-f]{2}.[0-9a-f]{64}$/.test(path)),
     staged: () => readdir(join(storeDir, 'staging')),
     store,
-    async age(name) {
-      const then = new Date(Date.now() - 2 * 24 * 60 * 60 * 1000);
+    async age(name, days = 2) {
+      const then = new Date(Date.now() - days * 24 * 60 * 60 * 1000);
       await utimes(join(storeDir, name.includes('/') ? name : join(name.slice(0, 2), name)), then, then);
     },
     tenant,
