@@ -295,12 +295,13 @@ export class Fleet implements FleetPort {
   async #answering(deployed: Deployed): Promise<readonly string[]> {
     const giveUpMs = performance.now() + SAMPLES_WAIT_MS;
     for (;;) {
+      const { promise } = deployed.told;
       const chain = await this.#chainOf(deployed.version);
       const leftMs = giveUpMs - performance.now();
       if (chain.length > 0) return chain;
       const hopeless = deployed.ended || (await this.#isDecided(deployed.version));
       if (leftMs <= 0 || hopeless) throw new MercatoError('OVERLOADED', UNANSWERED, { retryAfterMs: UNANSWERED_RETRY_MS });
-      await Promise.race([deployed.told.promise, sleep(leftMs, undefined, { ref: false })]);
+      await Promise.race([promise, sleep(leftMs, undefined, { ref: false })]);
     }
   }
 

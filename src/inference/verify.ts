@@ -28,7 +28,7 @@ export async function verifySamples(model: Uint8Array, gate: Gate, fleet: FleetP
   const { verifiedOn, fallbacks, failures } = await askSamples(model, gate, boxed(gate), where);
   if (verifiedOn.length > 0) return { devices, runtime, verifiedOn, fallbacks, fault: null };
   const untold = failures.find((failure) => !isVerdict(failure));
-  if (untold !== undefined) throw new Error('the samples could not be verified', { cause: untold });
+  if (untold !== undefined) throw untold instanceof MercatoError && untold.cause !== undefined ? untold.cause : untold;
   const fault = rejected(failures.at(-1));
   if (!(fault instanceof MercatoError)) throw fault;
   return { devices, runtime, verifiedOn, fallbacks, fault };

@@ -1,6 +1,6 @@
 import { randomBytes } from 'node:crypto';
 import { beforeAll, expect, test, vi } from 'vitest';
-import { asTenant } from '../../src/base/database.ts';
+import { asSystem, asTenant } from '../../src/base/database.ts';
 import { MercatoError } from '../../src/base/errors.ts';
 import { createLog } from '../../src/base/log.ts';
 import { type Checks, createChecks } from '../../src/catalog/checks.ts';
@@ -79,6 +79,29 @@ test.each([
   expect(store.deleteFile).not.toHaveBeenCalled();
   await checksOf({ inspect: verdict }).checks.check(data);
   expect(await reread(data)).toMatchObject({ state });
+});
+
+test('what no device of one host answers suspends a version where no other host is known to, until one does', async () => {
+  const data = await draft();
+  const fault = new MercatoError('MODEL_REJECTED', 'Sample 0 is not answered.');
+  const here = { devices: ['webgpu'], runtime: grounds.runtime } as const;
+  const fallbacks = [{ device: 'webgpu', fault: fault.message }];
+  const wrong = { verify: async () => ({ verifiedOn: [], fallbacks, fault, ...here }), grounds: async () => here, unload: async () => {} };
+  const answered = ['cpu', 'cuda:0'].map((device) => ({ device, runtime: grounds.runtime }));
+  const right = { verify: async () => ({ verifiedOn: answered, fallbacks: [], fault: null, ...grounds }), grounds: async () => grounds };
+  const suspensions = () => asSystem(rig.db, (tx) => tx.suspension.count({ where: { versionId: data.versionId, endedAt: null } }));
+  const profile = async () => (await reread(data)).profile;
+  await checksOf({ inspect: async () => inspection }).checks.check(data);
+  await checksOf(wrong).checks.check(data);
+  expect(await profile()).toMatchObject({ verifiedOn: [], fallbacks });
+  expect(await suspensions()).toBe(1);
+  await checksOf(right).checks.check(data);
+  expect(await suspensions()).toBe(0);
+  await checksOf(wrong).checks.check(data);
+  expect(await suspensions()).toBe(0);
+  expect(await profile()).toMatchObject({ verifiedOn: answered, fallbacks });
+  const elsewhere = checksOf(right).checks.check({ ...data, grounds: 'webgpu onnxruntime-node 1' });
+  await expect(elsewhere).rejects.toThrow(/another host/);
 });
 
 test('what was measured keeps its device where samples are answered on another, and is verified there once', async () => {

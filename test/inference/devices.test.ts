@@ -359,6 +359,9 @@ describe('the chain of devices', () => {
     const version = loadable(versionOf(network(), { verifiedOn: ['webgpu'] }));
     await fleet.claim(version, []);
     await fleet.fallBack(version.id, 'webgpu', null);
+    // Of the CPU it is not known.
+    await expect(fleet.lend(version, 'webgpu')).rejects.toMatchObject({ code: 'OVERLOADED' });
+    await fleet.setDevices(version.id, { passedOver: ['cpu'], verifiedOn: ['webgpu'] });
     expect(await fleet.lend(version, 'webgpu')).toBeNull();
     expect(await devicesOf(fleet)).toEqual(['webgpu']);
   });

@@ -56,11 +56,15 @@ describe('hosting', () => {
     resolve(identityModel());
     expect(await Promise.all([early, unaware])).toMatchObject([[{ device: 'cpu' }], [{ device: 'cpu' }]]);
     await fleet.unload(version.id);
-    const late = fleet.claim(version, []).catch((error: unknown) => error);
+    await fleet.setDevices(version.id, { passedOver: [], verifiedOn: [] });
+    const late = fleet.claim({ ...version, verifiedOn: ['cpu'] }, []).catch((error: unknown) => error);
     await vi.waitFor(waits, WAIT);
     await fleet.unload(version.id);
     expect(await late).toMatchObject({ code: 'OVERLOADED', data: { retryAfterMs: 2_000 } });
-    expect(await fleet.claim({ ...version, verifiedOn: ['cpu'] }, [])).toMatchObject([{ device: 'cpu' }]);
+    await fleet.setDevices(version.id, { passedOver: ['cpu'], verifiedOn: [] });
+    await expect(fleet.claim(version, [])).rejects.toMatchObject({ code: 'OVERLOADED' });
+    await fleet.setDevices(version.id, { passedOver: [], verifiedOn: ['cpu'] });
+    expect(await fleet.claim(version, [])).toMatchObject([{ device: 'cpu' }]);
   });
 
   test('tries again after a load that failed, and says why it failed', async () => {
