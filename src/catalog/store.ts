@@ -181,7 +181,7 @@ function pathOf(sha256: string): string {
 
 /** A folder's name of more than two letters cannot be that of a digest. */
 function checkKey(key: string): string {
-  if (!/^[a-z]{3,20}\/[0-9a-z-]{1,100}$/.test(key) || key.startsWith('staging/')) throw new RangeError('not a key of the store');
+  if (!/^[a-z]{3,20}\/[0-9a-z-]{1,100}$/.test(key) || /^(staging|removed)\//.test(key)) throw new RangeError('not a key of the store');
   return key;
 }
 

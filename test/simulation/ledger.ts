@@ -269,5 +269,8 @@ function sameAs(existing: Transfer, wanted: Partial<Transfer>): Transfer {
   const differs = (Object.keys(wanted) as (keyof Transfer)[]).find((field) => existing[field] !== wanted[field]);
   if (differs === undefined) return existing;
   const swapped = existing.debitAccountId === wanted.creditAccountId && existing.creditAccountId === wanted.debitAccountId;
-  throw refused('IDEMPOTENCY_CONFLICT', { field: differs === 'debitAccountId' && swapped ? 'direction' : differs });
+  // Which phase another operation has nobody gave.
+  const isResolution = existing.pendingId !== null || wanted.phase === 'POST_PENDING' || wanted.phase === 'VOID_PENDING';
+  const field = differs === 'phase' && isResolution ? 'id' : differs === 'debitAccountId' && swapped ? 'direction' : differs;
+  throw refused('IDEMPOTENCY_CONFLICT', { field });
 }
