@@ -1,8 +1,9 @@
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, test } from 'vitest';
-import { asSystem, asTenant } from '../../src/base/database.ts';
+import { asSystem } from '../../src/base/database.ts';
 import { keepUsage } from '../../src/usage/usage.ts';
 import { asAdmin } from '../support/admin.ts';
-import { broken, type Core, codeOf, finished, openCore, type Process, type Right } from '../support/core.ts';
+import { alertsOf, brokenAtLast, createLimit, type GivenLimit, NOTHING } from '../support/caps.ts';
+import { type Core, codeOf, finished, openCore, type Process, type Right } from '../support/core.ts';
 
 const NOON = '2026-11-15T12:00:00Z';
 let core: Core;
@@ -15,23 +16,12 @@ beforeAll(async () => {
 beforeEach(() => core.setClock(NOON));
 afterEach(async () => {
   await core.setClock('2026-12-30T23:59:00Z');
-  // A sweep passes by what a return on its way has locked.
-  const left = async () => {
-    await one.leases.maintain();
-    return broken(core.db);
-  };
-  await expect.poll(left).toEqual([]);
+  await expect.poll(() => brokenAtLast(core, one)).toEqual([]);
 });
 afterAll(() => core[Symbol.asyncDispose]());
 
-type Given = Partial<Parameters<Core['usage']['createLimit']>[1]>;
-const limit = (right: Right, given: Given) => {
-  const plain = { name: 'cap', subject: 'TENANT', subjectId: null, measure: 'UNITS', window: 'DAY', burstUnits: null, hard: true } as const;
-  return core.usage.createLimit(right.consumerTenantId, { ...plain, amount: 100n, alertPercents: null, ...given });
-};
-const NOTHING = { name: null, amount: null, burstUnits: null, hard: null, alertPercents: null };
-const alertsOf = (right: Right) =>
-  asTenant(core.db, right.consumerTenantId, (tx) => core.usage.alerts(tx, right.consumerTenantId, { first: 10, afterId: null }));
+const limit = (right: Right, given: GivenLimit) => createLimit(core, right, given);
+const alertsFor = (right: Right) => alertsOf(core, right);
 const toldOf = (right: Right) => asSystem(core.db, (tx) => tx.outbox.findMany({ where: { tenantId: right.consumerTenantId } }));
 
 async function call(process: Process, right: Right, units: number): Promise<void> {
@@ -42,7 +32,7 @@ test('a soft limit refuses nothing, and tells once of each threshold, in the inb
   const right = await core.consumer({ unitPriceNanos: 2n }, 1_000n);
   await limit(right, { measure: 'SPEND', amount: 20n, hard: false, alertPercents: [50, 100, 200] });
   await Promise.all(Array.from({ length: 30 }, (_, i) => call(i % 2 === 0 ? one : two, right, 1)));
-  const alerts = await alertsOf(right);
+  const alerts = await alertsFor(right);
   expect(alerts.map(({ percent }) => percent).sort((a, b) => a - b)).toEqual([50, 100, 200]);
   const told = await asSystem(core.db, (tx) => tx.outbox.findMany({ where: { tenantId: right.consumerTenantId } }));
   expect(told.map(({ payload }) => (payload as { alertId: string }).alertId).sort()).toEqual(alerts.map(({ id }) => id).sort());
@@ -53,7 +43,7 @@ describe('thresholds that are past already are told of at once', () => {
     const right = await core.consumer({});
     await call(one, right, 9);
     await limit(right, { amount: 10n });
-    expect(await alertsOf(right)).toMatchObject([{ percent: 80, used: 9n, amount: 10n }]);
+    expect(await alertsFor(right)).toMatchObject([{ percent: 80, used: 9n, amount: 10n }]);
   });
 
   test('where it is lowered, or gets a threshold, and once for each amount', async () => {
@@ -62,27 +52,27 @@ describe('thresholds that are past already are told of at once', () => {
     await call(one, right, 9);
     const update = (change: object) => core.usage.updateLimit(right.consumerTenantId, id, { ...NOTHING, ...change });
     await update({ amount: 10n });
-    expect(await alertsOf(right)).toMatchObject([{ percent: 80, used: 9n, amount: 10n }]);
+    expect(await alertsFor(right)).toMatchObject([{ percent: 80, used: 9n, amount: 10n }]);
     await update({ alertPercents: [50, 80, 100] });
     await update({ hard: false });
     await call(one, right, 1);
-    expect((await alertsOf(right)).map(({ percent }) => percent).sort((a, b) => a - b)).toEqual([50, 80, 100]);
+    expect((await alertsFor(right)).map(({ percent }) => percent).sort((a, b) => a - b)).toEqual([50, 80, 100]);
   });
 
   test('but not of a limit of 0 that nobody used', async () => {
     const right = await core.consumer({});
     const { id } = await limit(right, { amount: 0n, hard: false });
     await core.usage.updateLimit(right.consumerTenantId, id, { ...NOTHING, name: 'other' });
-    expect(await alertsOf(right)).toEqual([]);
+    expect(await alertsFor(right)).toEqual([]);
     await call(one, right, 1);
-    expect(await alertsOf(right)).toHaveLength(2);
+    expect(await alertsFor(right)).toHaveLength(2);
   });
 });
 
 test('a threshold is told of by the call that reaches it, and by none before', async () => {
   const right = await core.consumer({});
   await limit(right, { amount: 10n, alertPercents: [50] });
-  const told = () => alertsOf(right);
+  const told = () => alertsFor(right);
   await call(one, right, 4);
   expect(await told()).toEqual([]);
   await call(one, right, 1);
@@ -101,7 +91,7 @@ test('what is to be delivered waits for 30 days in the outbox, delivered or not,
   await core.setClock('2026-12-15T12:00:01Z');
   await keepUsage(core.db);
   expect(await toldOf(right)).toEqual([]);
-  expect(await alertsOf(right)).toHaveLength(2);
+  expect(await alertsFor(right)).toHaveLength(2);
 });
 
 test('what is undelivered is found by its age, however much was delivered', async () => {
@@ -126,13 +116,13 @@ describe('a limit of calls in flight', () => {
     const right = await core.consumer({});
     expect((await limit(right, together)).alertPercents).toEqual([100]);
     const held = [await one.leases.admit(right, 1, 5_000), await two.leases.admit(right, 1, 5_000)];
-    expect(await alertsOf(right)).toEqual([]);
+    expect(await alertsFor(right)).toEqual([]);
     await refused(one, right);
-    await expect.poll(() => alertsOf(right)).toMatchObject([{ limitName: 'cap', percent: 100, used: 2n, amount: 2n }]);
+    await expect.poll(() => alertsFor(right)).toMatchObject([{ limitName: 'cap', percent: 100, used: 2n, amount: 2n }]);
     await refused(two, right);
     await core.setClock('2026-11-16T00:00:01Z');
     await refused(two, right);
-    await expect.poll(() => alertsOf(right)).toHaveLength(2);
+    await expect.poll(() => alertsFor(right)).toHaveLength(2);
     expect(await toldOf(right)).toHaveLength(2);
     for (const admission of held) admission.giveBack();
   });
@@ -147,7 +137,7 @@ describe('a limit of calls in flight', () => {
       holding?.giveBack();
       if (quiet.name !== 'told') await core.usage.deleteLimit(right.consumerTenantId, id);
     }
-    await expect.poll(() => alertsOf(right)).toMatchObject([{ limitName: 'told' }]);
+    await expect.poll(() => alertsFor(right)).toMatchObject([{ limitName: 'told' }]);
     held.giveBack();
   });
 });

@@ -1,11 +1,12 @@
 import { createHash } from 'node:crypto';
 import { afterAll, afterEach, beforeAll, beforeEach, expect, test } from 'vitest';
-import { asSystem, asTenant } from '../../src/base/database.ts';
+import { asSystem } from '../../src/base/database.ts';
 import type { MercatoError } from '../../src/base/errors.ts';
 import { newId } from '../../src/base/ids.ts';
 import { lockLimits } from '../../src/usage/usage.ts';
 import { asAdmin } from '../support/admin.ts';
-import { broken, type Core, codeOf, finished, openCore, type Process, type Right } from '../support/core.ts';
+import { alertsOf, brokenAtLast, createLimit, type GivenLimit, limitsOf, NOTHING } from '../support/caps.ts';
+import { type Core, codeOf, finished, openCore, type Process, type Right } from '../support/core.ts';
 
 const NOON = '2026-11-15T12:00:00Z';
 let core: Core;
@@ -18,24 +19,13 @@ beforeAll(async () => {
 beforeEach(() => core.setClock(NOON));
 afterEach(async () => {
   await core.setClock('2026-12-30T23:59:00Z');
-  // A sweep passes by what a return on its way has locked.
-  const left = async () => {
-    await one.leases.maintain();
-    return broken(core.db);
-  };
-  await expect.poll(left).toEqual([]);
+  await expect.poll(() => brokenAtLast(core, one)).toEqual([]);
 });
 afterAll(() => core[Symbol.asyncDispose]());
 
-type Given = Partial<Parameters<Core['usage']['createLimit']>[1]>;
-const limit = (right: Right, given: Given) => {
-  const plain = { name: 'cap', subject: 'TENANT', subjectId: null, measure: 'UNITS', window: 'DAY', burstUnits: null, hard: true } as const;
-  return core.usage.createLimit(right.consumerTenantId, { ...plain, amount: 100n, alertPercents: null, ...given });
-};
-const NOTHING = { name: null, amount: null, burstUnits: null, hard: null, alertPercents: null };
-const alertsOf = (right: Right) =>
-  asTenant(core.db, right.consumerTenantId, (tx) => core.usage.alerts(tx, right.consumerTenantId, { first: 10, afterId: null }));
-const limits = (right: Right) => asTenant(core.db, right.consumerTenantId, (tx) => core.usage.limits(tx, right.consumerTenantId));
+const limit = (right: Right, given: GivenLimit) => createLimit(core, right, given);
+const alertsFor = (right: Right) => alertsOf(core, right);
+const limits = (right: Right) => limitsOf(core, right);
 
 async function call(process: Process, right: Right, units: number): Promise<void> {
   const { apiKeyId, memberId } = right;
@@ -79,7 +69,7 @@ test.each(['MINUTE', 'DAY'] as const)('what a limit per %s finds used is of its 
   await call(one, other, 2);
   await call(one, { ...right, memberId: member }, 4);
   await call(one, { ...elsewhere, memberId: colleague }, 8);
-  const of = async (given: Given) => (await limit(right, { name: newId(), window, amount: 10_000n, ...given })).used;
+  const of = async (given: GivenLimit) => (await limit(right, { name: newId(), window, amount: 10_000n, ...given })).used;
   expect(await of({})).toBe(15n);
   // To the system role, which counts, no wall hides a stranger's use.
   expect(await asSystem(core.db, (tx) => lockLimits(tx, right))).toMatchObject([{ used: 15n }]);
@@ -179,7 +169,7 @@ test.each([
   await two.leases.maintain();
   await call(two, right, 3);
   expect(await one.settlement.settle(finished(right, first))).toMatchObject({ amountNanos: 21n });
-  expect(await alertsOf(right)).toEqual([]);
+  expect(await alertsFor(right)).toEqual([]);
 });
 
 test('free units that lie unused in another process are asked for before a spend limit refuses', async () => {

@@ -1,13 +1,14 @@
 import { createHash } from 'node:crypto';
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, test } from 'vitest';
-import { asSystem, asTenant } from '../../src/base/database.ts';
+import { asSystem } from '../../src/base/database.ts';
 import { newId } from '../../src/base/ids.ts';
 import type { PlanTerms } from '../../src/catalog/catalog.ts';
 import { createLeaseStore } from '../../src/prediction/lease-store.ts';
 import type { Admission } from '../../src/prediction/leases.ts';
-import { keepUsage, type LimitView, recallLeases } from '../../src/usage/usage.ts';
+import { keepUsage, recallLeases } from '../../src/usage/usage.ts';
 import { asAdmin } from '../support/admin.ts';
-import { booksOf, broken, type Core, codeOf, finished, openCore, type Process, type Right } from '../support/core.ts';
+import { brokenAtLast, createLimit, type GivenLimit, limitsOf } from '../support/caps.ts';
+import { booksOf, type Core, codeOf, finished, openCore, type Process, type Right } from '../support/core.ts';
 
 const NOON = '2026-11-15T12:00:00Z';
 let core: Core;
@@ -21,21 +22,12 @@ beforeAll(async () => {
 beforeEach(() => core.setClock(NOON));
 afterEach(async () => {
   await core.setClock('2026-12-30T23:59:00Z');
-  // A sweep passes by what a return on its way has locked.
-  const left = async () => {
-    await one.leases.maintain();
-    return broken(core.db);
-  };
-  await expect.poll(left).toEqual([]);
+  await expect.poll(() => brokenAtLast(core, one)).toEqual([]);
 });
 afterAll(() => core[Symbol.asyncDispose]());
 
-type Given = Partial<Parameters<Core['usage']['createLimit']>[1]>;
-function limit(right: Right, given: Given): Promise<LimitView> {
-  const plain = { name: 'cap', subject: 'TENANT', subjectId: null, measure: 'UNITS', window: 'DAY', burstUnits: null, hard: true } as const;
-  return core.usage.createLimit(right.consumerTenantId, { ...plain, amount: 10n, alertPercents: null, ...given });
-}
-const limits = (right: Right) => asTenant(core.db, right.consumerTenantId, (tx) => core.usage.limits(tx, right.consumerTenantId));
+const limit = (right: Right, given: GivenLimit) => createLimit(core, right, { amount: 10n, ...given });
+const limits = (right: Right) => limitsOf(core, right);
 const stateOf = async (right: Right) => (await limits(right)).map(({ used, inFlight }) => ({ used, inFlight }))[0];
 
 async function admit(process: Process, right: Right, units = 1): Promise<Admission> {
