@@ -18,7 +18,7 @@ export type SettlementStore = {
   settle(group: readonly Finished[]): Promise<Outcome[]>;
   /**
    * What there was too little of for a call that the database refused, since what its lease held is with others: a limit as the refusal has it, quota and wallet
-   * as they are now. Null where there is room again.
+   * as they are now. Null where there is room again, or many look already.
    */
   shortOf(call: Finished, refusal: unknown): Promise<Short | null>;
   /** What was billed of a group whose outcome is not known, by prediction. */
@@ -27,10 +27,23 @@ export type SettlementStore = {
   answered(keys: readonly Keyed[]): Promise<ReadonlyMap<string, () => Promise<Stored>>>;
 };
 
+/** Refused calls that look at the books at once: those that grant and settle need the connections. */
+const LOOKS_MAX = 2;
+
 /** The books in the database: one statement, `mercato_settle`, is one transaction. */
 export function createSettlementStore(options: { db: Database; replays: Replays; billing: Billing; replayHours: number }): SettlementStore {
   const { db, replays, billing, replayHours } = options;
   const { currency, commissionBps } = billing;
+  let looks = 0;
+
+  async function look(admission: Admission): Promise<Short | null> {
+    if (looks === LOOKS_MAX) return null;
+    looks++;
+    return asSystem(db, (tx) => shortOfSwept(tx, billing, admission)).finally(() => {
+      looks--;
+    });
+  }
+
   return {
     async settle(group) {
       const calls = callsOf(group);
@@ -42,7 +55,7 @@ export function createSettlementStore(options: { db: Database; replays: Replays;
     },
     async shortOf({ admission, metered }, refusal) {
       const detail = sqlState(refusal) === 'MC002' ? sqlDetail(refusal) : undefined;
-      if (detail === undefined) return asSystem(db, (tx) => shortOfSwept(tx, billing, admission));
+      if (detail === undefined) return look(admission);
       const unitNanos = admission.key.terms?.unitPriceNanos ?? 0n;
       return { ...shortOfSettled(settledLimitOf(detail), metered.units, unitNanos), foreign: false };
     },

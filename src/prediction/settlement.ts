@@ -67,7 +67,6 @@ export function createSettlement(options: {
   const { store, log } = options;
   let queue: Item[] = [];
   let writing: Promise<void> | null = null;
-  let looks = 0;
   let arrived = () => {};
 
   function settle(finished: Finished): Promise<Settled> {
@@ -160,9 +159,7 @@ export function createSettlement(options: {
   async function forfeit(item: Item, error: unknown): Promise<void> {
     const { admission, metered } = item;
     admission.forfeit();
-    looks++;
-    const short = looks > LOOKS_MAX ? null : await store.shortOf(item, error).catch(() => null);
-    looks--;
+    const short = await store.shortOf(item, error).catch(() => null);
     const { message, data } = short ? refusalOf(admission.key, short, metered.units) : { message: 'Try again.', data: {} };
     item.reject(new MercatoError('OVERLOADED', `${TAKEN} ${message}`, { retryAfterMs: 1_000, ...data }));
   }
@@ -196,9 +193,6 @@ export function createSettlement(options: {
     },
   };
 }
-
-/** Refused calls that look at the books at once: those that grant and settle need the connections. */
-const LOOKS_MAX = 2;
 
 /** Others hold what its swept lease held, or had the free units before it: the next try is told what is true of quota, limits and wallet. */
 const tookOthers = (error: unknown) => ['MC001', 'MC002'].includes(sqlState(error) ?? '') || isCheckViolation(error);
