@@ -106,6 +106,8 @@ const log = createLog(config.logLevel);
 let stopping = false;
 let signalledAt = Number.POSITIVE_INFINITY;
 if (cluster.isPrimary && config.processes > 1) process.exit(await runProcesses(config, log));
+// The parent cannot be written to: it is gone, and a server process ends with it.
+cluster.worker?.once('error', () => process.exit(1));
 const app = await start();
 
 for (const signal of ['SIGTERM', 'SIGINT'] as const) process.on(signal, onSignal);

@@ -8,14 +8,16 @@ import { delimiter, join } from 'node:path';
 import { promisify } from 'node:util';
 import { openPostgres } from '../../src/base/database-postgres.ts';
 import { createLog } from '../../src/base/log.ts';
-import { administer, withDatabase } from '../support/database.ts';
+import { administer, makeTemplate, withDatabase } from '../support/database.ts';
 
 /** A Postgres of the driver's own, durable as in production, that may be stopped without a word. */
 export type Cluster = AsyncDisposable & {
   /** Its server version and what a commit means there. */
   readonly described: string;
-  /** A migrated database for one marketplace: the login that migrates, and one that serves, as in production. */
-  createDatabase(): Promise<{ url: string; serverUrl: string; drop(): Promise<void> }>;
+  /** A database for one marketplace, migrated or a copy of another's: the login that migrates, and one that serves, as in production. */
+  createDatabase(copyOf?: string): Promise<{ name: string; url: string; serverUrl: string; drop(): Promise<void> }>;
+  /** From now on it is there to be copied, and for nothing else. */
+  makeTemplate(name: string): Promise<void>;
   /** As after a power cut: no checkpoint, every connection gone. */
   stopAtOnce(): Promise<void>;
   /** Resolves when it takes connections. */
@@ -78,23 +80,25 @@ export async function openCluster(binaries: string): Promise<Cluster> {
   const opened = await openPostgres({ url: withDatabase(admin, template), serverUrl: null, poolSize: 1 }, createLog('silent'));
   await opened[Symbol.asyncDispose]();
   await administer(admin, `create role ${SERVER_LOGIN} login in role mercato_tenant, mercato_system`);
-  // A backend ends a moment after its client: while one is left, the template cannot be copied.
-  await administer(admin, `alter database ${template} allow_connections false`);
-  await administer(admin, `select pg_terminate_backend(pid, 5000) from pg_stat_activity where datname = '${template}'`);
+  await makeTemplate(admin, template);
 
   const version = (await run(join(binaries, 'postgres'), ['--version'])).stdout.trim();
   const parts = stack.move();
   return {
     described: `${version}, fsync on, synchronous_commit on`,
-    async createDatabase() {
+    async createDatabase(copyOf = template) {
       const name = `mercato_${randomBytes(6).toString('hex')}`;
-      await administer(admin, `create database ${name} template ${template}`);
+      await administer(admin, `create database ${name} template ${copyOf}`);
+      // Until then a copy's sequences are as if what they give next were in the log already: after a crash they would give it again (Postgres 15).
+      await administer(admin, 'checkpoint');
       return {
+        name,
         url: url('postgres', name),
         serverUrl: url(SERVER_LOGIN, name),
         drop: () => administer(admin, `drop database ${name} with (force)`),
       };
     },
+    makeTemplate: (name) => makeTemplate(admin, name),
     stopAtOnce: async () => {
       await ctl('-m', 'immediate', 'stop');
     },

@@ -1,20 +1,39 @@
-import { expect, test } from 'vitest';
+import { afterAll, expect, test } from 'vitest';
 import { createTestDatabase } from '../support/database.ts';
+import { firstMarket } from '../support/first-market.ts';
+import { seedMarket } from '../support/server.ts';
 import { FAULTS } from './list.ts';
 import { exitCodeOf, runFault, tableOf } from './run.ts';
 import type { Ground } from './stage.ts';
+import { Stages } from './stages.ts';
 
-/** The suite's Postgres, whose one login also serves. */
-const GROUND: Ground = {
+/** The suite's Postgres, whose one login also serves, and its first market. */
+async function openGround(): Promise<Ground> {
+  const first = await firstMarket(seedMarket);
+  if (first === null) throw new Error('outside the suite there is no first market');
+  return {
+    cluster: null,
+    dataDir: first.dataDir,
+    logLevel: 'fatal',
+    quotaUnits: 200,
+    async createDatabase() {
+      const { url, drop } = await createTestDatabase(first.template);
+      if (url === null) throw new Error('the embedded database has no way that a proxy could stand in');
+      return { url, serverUrl: url, drop };
+    },
+  };
+}
+/** For what is never run. */
+const NOWHERE: Ground = {
   cluster: null,
+  dataDir: '',
   logLevel: 'fatal',
-  quotaUnits: 200,
-  async createDatabase() {
-    const { url, drop } = await createTestDatabase();
-    if (url === null) throw new Error('the embedded database has no way that a proxy could stand in');
-    return { url, serverUrl: url, drop };
-  },
+  quotaUnits: 1,
+  createDatabase: () => Promise.reject(new Error('it was run')),
 };
+let stages: Stages | null = null;
+afterAll(() => stages?.close());
+
 const QUICK = [
   'kill -9 after the commit',
   'all connections cut',
@@ -31,7 +50,8 @@ test.skipIf(process.env.MERCATO_TEST_DATABASE_URL === undefined).each(QUICK)(
   async (name) => {
     const fault = FAULTS.find((one) => one.name === name);
     if (!fault) throw new Error(`there is no fault ${name}`);
-    const result = await runFault(fault, { ground: GROUND, processes: fault.processes[0] ?? 1, seed: 1, runs: 1 });
+    stages ??= new Stages(await openGround(), 1);
+    const result = await runFault(fault, { stages, processes: fault.processes[0] ?? 1, seed: 1, runs: 1 });
     expect(result).toMatchObject({ wrong: [], lost: 0, doubled: 0, stuck: 0, nanosOff: 0n, audit: 0 });
     expect(result.acknowledged).toBeGreaterThan(100);
   },
@@ -46,7 +66,7 @@ test('a fault that could not be run is no success, unless that is allowed, and h
     perRound: 1,
     round: () => Promise.reject(new Error('it was run')),
   };
-  const given = { ground: GROUND, processes: 1 as const, seed: 1, runs: 1 };
+  const given = { stages: new Stages(NOWHERE, 1), processes: 1 as const, seed: 1, runs: 1 };
   const notRun = await runFault({ ...fault, notRun: () => 'no faketime' }, given);
   const clean = { ...notRun, notRun: null };
   const broken = { ...clean, lost: 1 };

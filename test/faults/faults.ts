@@ -4,12 +4,17 @@
  * sent again, and the books are counted beside the callers'. `--full`: as often as the goals say. Exits 1 where a figure is not zero, 2 where there is
  * no Postgres to run or nothing to do, 3 where all is clean but a fault could not be run here, unless that is allowed.
  */
-import { availableParallelism } from 'node:os';
+import { mkdtempSync, rmSync } from 'node:fs';
+import { availableParallelism, tmpdir } from 'node:os';
+import { join } from 'node:path';
 import { parseArgs } from 'node:util';
 import { children } from '../support/leftovers.ts';
+import { seedMarket } from '../support/server.ts';
 import { findBinaries, openCluster } from './cluster.ts';
 import { FAULTS } from './list.ts';
 import { exitCodeOf, type Result, runFault, tableOf, verdictOf } from './run.ts';
+import { AS_STARTED, type Ground } from './stage.ts';
+import { keyOf, Stages } from './stages.ts';
 
 const { values } = parseArgs({
   options: {
@@ -37,6 +42,8 @@ if (plan.length === 0 || !Number.isInteger(seed) || (runs !== null && !(runs >= 
   console.error(`faults: ${FAULTS.map(({ name }) => name).join('; ')}`);
   process.exit(2);
 }
+/** Equal for those that may do their work on one stage. */
+const placeOf = ({ fault, processes }: (typeof plan)[number]) => keyOf(processes, fault.env);
 const binaries = findBinaries();
 if (binaries === null) {
   console.error('There is no Postgres to run: neither /usr/lib/postgresql nor PATH has initdb and pg_ctl.');
@@ -49,16 +56,29 @@ process.once('exit', () => {
 
 const results: Result[] = [];
 {
-  await using cluster = await openCluster(binaries);
+  await using stack = new AsyncDisposableStack();
+  const cluster = stack.use(await openCluster(binaries));
   console.log(`${cluster.described}, ${availableParallelism()} cores, Node ${process.version}, seed ${seed}`);
-  const ground = { cluster, createDatabase: cluster.createDatabase, logLevel: values.log, quotaUnits: Number(values.quota) };
-  for (const { fault, processes } of plan) {
-    const result = await runFault(fault, { ground, processes, seed, runs: runs ?? (values.full ? fault.fullRuns : fault.runs) });
+  const first = await cluster.createDatabase();
+  const once = mkdtempSync(join(tmpdir(), 'mercato-'));
+  stack.defer(() => rmSync(once, { recursive: true }));
+  process.env.MERCATO_TEST_ONCE = once;
+  const dataDir = join(once, 'first');
+  await seedMarket(first, dataDir, { ...AS_STARTED, DATABASE_SERVER_URL: first.serverUrl });
+  await cluster.makeTemplate(first.name);
+  const createDatabase = () => cluster.createDatabase(first.name);
+  const ground: Ground = { cluster, createDatabase, dataDir, logLevel: values.log, quotaUnits: Number(values.quota) };
+  const stages = stack.use(new Stages(ground, seed));
+  const places = [...new Set(plan.map(placeOf))];
+  for (const { fault, processes } of plan.toSorted((a, b) => places.indexOf(placeOf(a)) - places.indexOf(placeOf(b)))) {
+    const result = await runFault(fault, { stages, processes, seed, runs: runs ?? (values.full ? fault.fullRuns : fault.runs) });
     results.push(result);
     console.error(`${result.name}, ${processes}: ${verdictOf(result)}, ${result.seconds.toFixed(1)} s`);
     for (const text of [...result.notes, ...result.wrong].slice(0, 10)) console.error(`  ${text}`);
   }
 }
+const order = ({ name, processes }: Result) => plan.findIndex((one) => one.fault.name === name && one.processes === processes);
+results.sort((a, b) => order(a) - order(b));
 console.log(tableOf(results));
 for (const { name, processes, notes } of results) for (const note of notes) console.log(`${name}, ${processes}: ${note}`);
 const notRun = results.filter(({ notRun }) => notRun !== null).length;

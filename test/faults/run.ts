@@ -1,7 +1,8 @@
 import { Dice } from '../fuzz/random.ts';
 import { recount } from './recount.ts';
 import type { Fault } from './round.ts';
-import { type Ground, type Layout, openStage, PRICE_NANOS } from './stage.ts';
+import { type Layout, PRICE_NANOS } from './stage.ts';
+import type { Stages } from './stages.ts';
 
 /** One line of the table: what a fault did to a number of server processes. */
 export type Result = {
@@ -42,19 +43,19 @@ export function exitCodeOf(results: readonly Result[], allowNotRun: boolean): 0 
   return verdicts.includes('NOT RUN') && !allowNotRun ? 3 : 0;
 }
 
-/** Does a fault so many times, with a recount and an audit after each round of it. */
+/** Does a fault so many times, with a recount and an audit after each round of it. Where it is not clean, its stage is nobody else's. */
 export async function runFault(
   fault: Fault,
-  { ground, processes, seed, runs }: { ground: Ground; processes: Layout; seed: number; runs: number },
+  { stages, processes, seed, runs }: { stages: Stages; processes: Layout; seed: number; runs: number },
 ): Promise<Result> {
   const startedMs = performance.now();
-  const notRun = fault.notRun?.(ground) ?? null;
+  const notRun = fault.notRun?.(stages.ground) ?? null;
   const counts = { calls: 0, acknowledged: 0, unknown: 0, lost: 0, doubled: 0, stuck: 0, nanosOff: 0n, audit: 0 };
   const result: Result = { name: fault.name, processes, runs: 0, ...counts, wrong: [], notes: [], seconds: 0, notRun };
   if (notRun !== null) return result;
   const dice = new Dice(seed);
   try {
-    await using stage = await openStage(ground, processes, dice, fault.env);
+    const stage = await stages.take(processes, fault.env);
     while (result.runs < runs) {
       const count = Math.min(fault.perRound, runs - result.runs);
       const { payer, journal, wrong, notes } = await fault.round(stage, count, dice);
@@ -77,6 +78,7 @@ export async function runFault(
   } catch (error) {
     result.wrong.push(`it broke off: ${error instanceof Error ? error.stack : String(error)}`);
   }
+  if (!isClean(result)) await stages.close();
   result.seconds = (performance.now() - startedMs) / 1000;
   return result;
 }

@@ -9,14 +9,20 @@ import { type Host, openHost } from './host.ts';
 import { uuidOf } from './journal.ts';
 import { type FaultProxy, openProxy } from './proxy.ts';
 
-/** Where a database comes from. `cluster` null: somebody else's Postgres, which stays up. */
+/** What stages stand on. `cluster` null: somebody else's Postgres, which stays up. */
 export type Ground = {
   cluster: Cluster | null;
+  /** A market after its first start, which every stage's begins as a copy of: its database, by the login that migrates and one that serves. */
   createDatabase(): Promise<{ url: string; serverUrl: string; drop(): Promise<void> }>;
+  /** And its data directory. */
+  dataDir: string;
   logLevel: string;
   /** Units that a capped payer may use. */
   quotaUnits: number;
 };
+
+/** As `npm start` has it. */
+export const AS_STARTED = { NODE_OPTIONS: '--disable-warning=DeprecationWarning' };
 
 export const PRICE_NANOS = 7n;
 export const CREDIT_NANOS = 1_000_000_000n;
@@ -59,11 +65,11 @@ export async function openStage(ground: Ground, layout: Layout, dice: Dice, env:
   const market = stack.use(
     await openMarket({
       database,
+      copyOf: ground.dataDir,
       env: {
+        ...AS_STARTED,
         DATABASE_SERVER_URL: database.serverUrl,
         MERCATO_LOG_LEVEL: ground.logLevel,
-        // As `npm start` has it.
-        NODE_OPTIONS: '--disable-warning=DeprecationWarning',
       },
     }),
   );

@@ -25,6 +25,8 @@ export type Server = { url: string; pid: number; kill(signal: NodeJS.Signals): P
 export type MarketOptions = {
   /** Instead of the suite's, and empty; null: embedded. */
   database?: TestDatabase;
+  /** Where `database` is a copy of another market's: that one's data directory, which its own becomes a copy of. */
+  copyOf?: string | undefined;
   /** For every process that the market starts. */
   env?: Record<string, string>;
 };
@@ -34,13 +36,14 @@ export async function openMarket(options: MarketOptions = {}): Promise<Market> {
   const first = options.database === undefined ? await firstMarket(seedMarket) : null;
   const database = options.database ?? (await createTestDatabase(first?.template));
   const dataDir = await mkdtemp(join(tmpdir(), 'mercato-'));
-  if (first !== null) await cp(first.dataDir, dataDir, { recursive: true });
+  const begun = first?.dataDir ?? options.copyOf;
+  if (begun !== undefined) await cp(begun, dataDir, { recursive: true });
   return marketOn(database, dataDir, options.env);
 }
 
 /** Starts a market on what is empty, and stops it. */
-async function seedMarket(database: TestDatabase, dataDir: string): Promise<void> {
-  const market = marketOn(database, dataDir);
+export async function seedMarket(database: TestDatabase, dataDir: string, env: Record<string, string> = {}): Promise<void> {
+  const market = marketOn(database, dataDir, env);
   const server = await market.start();
   await server.kill('SIGTERM');
 }
