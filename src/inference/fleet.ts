@@ -6,14 +6,13 @@ import { lowerPriority } from './confinement.ts';
 import { type Place, RunnerLost } from './connection.ts';
 import { CudaMemory } from './cuda-memory.ts';
 import type { DeviceChain } from './devices.ts';
-import { FailingDevices } from './failing-devices.ts';
 import type { Deployment, FleetPort, InferenceStatus, LoadableVersion, LoadFailure, Loan, VersionDevices } from './fleet-port.ts';
 import { hostMs, type RunnerStats } from './frames.ts';
 import { failureOf, loadVersion, mostBytes } from './load.ts';
 import { type Holder, held, hogOf, type Replica, Room } from './room.ts';
 import { type ReplicaBounds, Scaler, withinHost } from './scaling.ts';
 import type { Supervisor } from './supervisor.ts';
-import { mayRunOn } from './version-devices.ts';
+import { DevicesOfVersions } from './version-devices.ts';
 
 export type FleetOptions = MemoryBounds & {
   readModel: (file: string) => Promise<Uint8Array>;
@@ -35,8 +34,6 @@ type Deployed = {
   /** The load under way, of the first replica or a further one. */
   loading: Promise<void> | null;
   scaler: Scaler;
-  /** Resolves when something is said of where the version may run. */
-  told: PromiseWithResolvers<void>;
   /** Of the monotonic clock. */
   growAgainMs: number;
   failure: LoadFailure | null;
@@ -48,12 +45,6 @@ const TICK_MS = 1_000;
 const NEVER_MEASURED = { peakMemoryBytes: null, peakOnDevice: null };
 /** What may be loaded besides, or has to stay, is tried again after so long where it could not be. */
 const GROW_AGAIN_MS = 10_000;
-
-/** How long who asks for a version waits until its samples are answered here. */
-const SAMPLES_WAIT_MS = 30_000;
-
-const UNANSWERED = "The version was not seen to answer its publisher's samples on a device of this server.";
-const UNANSWERED_RETRY_MS = 2_000;
 
 const FREE: ReplicaBounds = { min: 0, max: null };
 const NO_STATS: RunnerStats = { queued: 0, running: 0, idleSinceMs: null, busyMs: 0, queueMs: 0, runMs: 0, memoryBytes: 0, peakBytes: 0 };
@@ -75,11 +66,9 @@ export class Fleet implements FleetPort {
   readonly #log: Log;
   readonly #deployed = new Map<string, Deployed>();
   readonly #bounds = new Map<string, ReplicaBounds>();
-  /** Since what a version was read with. */
-  readonly #devices = new Map<string, VersionDevices>();
+  readonly #devices: DevicesOfVersions;
   readonly #loans = new Map<string, Holder>();
   readonly #listeners: ((versionId: string, place: Place) => void)[] = [];
-  readonly #failing = new FailingDevices();
   readonly #cuda = new CudaMemory();
   readonly #leaving = new Set<Promise<void>>();
   readonly #timer: NodeJS.Timeout;
@@ -91,6 +80,7 @@ export class Fleet implements FleetPort {
     this.#options = options;
     this.#supervisor = supervisor;
     this.#log = log;
+    this.#devices = new DevicesOfVersions(options.devices);
     this.#budget = new MemoryBudget(options, () => [...this.#replicas(), ...this.#loans.values()].map(held));
     this.#room = new Room(this.#budget, options.maxLoaded, {
       replicas: () => this.#replicas(),
@@ -111,7 +101,7 @@ export class Fleet implements FleetPort {
     for (const replica of deployed.replicas) if (dead.includes(replica.runner.path)) void this.#retire(replica);
     if (this.#usable(deployed).length === 0) {
       deployed.version = version;
-      this.#tell(deployed);
+      this.#devices.wake(version.id);
       deployed.ended = false;
       deployed.loading ??= this.#load(deployed);
       await deployed.loading;
@@ -138,10 +128,8 @@ export class Fleet implements FleetPort {
   }
 
   async lend(version: LoadableVersion, device: string): Promise<(Loan & Place) | null> {
-    const devices = await this.#options.devices;
-    const next = (await this.#chainOf(version)).filter((other) => devices.indexOf(other) > devices.indexOf(device));
-    if (next.length === 0 && (await this.#isDecided(version))) return null;
-    if (next.length === 0) throw new MercatoError('OVERLOADED', UNANSWERED, { retryAfterMs: UNANSWERED_RETRY_MS });
+    const next = await this.#devices.after(version, device);
+    if (next.length === 0) return null;
     const place = Symbol(version.id);
     try {
       const replica = await this.#place(place, version, next, () => true);
@@ -154,24 +142,21 @@ export class Fleet implements FleetPort {
   }
 
   async fallBack(versionId: string, device: string, who: string | null): Promise<void> {
-    const knew = this.#failing.has(versionId, device);
-    this.#failing.add(versionId, device, who);
-    if (!this.#failing.has(versionId, device)) return;
-    if (!knew) this.#log.warn({ versionId, device }, 'runs of a model fail on a device and not on the next; it leaves the device');
+    const { leaves, left } = this.#devices.fail(versionId, device, who);
+    if (!leaves) return;
+    if (!left) this.#log.warn({ versionId, device }, 'runs of a model fail on a device and not on the next; it leaves the device');
     await this.#leaveDevices(this.#deployed.get(versionId));
   }
 
   async setDevices(versionId: string, devices: VersionDevices): Promise<void> {
     this.#devices.set(versionId, devices);
-    const deployed = this.#deployed.get(versionId);
-    if (deployed !== undefined) this.#tell(deployed);
-    await this.#leaveDevices(deployed);
+    await this.#leaveDevices(this.#deployed.get(versionId));
   }
 
   /** Ends the replicas on devices that may not run the version any more. */
   async #leaveDevices(deployed: Deployed | undefined): Promise<void> {
     if (deployed === undefined) return;
-    const chain = await this.#chainOf(deployed.version);
+    const chain = await this.#devices.of(deployed.version);
     for (const replica of deployed.replicas) if (!chain.includes(replica.footprint.device)) void this.#retire(replica);
   }
 
@@ -197,10 +182,10 @@ export class Fleet implements FleetPort {
 
   async unload(versionId: string): Promise<void> {
     const deployed = this.#deployed.get(versionId);
-    this.#failing.forget(versionId);
+    this.#devices.forgive(versionId);
     if (deployed === undefined) return;
     deployed.ended = true;
-    this.#tell(deployed);
+    this.#devices.wake(versionId);
     await deployed.loading?.catch(() => {});
     await Promise.all([...deployed.replicas].map((replica) => this.#retire(replica)));
     this.#forgetIfEmpty(deployed);
@@ -236,7 +221,7 @@ export class Fleet implements FleetPort {
 
   #add(version: LoadableVersion): Deployed {
     const unloaded = { replicas: new Set<Replica>(), loading: null, growAgainMs: 0, failure: null, ended: false };
-    const deployed: Deployed = { version, ...unloaded, scaler: new Scaler(), told: Promise.withResolvers() };
+    const deployed: Deployed = { version, ...unloaded, scaler: new Scaler() };
     this.#deployed.set(version.id, deployed);
     return deployed;
   }
@@ -279,42 +264,15 @@ export class Fleet implements FleetPort {
     // As it is when room is looked for: the last replica may end while a further one is loaded.
     const mayEvict = () => this.#usable(deployed).length < Math.max(1, this.#boundsOf(deployed).min);
     const replica = await this.#place(place, deployed.version, await this.#answering(deployed), mayEvict);
-    if ((await this.#chainOf(deployed.version)).includes(replica.footprint.device)) return replica;
+    if ((await this.#devices.of(deployed.version)).includes(replica.footprint.device)) return replica;
     // Its device was seen not to run the version meanwhile.
     replica.runner.kill();
     this.#budget.release(place);
     return this.#replicaOf(deployed, place);
   }
 
-  #tell(deployed: Deployed): void {
-    deployed.told.resolve();
-    deployed.told = Promise.withResolvers();
-  }
-
-  /** As `#chainOf`, once there is one. OVERLOADED where no device answers the version's samples in time, that is known. */
-  async #answering(deployed: Deployed): Promise<readonly string[]> {
-    const giveUpMs = performance.now() + SAMPLES_WAIT_MS;
-    for (;;) {
-      const { promise } = deployed.told;
-      const chain = await this.#chainOf(deployed.version);
-      const leftMs = giveUpMs - performance.now();
-      if (chain.length > 0) return chain;
-      const hopeless = deployed.ended || (await this.#isDecided(deployed.version));
-      if (leftMs <= 0 || hopeless) throw new MercatoError('OVERLOADED', UNANSWERED, { retryAfterMs: UNANSWERED_RETRY_MS });
-      await Promise.race([promise, sleep(leftMs, undefined, { ref: false })]);
-    }
-  }
-
-  /** Whether it is known of every device whether the version runs there. */
-  async #isDecided(version: LoadableVersion): Promise<boolean> {
-    const { passedOver, verifiedOn } = this.#devices.get(version.id) ?? version;
-    const devices = await this.#options.devices;
-    return verifiedOn === null || devices.every((device) => passedOver.includes(device) || verifiedOn.includes(device));
-  }
-
-  async #chainOf(version: LoadableVersion): Promise<readonly string[]> {
-    const known = this.#devices.get(version.id) ?? version;
-    return mayRunOn(await this.#options.devices, known, (device) => this.#failing.has(version.id, device));
+  #answering(deployed: Deployed): Promise<readonly string[]> {
+    return this.#devices.answering(deployed.version, () => deployed.ended);
   }
 
   /** Loads a version on the first of `devices` that has room and takes it. `place` has that room then, until it is released. */

@@ -54,9 +54,9 @@ export async function startRunner({ folder, env, gpu }: RunnerSettings, log: Log
   child.once('exit', (code, signal) => {
     if (!wanted && connected?.leaving !== true) log.warn({ pid: child.pid, code, signal }, 'a runner ended by itself');
   });
-  logStandardError(child, log);
+  const said = logStandardError(child, log);
   try {
-    await listening(child, ended);
+    await listening(child, ended, said);
     const listeners: (() => void)[] = [];
     const connection = await connectRunner({ path: socketPath, device: null }, () => {
       for (const listener of listeners) listener();
@@ -77,7 +77,7 @@ export function modelBytes(): number {
   return Math.max(MODEL_BYTES_MIN, Math.floor(memoryBytes / 4));
 }
 
-async function listening(child: Child, ended: Promise<void>): Promise<void> {
+async function listening(child: Child, ended: Promise<void>, said: () => string): Promise<void> {
   let timer: NodeJS.Timeout | undefined;
   const ready = await Promise.race([
     new Promise<true>((resolve) => child.stdout.once('data', () => resolve(true))),
@@ -87,7 +87,7 @@ async function listening(child: Child, ended: Promise<void>): Promise<void> {
     }),
   ]);
   clearTimeout(timer);
-  if (!ready) throw new Error('A runner ended or hung before it listened.');
+  if (!ready) throw new Error(`A runner ended or hung before it listened${said() === '' ? '.' : `: ${said()}`}`);
 }
 
 /** Kills a runner whose I/O thread does not answer; that thread never runs a model, so only a process in distress is silent. */
@@ -107,12 +107,14 @@ function keepAsking(connection: RunnerConnection, kill: () => void): () => void 
   return () => clearInterval(timer);
 }
 
-/** What native code says before it aborts, up to a bound: a model can make it talk. */
-function logStandardError(child: Child, log: Log): void {
-  let left = STDERR_CHARS_MAX;
+/** What native code says before it aborts, up to a bound: a model can make it talk. Returns what was said so far. */
+function logStandardError(child: Child, log: Log): () => string {
+  let said = '';
   child.stdin.on('error', () => {});
   child.stderr.setEncoding('utf8').on('data', (text: string) => {
-    if (left > 0) log.warn({ pid: child.pid, text: text.slice(0, left) }, 'a runner wrote to standard error');
-    left -= text.length;
+    const more = text.slice(0, STDERR_CHARS_MAX - said.length);
+    if (more !== '') log.warn({ pid: child.pid, text: more }, 'a runner wrote to standard error');
+    said += more;
   });
+  return () => said.trim();
 }
