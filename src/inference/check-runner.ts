@@ -1,7 +1,7 @@
 import { MercatoError } from '../base/errors.ts';
 import { type CallResult, connectRunner, type RunnerConnection, RunnerLost } from './connection.ts';
 import type { FleetPort } from './fleet-port.ts';
-import { loadInto } from './load.ts';
+import { LoadTooSlow, loadInto } from './load.ts';
 import type { RejectionRule } from './onnx/onnx.ts';
 import type { Bench } from './profile.ts';
 import type { Sample } from './samples.ts';
@@ -94,7 +94,9 @@ export function mayBeDevices(error: unknown): boolean {
 /** What is told of a model that failed a check. */
 export function rejected(error: unknown): unknown {
   const by = (rule: RejectionRule, text: string) => new MercatoError('MODEL_REJECTED', text, { rule });
-  if (error instanceof RunnerLost) return by('LOAD_CRASHED', 'The model crashed, or took over a minute, while it was loaded.');
+  if (error instanceof RunnerLost) return by('LOAD_CRASHED', 'The model crashed while it was loaded.');
+  if (error instanceof LoadTooSlow)
+    return new MercatoError('MODEL_REJECTED', error.message, { ...error.data, rule: 'LOAD_LIMIT' satisfies RejectionRule });
   if (!(error instanceof MercatoError && error.code === 'MODEL_FAILED')) return error;
   return by('LOAD_FAILED', `The model cannot be loaded: ${error.message}`);
 }

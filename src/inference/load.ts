@@ -15,16 +15,26 @@ export type LoadOptions = Omit<LoadHead, 'size'>;
 /** What loads a model: a runner, or somebody's own connection to one. */
 type Loads = Pick<Runner, 'kill'> & { connection: Pick<Runner['connection'], 'loadModel'> };
 
-/** Loads a model into an empty runner, within a minute. MODEL_FAILED or RunnerLost; the runner is dead then. */
-export async function loadInto(runner: Loads, options: LoadOptions, model: Uint8Array): Promise<LoadedModel> {
-  const limit = setTimeout(() => runner.kill(), LOAD_LIMIT_MS);
+export class LoadTooSlow extends MercatoError {
+  constructor(limitMs: number) {
+    super('MODEL_FAILED', `The model was not loaded within ${limitMs / 1000} s.`, { rule: 'LOAD', limit: String(limitMs) });
+  }
+}
+
+/** Loads a model into an empty runner. MODEL_FAILED, after `limitMs` LoadTooSlow, or RunnerLost; the runner is dead then. */
+export async function loadInto(runner: Loads, options: LoadOptions, model: Uint8Array, limitMs = LOAD_LIMIT_MS): Promise<LoadedModel> {
+  let late = false;
+  const timer = setTimeout(() => {
+    late = true;
+    runner.kill();
+  }, limitMs);
   try {
     return await runner.connection.loadModel(options, model);
   } catch (error) {
     runner.kill();
-    throw error;
+    throw late ? new LoadTooSlow(limitMs) : error;
   } finally {
-    clearTimeout(limit);
+    clearTimeout(timer);
   }
 }
 

@@ -3,6 +3,7 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { expect, onTestFinished, test, vi } from 'vitest';
 import { createLog } from '../../src/base/log.ts';
+import { rejected } from '../../src/inference/check-runner.ts';
 import { connectRunner } from '../../src/inference/connection.ts';
 import { loadInto } from '../../src/inference/load.ts';
 import { createRunFolder } from '../../src/inference/run-folder.ts';
@@ -10,7 +11,7 @@ import { startRunner } from '../../src/inference/runner-process.ts';
 import { longs, numbersOf } from './setup.ts';
 import { loopModel } from './tiny-models.ts';
 
-test('server processes share the batches of one runner, and one that leaves takes only its own calls with it', async () => {
+async function openRunner() {
   const dataDir = await mkdtemp(join(tmpdir(), 'mercato-test-'));
   const folder = createRunFolder(dataDir);
   const path = folder.nextSocket();
@@ -20,8 +21,28 @@ test('server processes share the batches of one runner, and one that leaves take
     await runner.ended;
     await rm(dataDir, { recursive: true, force: true });
   });
-  const options = { device: 'cpu', threads: 1, joinable: true, shared: false, maxBatchRows: 8, fixedRows: null, runLimitMs: 30_000 };
-  await loadInto(runner, options, loopModel());
+  return { runner, path };
+}
+
+const OPTIONS = { device: 'cpu', threads: 1, joinable: true, shared: false, maxBatchRows: 8, fixedRows: null, runLimitMs: 30_000 };
+
+test('a load that takes longer than it may ends its runner, and is told from one that crashes', async () => {
+  const { runner } = await openRunner();
+  process.kill(runner.pid, 'SIGSTOP');
+  const failure = await loadInto(runner, OPTIONS, loopModel(), 10).catch((error: unknown) => error);
+  expect(failure).toMatchObject({ code: 'MODEL_FAILED', data: { rule: 'LOAD', limit: '10' } });
+  expect(rejected(failure)).toMatchObject({ code: 'MODEL_REJECTED', data: { rule: 'LOAD_LIMIT', limit: '10' } });
+  await runner.ended;
+
+  const { runner: crashing } = await openRunner();
+  const crashed = loadInto(crashing, OPTIONS, loopModel()).catch((error: unknown) => error);
+  process.kill(crashing.pid, 'SIGKILL');
+  expect(rejected(await crashed)).toMatchObject({ code: 'MODEL_REJECTED', data: { rule: 'LOAD_CRASHED' } });
+});
+
+test('server processes share the batches of one runner, and one that leaves takes only its own calls with it', async () => {
+  const { runner, path } = await openRunner();
+  await loadInto(runner, OPTIONS, loopModel());
   const [second, third] = [await connectRunner({ path, device: 'cpu' }, () => {}), await connectRunner({ path, device: 'cpu' }, () => {})];
   onTestFinished(() => second.close());
 
