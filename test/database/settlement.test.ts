@@ -178,6 +178,18 @@ describe('a call that has run and finds what its lease held with others is told'
     expect(await store.shortOf(finished(right, swept), new Error())).toBeNull();
     swept.giveBack();
   });
+
+  test('to try again, where two look at the books already', async () => {
+    const right = await core.consumer({ quotaUnits: 5n });
+    const swept = await admitAndSweep(right, 5);
+    await two.settlement.settle(finished(right, await admit(two, right, 2)));
+    const store = createSettlementStore({ db: core.db, replays: one.replays, billing: core.billing, replayHours: 24 });
+    const look = () => store.shortOf(finished(right, swept), new Error());
+    const shorts = await Promise.all([look(), look(), look()]);
+    expect(shorts.map((short) => short?.short ?? null)).toEqual(['QUOTA', 'QUOTA', null]);
+    expect(await look()).toMatchObject({ short: 'QUOTA' });
+    swept.giveBack();
+  });
 });
 
 test('a call whose key expires before it is settled is refused unbilled', async () => {
