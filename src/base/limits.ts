@@ -4,6 +4,12 @@ export const LIMITS = {
   tensorElements: 64 * 1024 * 1024,
   tensorRank: 16,
   tensorsPerCall: 256,
+  /** Of the outputs of one call. */
+  answerBytes: 24 * 1024 * 1024,
+  /** What the outputs of one call may take as text: those bytes once as Base64, or 1.4 million elements as JSON, which holds a process up for half a second. */
+  answerChars: 32 * 1024 * 1024,
+  /** Of the outputs that one server process holds for clients that have not read them. */
+  answersBytes: 512 * 1024 * 1024,
   nameLength: 255,
   idempotencyKeyLength: 255,
   deadlineMsMax: 60_000,

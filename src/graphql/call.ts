@@ -67,6 +67,13 @@ export class Call {
     this.answeredFns.push(fn);
   }
 
+  /** Runs it when the answer has left, or the client has. */
+  onGone(fn: () => void): void {
+    if (this.client instanceof AbortSignal) this.onAnswered(fn);
+    else if (this.client.closed) fn();
+    else this.client.once('close', fn);
+  }
+
   /** Whether something waits for this answer to be handed over. */
   get holdsAnswer(): boolean {
     return this.answeredFns.length > 0;

@@ -37,6 +37,8 @@ export type RequestParts = Pick<Reader, 'read' | 'apart'> & {
   readonly signal: AbortSignal;
   /** `fn` runs once, when the answer was handed to the socket or dropped. */
   onAnswered(fn: () => void): void;
+  /** `fn` runs once, when the answer has left, or the client has. */
+  onGone(fn: () => void): void;
   /** What is left of the limits that concern the call, for the answer's headers. */
   onAllowances(allowances: readonly Allowance[]): void;
   readonly loaders: Loaders;
@@ -50,6 +52,7 @@ class RequestContext implements RequestParts {
   readonly read: Reader['read'];
   readonly apart: Reader['apart'];
   readonly onAnswered: RequestParts['onAnswered'];
+  readonly onGone: RequestParts['onGone'];
   readonly onAllowances: RequestParts['onAllowances'];
 
   constructor(call: Call) {
@@ -59,6 +62,7 @@ class RequestContext implements RequestParts {
     this.read = (fn) => call.reader.read(fn);
     this.apart = (fn) => call.reader.apart(fn);
     this.onAnswered = (fn) => call.onAnswered(fn);
+    this.onGone = (fn) => call.onGone(fn);
     this.onAllowances = (allowances) => {
       call.allowances = allowances;
     };

@@ -1,9 +1,10 @@
 import { type ErrorData, MercatoError } from '../base/errors.ts';
+import { refusalOfSize } from './answer-size.ts';
 import { type CallRequest, type CallResult, type Patience, type RunnerConnection, RunnerLost, RunnerOverran } from './connection.ts';
 import { type Hosts, loadable, type RunnableVersion } from './hosts.ts';
 import { runLimitOn } from './load.ts';
 import { joinResults, sliceInputs } from './slices.ts';
-import { commonRows, rowsOf, type Tensor } from './tensor.ts';
+import { bytesOf, commonRows, rowsOf, type Tensor } from './tensor.ts';
 import type { Trials, Verdict } from './trials.ts';
 import { within } from './within.ts';
 
@@ -46,12 +47,21 @@ export async function runRequest(ways: Ways, request: RunRequest): Promise<RunRe
   const rowsMax = Math.min(version.maxBatchRows, version.fixedRows?.rows ?? version.maxBatchRows);
   const slices = version.joinable ? sliceInputs(inputs, rowsMax) : [inputs];
   const results: CallResult[] = [];
+  let bytes = 0;
   // One after another: a call of many rows is one call in the queue, whatever its size.
   for (const slice of slices) {
     const rows = commonRows(slice) ?? 1;
-    results.push(
-      await call(ways, version, { tenantKey, priority, outputs, alone: false, rows, inputs: slice }, patience, request.onKilled),
+    const result = await call(
+      ways,
+      version,
+      { tenantKey, priority, outputs, alone: false, rows, inputs: slice },
+      patience,
+      request.onKilled,
     );
+    bytes += bytesOf(result.outputs);
+    const tooLarge = refusalOfSize(bytes);
+    if (tooLarge !== null) throw new MercatoError(tooLarge.code, tooLarge.message, { rule: tooLarge.rule, limit: tooLarge.limit });
+    results.push(result);
   }
   return { ...joinResults(results), rows: rowsOf(version.signature, inputs), runs: slices.length };
 }
@@ -109,7 +119,7 @@ async function call(
 function isRuns(error: unknown): boolean {
   if (error instanceof RunnerLost) return error.begun && !error.mixed;
   if (error instanceof RunnerOverran) return !error.mixed;
-  return error instanceof MercatoError && error.code === 'MODEL_FAILED';
+  return error instanceof MercatoError && error.code === 'MODEL_FAILED' && error.data.rule !== 'OUTPUTS';
 }
 
 type Failed = { error: unknown; connection: RunnerConnection | null; patience: Patience; onKilled: RunRequest['onKilled'] };

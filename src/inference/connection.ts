@@ -1,5 +1,6 @@
 import { connect, type Socket } from 'node:net';
 import { gaveUp, MercatoError } from '../base/errors.ts';
+import { LIMITS } from '../base/limits.ts';
 import type { Refusal } from './dispatcher.ts';
 import {
   type CallHead,
@@ -67,6 +68,9 @@ type Pending = {
   reject(error: Error): void;
 };
 
+/** What an answer may have, and what describes it. */
+const ANSWER_FRAME_BYTES_MAX = LIMITS.answerBytes + 8 * 1024 * 1024;
+
 const REFUSALS: ReadonlySet<unknown> = new Set<Refusal['code']>(['OVERLOADED', 'DEADLINE_EXCEEDED', 'MODEL_FAILED']);
 
 /** A runner's socket, and what its model runs on; null: it has none yet. */
@@ -103,7 +107,7 @@ export class RunnerConnection {
     this.device = device;
     this.#socket = socket;
     this.#onLost = onLost;
-    const read = frameReader((frame) => this.#handle(frame));
+    const read = frameReader((frame) => this.#handle(frame), ANSWER_FRAME_BYTES_MAX);
     socket.on('data', (chunk) => {
       try {
         read(chunk);
@@ -236,13 +240,14 @@ export class RunnerConnection {
   }
 
   #fail({ call: id, head }: Frame): void {
-    const { code, message, retryAfterMs, forMs, fatal, mixed } = head as Refusal;
+    const { code, message, retryAfterMs, forMs, fatal, mixed, rule, limit } = head as Refusal;
     if (!REFUSALS.has(code)) throw new RangeError('a refusal without a known code');
     if (fatal === true) this.#retire();
     const data = retryAfterMs === undefined ? {} : { retryAfterMs: Number(retryAfterMs) };
     const asking = this.#pending.get(id)?.asking;
     if (code === 'OVERLOADED' && asking !== undefined) this.#refusals.add(asking, { message: String(message), data }, Number(forMs));
-    const facts = code === 'MODEL_FAILED' ? { ...data, rule: id === 0 ? 'LOAD' : 'RUN' } : data;
+    const failed = rule === 'OUTPUTS' ? { rule, limit: String(limit) } : { rule: id === 0 ? 'LOAD' : 'RUN' };
+    const facts = code === 'MODEL_FAILED' ? { ...data, ...failed } : data;
     const error = fatal === true ? new RunnerOverran(String(message), mixed === true) : new MercatoError(code, String(message), facts);
     (id === 0 ? this.#loading : this.#settle(id))?.reject(error);
   }

@@ -24,6 +24,9 @@ export type Refusal = {
   forMs?: number;
   fatal?: boolean;
   mixed?: boolean;
+  /** MODEL_FAILED by more than the runtime's words: by a bound, which is `limit`. */
+  rule?: 'OUTPUTS';
+  limit?: string;
 };
 
 /**

@@ -193,9 +193,10 @@ function isShape(value: unknown): value is number[] {
 
 /**
  * Returns the consumer of a connection's bytes: it calls `take` for each frame as soon as that is whole. The bytes of a frame are its own
- * buffer, which may be transferred to a thread. RangeError or SyntaxError where the peer does not keep to the format: cut it off then.
+ * buffer, which may be transferred to a thread. RangeError or SyntaxError where the peer does not keep to the format, or announces a frame of more than
+ * `bytesMax`: cut it off then.
  */
-export function frameReader(take: (frame: Frame) => void): (chunk: Uint8Array) => void {
+export function frameReader(take: (frame: Frame) => void, bytesMax = FRAME_BYTES_MAX): (chunk: Uint8Array) => void {
   const prefix = Buffer.alloc(PREFIX_BYTES);
   let body: Uint8Array | null = null;
   let filled = 0;
@@ -211,7 +212,7 @@ export function frameReader(take: (frame: Frame) => void): (chunk: Uint8Array) =
       filled = 0;
       if (body === null) {
         // Not zeroed: the frame is taken when it is filled. Of no pool: a thread may take the buffer over.
-        body = new Uint8Array(Buffer.allocUnsafeSlow(bodySize(prefix)).buffer);
+        body = new Uint8Array(Buffer.allocUnsafeSlow(bodySize(prefix, bytesMax)).buffer);
       } else {
         const frame = parse(prefix, body);
         body = null;
@@ -221,9 +222,9 @@ export function frameReader(take: (frame: Frame) => void): (chunk: Uint8Array) =
   };
 }
 
-function bodySize(prefix: Buffer): number {
+function bodySize(prefix: Buffer, bytesMax: number): number {
   const size = prefix.readUInt32LE(0);
-  if (size === 0 || size > FRAME_BYTES_MAX) throw new RangeError(`a frame of ${size} bytes`);
+  if (size === 0 || size > bytesMax) throw new RangeError(`a frame of ${size} bytes`);
   return size;
 }
 

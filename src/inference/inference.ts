@@ -24,6 +24,7 @@ export type { Profile } from './profile.ts';
 export { estimateApart } from './reading.ts';
 export { parseSamples, type Sample } from './samples.ts';
 export {
+  bytesOf,
   DATATYPES,
   type Datatype,
   decodeBytes,

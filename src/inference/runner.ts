@@ -1,5 +1,6 @@
 import { createServer, type Socket } from 'node:net';
 import { Worker } from 'node:worker_threads';
+import { refusalOfSize } from './answer-size.ts';
 import { joinKey } from './batch.ts';
 import { type Call, Dispatcher, type Refusal } from './dispatcher.ts';
 import {
@@ -18,7 +19,7 @@ import {
 import { ownMemory } from './own-memory.ts';
 import { publicText } from './public-text.ts';
 import type { SessionAnswer, SessionOrder } from './session-thread.ts';
-import type { Tensor } from './tensor.ts';
+import { bytesOf, type Tensor } from './tensor.ts';
 
 /**
  * The process of one loaded version. This thread does the I/O and decides what runs next; the session thread alone touches ONNX Runtime, so
@@ -95,6 +96,8 @@ function accept(peer: Peer, { call: id, head, data }: Frame): void {
       peer.begun.mixed = mixed;
     },
     answer(results, measures) {
+      const tooLarge = refusalOfSize(bytesOf(results));
+      if (tooLarge !== null) return call.refuse(tooLarge);
       peer.calls.delete(id);
       const packed = packTensors(results);
       writeSoon(peer.socket, FRAME.result, id, { ...measures, device, tensors: packed.head }, packed.chunks);

@@ -53,6 +53,12 @@ const ELEMENT_BYTES: Record<Datatype, number | null> = {
   BYTES: null,
 };
 
+export function bytesOf(tensors: readonly Tensor[]): number {
+  let bytes = 0;
+  for (const { data } of tensors) bytes += data.length;
+  return bytes;
+}
+
 export function isDatatype(text: unknown): text is Datatype {
   return DATATYPES.some((datatype) => datatype === text);
 }

@@ -13,6 +13,7 @@ import type { Money } from '../base/money.ts';
 import type { Billing } from '../billing/billing.ts';
 import type { Catalog, Entitlement, ModelStore, ModelVersionView } from '../catalog/catalog.ts';
 import {
+  bytesOf,
   checkAgainst,
   type GivenTensor,
   type Inference,
@@ -22,6 +23,7 @@ import {
   type Tensor,
   wantedOf,
 } from '../inference/inference.ts';
+import { Answers, type Written } from './answers.ts';
 import { openCancellations } from './cancellations.ts';
 import type { Allowance } from './lease-refusals.ts';
 import { createLeaseStore } from './lease-store.ts';
@@ -47,13 +49,15 @@ export type PredictRequest = {
 };
 
 /**
- * Who calls: `signal` aborts when the client hangs up; what `onAnswered` takes runs once the answer is handed to the socket or dropped;
- * `onAllowances` is told what is left of the limits that concern the call, once it was let in or refused by one.
+ * Who calls: `signal` aborts when the client hangs up; what `onAnswered` takes runs once the answer is handed to the socket or dropped, what `onGone`
+ * takes once it has left or the client has; `written`: how the answer shows outputs; `onAllowances` is told what is left of the limits that concern the call, once it was let in or refused by one.
  */
 export type Caller = {
   principal: Principal;
   signal: AbortSignal;
   onAnswered(fn: () => void): void;
+  onGone(fn: () => void): void;
+  written: Written;
   onAllowances(allowances: readonly Allowance[]): void;
 };
 
@@ -73,7 +77,7 @@ export type Predictions = AsyncDisposable & {
    * Runs a model and bills the call, or does neither. Bounds: at most 256 inputs of at most 2^26 elements, deadline 1–60000 ms, key 1–255
    * characters. The billing point is the runner's result: a failure before it gives the units back.
    * @throws in the order of the checks: BAD_USER_INPUT (form), NOT_FOUND, NOT_SUBSCRIBED, BAD_USER_INPUT (signature), MODEL_SUSPENDED, QUOTA_EXCEEDED,
-   * RATE_LIMITED, INSUFFICIENT_CREDIT, OVERLOADED, DEADLINE_EXCEEDED, CANCELLED, MODEL_FAILED, UNAUTHENTICATED (revoked meanwhile),
+   * RATE_LIMITED, INSUFFICIENT_CREDIT, OVERLOADED, DEADLINE_EXCEEDED, CANCELLED, MODEL_FAILED, BAD_USER_INPUT (outputs too long to be written so), UNAUTHENTICATED (revoked meanwhile),
    * IDEMPOTENCY_CONFLICT, IDEMPOTENCY_EXPIRED, OUTCOME_UNKNOWN. With a key that was answered before, none of the refusals between.
    */
   predict(caller: Caller, request: PredictRequest): Promise<Prediction>;
@@ -125,6 +129,7 @@ export async function createPredictions(options: PredictionOptions): Promise<Pre
   const replays = createReplays(options);
   const cancellations = await openCancellations(db);
   const suspendedPace = new RefusalPace();
+  const answers = new Answers();
   const settlement = createSettlement({
     store: createSettlementStore({ ...options, replays }),
     inFlight: () => running - suspendedPace.held,
@@ -139,10 +144,18 @@ export async function createPredictions(options: PredictionOptions): Promise<Pre
     running++;
     try {
       const call = await parseFor(caller, request);
-      return await (call.keyed ? stoppable(call, call.keyed) : bill(call));
+      const prediction = await (call.keyed ? stoppable(call, call.keyed) : bill(call));
+      // What was billed just now was let in before that.
+      if (prediction.replayed) admitAnswer(caller, prediction.outputs);
+      return prediction;
     } finally {
       if (--running === 0) for (const resolve of onIdle.splice(0)) resolve();
     }
+  }
+
+  function admitAnswer(caller: Caller, outputs: readonly Tensor[]): void {
+    const leave = answers.admit(outputs, caller.written);
+    if (leave !== null) caller.onGone(leave);
   }
 
   /** Step 1; a fault of a tensor's form also says what the model wants of it, where the caller may call the model. */
@@ -295,6 +308,7 @@ export async function createPredictions(options: PredictionOptions): Promise<Pre
     const admission = await admit(call.caller, entitlement, rows, remaining());
     let result: RunResult;
     let release: () => void;
+    let ran = false;
     try {
       if (remaining() <= 0) throw new MercatoError('DEADLINE_EXCEEDED');
       result = await inference.run({
@@ -307,9 +321,11 @@ export async function createPredictions(options: PredictionOptions): Promise<Pre
         signal,
         onKilled: (killed) => void strike(entitlement, killed),
       });
+      ran = true;
+      admitAnswer(call.caller, result.outputs);
       release = access.holdAnswer(principal);
     } catch (error) {
-      admission.giveBack(error instanceof MercatoError && SPENDING.has(error.code));
+      admission.giveBack(ran || (error instanceof MercatoError && SPENDING.has(error.code)));
       throw error;
     }
     call.caller.onAnswered(release);
@@ -380,7 +396,6 @@ function timingOf({ queueMs, computeMs, batchRows, device }: RunResult): Predict
 }
 
 function meteredOf(id: string, principal: Principal, entitlement: Entitlement, call: Call, result: RunResult, rows: number): Metered {
-  const bytes = (tensors: readonly Tensor[]) => tensors.reduce((sum, tensor) => sum + tensor.data.length, 0);
   return {
     id,
     consumerTenantId: entitlement.consumerTenantId,
@@ -396,7 +411,7 @@ function meteredOf(id: string, principal: Principal, entitlement: Entitlement, c
     rows: result.rows,
     runs: result.runs,
     computeMicros: result.computeMicros,
-    bytesIn: bytes(call.inputs),
-    bytesOut: bytes(result.outputs),
+    bytesIn: bytesOf(call.inputs),
+    bytesOut: bytesOf(result.outputs),
   };
 }

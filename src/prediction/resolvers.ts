@@ -3,13 +3,15 @@ import { MercatoError } from '../base/errors.ts';
 import { globalId } from '../base/ids.ts';
 import type { Resolvers } from '../generated/schema.ts';
 import { toBase64, toJson } from './prediction.ts';
+import { writtenBy } from './written.ts';
 
 export const resolvers = {
   Mutation: {
-    predict: async (_, { input }, ctx) => {
+    predict: async (_, { input }, ctx, info) => {
+      const { signal, onAnswered, onGone, onAllowances } = ctx;
       const principal = authorize(ctx.principal, 'model:predict');
       const prediction = await ctx.predictions.predict(
-        { principal, signal: ctx.signal, onAnswered: ctx.onAnswered, onAllowances: ctx.onAllowances },
+        { principal, signal, onAnswered, onGone, onAllowances, written: writtenBy(info) },
         {
           model: input.model,
           inputs: input.inputs,

@@ -45,10 +45,19 @@ export const callChecks: Guard[] = [
     ['a retry of an answered call is not refused', 'if (answer === null) throw refusal;', 'throw refusal;'],
     [
       'a call that failed gives its units back',
-      'admission.giveBack(error instanceof MercatoError && SPENDING.has(error.code));',
+      'admission.giveBack(ran || (error instanceof MercatoError && SPENDING.has(error.code)));',
       '',
       'api/cancel',
     ],
+  ]),
+  ...guardsOf('code', 'src/prediction/prediction.ts', 'api/answers', [
+    ['outputs are let into an answer before they are billed', 'admitAnswer(call.caller, result.outputs);', ''],
+  ]),
+  ...guardsOf('code', 'src/prediction/answers.ts', 'api/answers', [
+    ['a text has a longest', 'if (chars > LIMITS.answerChars) {', 'if (false) {'],
+  ]),
+  ...guardsOf('code', 'src/prediction/answers.ts', 'unit/answers', [
+    ['answers take a bounded room', 'if (this.#bytes + bytes > LIMITS.answersBytes) {', 'if (false) {'],
   ]),
   ...guardsOf('code', 'src/prediction/prediction.ts', 'api/suspension', [
     [

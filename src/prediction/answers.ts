@@ -1,0 +1,49 @@
+import { badInput, MercatoError } from '../base/errors.ts';
+import { LIMITS } from '../base/limits.ts';
+import { bytesOf, elementCount, type Tensor } from '../inference/inference.ts';
+
+/** How often the elements of each output are written into an answer as JSON, and as Base64. */
+export type Written = { json: number; base64: number };
+
+/** Characters that an element takes as JSON at most, with what is between two; a text besides takes its own, some of them escaped. */
+const ELEMENT_CHARS = 24;
+const TEXT_FACTOR = 2;
+/** Too few to be counted. */
+const SMALL_BYTES = 64 * 1024;
+const RETRY_AFTER_MS = 1_000;
+
+/** What this process holds of answers on their way to clients, each of which may read as slowly as it likes. */
+export class Answers {
+  #bytes = 0;
+
+  /**
+   * Lets outputs into an answer, to be called before they are billed; returns what gives their room back, null where they take none.
+   * @throws BAD_USER_INPUT (as text they are longer than LIMITS.answerChars), OVERLOADED (answers that others have not read take all room)
+   */
+  admit(outputs: readonly Tensor[], written: Written): (() => void) | null {
+    const bytes = bytesOf(outputs);
+    if (bytes * (written.json + written.base64) <= SMALL_BYTES) return null;
+    const chars = charsOf(outputs, written);
+    if (chars > LIMITS.answerChars) {
+      const expected = `at most ${LIMITS.answerChars}`;
+      const message = `Written as this document asks, the outputs take up to ${chars} characters; an answer has ${expected}. Ask for data(encoding: BASE64), once, for fewer outputs, or for fewer rows.`;
+      throw badInput('outputs', message, { given: String(chars), expected, limit: String(LIMITS.answerChars) });
+    }
+    if (this.#bytes + bytes > LIMITS.answersBytes) {
+      throw new MercatoError('OVERLOADED', 'Too many large answers have not been read by their clients.', { retryAfterMs: RETRY_AFTER_MS });
+    }
+    this.#bytes += bytes;
+    return () => {
+      this.#bytes -= bytes;
+    };
+  }
+}
+
+function charsOf(outputs: readonly Tensor[], { json, base64 }: Written): number {
+  let chars = 0;
+  for (const { datatype, shape, data } of outputs) {
+    const texts = datatype === 'BYTES' ? TEXT_FACTOR * data.length : 0;
+    chars += json * (ELEMENT_CHARS * elementCount(shape) + texts) + base64 * 4 * Math.ceil(data.length / 3);
+  }
+  return chars;
+}
