@@ -52,11 +52,12 @@ export type DispatchPort = {
   die(): void;
 };
 
-/** `filler`: rows that no call brought, beyond `rows`. */
+/** `filler`: rows that no call brought, beyond `rows`; `again`: of a call that failed with others. */
 type Run = {
   batch: number;
   calls: readonly Call[];
   mixed: boolean;
+  again: boolean;
   rows: number;
   filler: number;
   startedMs: number;
@@ -68,10 +69,13 @@ const QUEUE_MEAN_CALLS = 32;
 /** A call is let in where it is expected to be answered within this part of what is left to it: runs differ, and one that is late was in vain. */
 const IN_TIME = 0.8;
 const RETRY_AFTER_MS = { min: 10, max: 5_000 };
+/** For so long each call of a tenant runs by itself, after one that made the run of others fail. */
+const APART_MS = 10_000;
 
 /**
  * Decides what the session thread runs next. An idle session takes a call at once; while it is busy calls gather, and the next run takes as
- * many of them as fit together. A run that fails with several calls is done again call by call, so that nobody fails by another's input.
+ * many of them as fit together. A run that fails with several calls is done again call by call, so that nobody fails by another's input; whose input it was
+ * shares no run for a while, so that nobody waits for it again and again.
  */
 export class Dispatcher {
   readonly #settings: DispatchSettings;
@@ -79,6 +83,8 @@ export class Dispatcher {
   readonly #queue = new CallQueue<Call>();
   /** Calls of a joined run that failed; each runs again by itself, before all others. */
   #alone: Call[] = [];
+  /** Tenants whose calls run by themselves, of the monotonic clock. */
+  readonly #apartUntilMs = new Map<string, number>();
   /** Whose outputs had other rows than a run that was filled up. */
   readonly #unfilled = new WeakSet<Call>();
   #current: Run | null = null;
@@ -117,7 +123,7 @@ export class Dispatcher {
   }
 
   /**
-   * The rest of the current run, the runs of what comes first, and its own. Of an unknown pace nothing is expected, so the first calls are never refused
+   * The rest of the current run, those that are done again, the runs of what comes first, and its own. Of an unknown pace nothing is expected, so the first calls are never refused
    * for it; a mean of runs is no promise, so a call that is let in may be late all the same.
    */
   #expectedWaitMs(call: Call): number {
@@ -132,7 +138,7 @@ export class Dispatcher {
       : shared
         ? Math.floor(sum(parts.map(({ rows }) => rows)) / maxBatchRows)
         : sum(parts.map(({ rows }, index) => (index === 0 ? Math.floor(rows / maxBatchRows) : Math.ceil(rows / maxBatchRows))));
-    return restMs + (runs + 1) * turnMs;
+    return restMs + (this.#alone.length + runs + 1) * turnMs;
   }
 
   /** Forgets a call that waits, and whether it did; one that runs goes on, because others may share the run. */
@@ -155,7 +161,8 @@ export class Dispatcher {
     const filler = isFilled ? Math.max(0, (this.#settings.fixedRows ?? 0) - rows) : 0;
     const limit = setTimeout(() => this.#overrun(), this.#settings.runLimitMs);
     const mixed = calls.some(({ tenantKey }) => tenantKey !== chosen.call.tenantKey);
-    this.#current = { batch: ++this.#batches, calls, mixed, rows, filler, startedMs: performance.now(), limit };
+    const { again } = chosen;
+    this.#current = { batch: ++this.#batches, calls, mixed, again, rows, filler, startedMs: performance.now(), limit };
     for (const call of calls) {
       this.#meanQueueMs += (this.#current.startedMs - call.arrivedMs - this.#meanQueueMs) / QUEUE_MEAN_CALLS;
       call.begin(mixed);
@@ -178,17 +185,19 @@ export class Dispatcher {
   /** The session thread's refusal of a run. */
   failed(batch: number, message: string): void {
     if (this.#current?.batch !== batch) return;
+    if (this.#current.again) this.#setApart(this.#current.calls);
     const run = this.#finish(this.#current, this.#current.calls.length > 1);
     for (const call of run?.calls ?? []) call.refuse({ code: 'MODEL_FAILED', message });
   }
 
   /** The next call that is still in time. */
-  #next(): { call: Call; mayJoin: boolean } | null {
+  #next(): { call: Call; mayJoin: boolean; again: boolean } | null {
     for (;;) {
       const again = this.#alone.shift();
       const call = again ?? this.#queue.take();
       if (call === null) return null;
-      if (performance.now() < call.expiresMs) return { call, mayJoin: again === undefined && call.joinKey !== null };
+      const mayJoin = again === undefined && call.joinKey !== null && !this.#isApart(call);
+      if (performance.now() < call.expiresMs) return { call, mayJoin, again: again !== undefined };
       call.refuse({ code: 'DEADLINE_EXCEEDED', message: 'The deadline passed while the call waited.' });
     }
   }
@@ -201,10 +210,20 @@ export class Dispatcher {
     return this.#queue.takeWhile((call) => {
       if (rows >= maxBatchRows) return 'stop';
       const fits = call.joinKey === first.joinKey && rows + call.rows <= maxBatchRows && nowMs < call.expiresMs;
-      if (!fits || (!shared && call.tenantKey !== first.tenantKey)) return 'skip';
+      if (!fits || (!shared && call.tenantKey !== first.tenantKey) || this.#isApart(call)) return 'skip';
       rows += call.rows;
       return 'take';
     });
+  }
+
+  #setApart(calls: readonly Call[]): void {
+    const nowMs = performance.now();
+    for (const [tenantKey, untilMs] of this.#apartUntilMs) if (untilMs <= nowMs) this.#apartUntilMs.delete(tenantKey);
+    for (const { tenantKey } of calls) this.#apartUntilMs.set(tenantKey, nowMs + APART_MS);
+  }
+
+  #isApart({ tenantKey }: Call): boolean {
+    return performance.now() < (this.#apartUntilMs.get(tenantKey) ?? 0);
   }
 
   #overrun(): void {

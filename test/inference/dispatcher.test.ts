@@ -150,6 +150,60 @@ describe('the dispatcher of a runner', () => {
     expect(log.slice(2)).toEqual(['a1 begins', 'a2 begins', 'a1: 1 of 1', 'a2: MODEL_FAILED bad row']);
   });
 
+  test('lets a tenant whose input failed the run of others run by itself for a while', () => {
+    vi.useFakeTimers({ toFake: ['setTimeout', 'clearTimeout', 'performance'] });
+    const { dispatcher, runs, add, echo } = stage({ shared: true });
+    add('a1', [1]);
+    add('b1', [2]);
+    dispatcher.dispatch();
+    add('a2', [3]);
+    add('b2', [4]);
+    add('b3', [5]);
+    add('c2', [6]);
+    dispatcher.failed(1, 'bad row');
+    echo();
+    dispatcher.failed(3, 'bad row');
+    for (let run = 0; run < 3; run++) echo();
+    expect(runs.map(({ rows }) => rows)).toEqual([[1, 2], [1], [2], [3, 6], [4], [5]]);
+    vi.advanceTimersByTime(10_000);
+    add('a3', [7]);
+    add('b4', [8]);
+    dispatcher.dispatch();
+    expect(runs.at(-1)?.rows).toEqual([7, 8]);
+  });
+
+  test('sets nobody apart whose call fails alone, or in a run of several that is done again', () => {
+    const { dispatcher, runs, add, echo } = stage({ shared: true });
+    add('a1', [1]);
+    dispatcher.dispatch();
+    dispatcher.failed(1, 'bad row');
+    add('b1', [2]);
+    add('a2', [3]);
+    dispatcher.dispatch();
+    dispatcher.failed(2, 'out of memory');
+    echo();
+    echo();
+    add('b2', [4]);
+    add('a3', [5]);
+    dispatcher.dispatch();
+    expect(runs.map(({ rows }) => rows)).toEqual([[1], [2, 3], [2], [3], [4, 5]]);
+  });
+
+  test('counts what is done again before a call when it says whether that would be in time', () => {
+    const { dispatcher, log, add, echo } = stage();
+    add('a0', [0]);
+    dispatcher.dispatch();
+    for (let i = 1; i < 40; i++) {
+      add(`a${i}`, [i]);
+      echo(100);
+    }
+    for (let i = 40; i < 44; i++) add(`a${i}`, [i]);
+    echo(100);
+    dispatcher.failed(41, 'bad row');
+    add('b1', [1], { expiresMs: performance.now() + 400 });
+    expect(log.at(-1)).toMatch(/b1: OVERLOADED/);
+  });
+
   test('repeats a joined run whose outputs do not have the rows of its inputs', () => {
     const { dispatcher, runs, log, add, echo } = stage();
     add('a1', [1]);
