@@ -1,5 +1,5 @@
 import { execFile, spawnSync } from 'node:child_process';
-import { existsSync, readdirSync, readFileSync } from 'node:fs';
+import { existsSync, readdirSync, readFileSync, writeFileSync } from 'node:fs';
 import { setPriority } from 'node:os';
 import { promisify } from 'node:util';
 
@@ -13,6 +13,8 @@ const BASE_BYTES = 2 * 1024 ** 3;
 const OPEN_FILES_MAX = 512;
 /** Threads count too; a runner has about 20, and drivers of graphics processors add some for each core. */
 const PROCESSES_MAX = 512;
+/** Of 1000, which is always first. */
+const OUT_OF_MEMORY_SCORE = 900;
 /** Of a process that may not slow down the others. */
 const LOW_PRIORITY = 5;
 
@@ -100,6 +102,15 @@ export async function limitMemory(pid: number, bytes: number): Promise<void> {
   if (!measures().limits) return;
   // A process that has ended is found out by its connection.
   await promisify(execFile)(PRLIMIT, ['--pid', String(pid), `--data=${BASE_BYTES + bytes}`]).catch(() => {});
+}
+
+/** Where memory runs out, the kernel ends this process before the server. */
+export function endFirst(pid: number): void {
+  try {
+    writeFileSync(`/proc/${pid}/oom_score_adj`, String(OUT_OF_MEMORY_SCORE));
+  } catch {
+    // Another system, or it has ended meanwhile.
+  }
 }
 
 /** Lets others go first on the processor. On Linux a priority is of a thread, so each gets its own; elsewhere it is of the process. */

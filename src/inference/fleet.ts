@@ -376,14 +376,16 @@ export class Fleet implements FleetPort {
   #retireHog(device: string): void {
     const hog = hogOf(this.#replicas(), this.#budget.memoryOf(device));
     if (hog === undefined) return;
-    this.#log.warn({ pid: hog.runner.pid, device, deviceBytes: hog.deviceBytes }, 'a runner holds too much of a device that is full');
+    const { runner, stats, deviceBytes } = hog;
+    const { memoryBytes } = stats;
+    this.#log.warn({ pid: runner.pid, device, memoryBytes, deviceBytes }, 'a runner holds too much of a device that is full');
     void this.#retire(hog);
   }
 
   async #tick(): Promise<void> {
     const before = new Map(this.#replicas().map((replica) => [replica, replica.stats.busyMs]));
     await this.#ask();
-    for (const device of new Set(this.#replicas().map(({ footprint }) => footprint.device))) this.#retireHog(device);
+    for (const device of new Set(['cpu', ...this.#replicas().map(({ footprint }) => footprint.device)])) this.#retireHog(device);
     for (const deployed of this.#deployed.values()) {
       this.#endIdle(deployed);
       const busyMs = this.#usable(deployed).reduce((sum, one) => sum + one.stats.busyMs - (before.get(one) ?? one.stats.busyMs), 0);

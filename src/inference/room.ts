@@ -132,13 +132,16 @@ export class Room {
 }
 
 /**
- * Who has to end where a device is fuller than it may be, since CUDA bounds no process, and one keeps what it took for its largest run: the replica that holds the most beyond what it may. None
- * where one is ending already, nor where nobody tells what is held.
+ * Who has to end where the host or a device is fuller than it may be, since CUDA bounds no process, those bounds of the host together are more than it has, and one keeps what it took for its
+ * largest run: the replica that holds the most beyond what it may, of the host's memory beyond what its version was seen to need. None where one is ending already, nor where nobody tells what
+ * is held.
  */
 export function hogOf(replicas: readonly Replica[], { device, memoryBytes, memoryBytesMax }: DeviceMemory): Replica | undefined {
-  const there = replicas.filter(({ footprint }) => footprint.device === device);
+  const isHost = device === 'cpu';
+  const there = replicas.filter(({ footprint }) => isHost || footprint.device === device);
   if (memoryBytes <= memoryBytesMax || there.some(({ runner }) => !runner.connection.usable)) return undefined;
-  const beyond = ({ deviceBytes, deviceBytesMax }: Replica) => (deviceBytes ?? 0) - deviceBytesMax;
+  const beyond = ({ deviceBytes, deviceBytesMax, stats, footprint }: Replica) =>
+    isHost ? stats.memoryBytes - footprint.bytes : (deviceBytes ?? 0) - deviceBytesMax;
   return there.filter((replica) => beyond(replica) > 0).toSorted((a, b) => beyond(b) - beyond(a))[0];
 }
 

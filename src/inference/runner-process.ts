@@ -3,7 +3,7 @@ import { totalmem } from 'node:os';
 import type { Readable, Writable } from 'node:stream';
 import { fileURLToPath } from 'node:url';
 import type { Log } from '../base/log.ts';
-import { confined } from './confinement.ts';
+import { confined, endFirst } from './confinement.ts';
 import { connectRunner, type RunnerConnection } from './connection.ts';
 import type { DeviceEnvironment } from './devices.ts';
 import type { RunFolder } from './run-folder.ts';
@@ -41,6 +41,7 @@ export async function startRunner({ folder, env, gpu }: RunnerSettings, log: Log
   const socketPath = folder.nextSocket();
   const [command, ...args] = confined([process.execPath, RUNNER, socketPath], { bytes: modelBytes(), writes: gpu });
   const child = spawn(command, args, { cwd: folder.workingDirectory, env, stdio: ['pipe', 'pipe', 'pipe'] });
+  if (child.pid !== undefined) endFirst(child.pid);
   const ended = new Promise<void>((resolve) => {
     child.once('close', resolve);
     child.once('error', () => resolve());

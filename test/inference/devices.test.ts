@@ -13,7 +13,7 @@ import type { Runner } from '../../src/inference/runner-process.ts';
 import { Trials } from '../../src/inference/trials.ts';
 import { hasVulkan, vulkan } from '../support/vulkan.ts';
 import { floats, isAlive, longs, numbersOf, request, testFleet, testInference, versionOf } from './setup.ts';
-import { identityModel, loopModel, poolModel, tinyModel } from './tiny-models.ts';
+import { hogModel, identityModel, loopModel, poolModel, tinyModel } from './tiny-models.ts';
 
 const hasCuda = existsSync('/dev') && readdirSync('/dev').some((name) => /^nvidia\d+$/.test(name));
 
@@ -25,19 +25,6 @@ const LIMIT = { timeout: 90_000 };
 
 const pick = (env: NodeJS.ProcessEnv, names: readonly string[]) =>
   Object.fromEntries(names.flatMap((name) => (env[name] === undefined ? [] : [[name, env[name]]])));
-
-/** The largest of `k` copies of `x`, for which memory is needed. */
-function hogModel(): Uint8Array {
-  const nodes = [node('Expand', ['x', 'k'], ['copies']), node('ReduceMax', ['copies'], ['y'], { keepdims: 1, axes: [0] })];
-  return tinyModel(
-    [
-      ['x', 'FP32', [1]],
-      ['k', 'INT64', [1]],
-    ],
-    [['y', 'FP32', [1]]],
-    nodes,
-  );
-}
 
 /** A convolution and a dense layer, as a small network has them. */
 function network(): Uint8Array {

@@ -4,7 +4,7 @@ import { ERRORS, MercatoError } from '../../src/base/errors.ts';
 import { loadable } from '../../src/inference/hosts.ts';
 import { createInference, estimateApart, type Inference } from '../../src/inference/inference.ts';
 import { fileOf, floats, isAlive, longs, numbersOf, request, testFleet, testInference, versionOf } from './setup.ts';
-import { bombModel, identityModel, loopModel } from './tiny-models.ts';
+import { bombModel, hogModel, identityModel, loopModel } from './tiny-models.ts';
 
 const WAIT = { timeout: 20_000 };
 
@@ -253,6 +253,18 @@ describe('hosting', () => {
     const bomb = inference.run(request(version, [longs([2 ** 34])]));
     await expect(bomb).rejects.toMatchObject({ code: 'MODEL_FAILED' });
     expect((await inference.run(request(version, [longs([3])]))).outputs[0]?.shape).toEqual([3]);
+  });
+
+  test('ends a version that took more memory than it was seen to need, where the host has no more', { timeout: 60_000 }, async () => {
+    const inference = await testInference({ memoryBytesMax: 2 ** 28 });
+    const version = versionOf(hogModel(), { joinable: false, peakMemoryBytes: 2 ** 27 });
+    const call = (copies: number) => inference.run(request(version, [floats([1], [7]), longs([copies], 'k')]));
+    await call(2);
+    const [before] = (await inference.status()).deployments;
+    expect(readFileSync(`/proc/${before?.replicas[0]?.pid}/oom_score_adj`, 'utf8').trim()).toBe('900');
+    expect(numbersOf((await call(2 ** 27)).outputs[0])).toEqual([7]);
+    await vi.waitFor(async () => expect((await inference.status()).deployments).toEqual([]), { timeout: 30_000 });
+    expect(numbersOf((await call(2)).outputs[0])).toEqual([7]);
   });
 
   test('tells why what is to stay loaded could not be, until it is', async () => {

@@ -67,6 +67,19 @@ export function bombModel(): Uint8Array {
   return tinyModel([['x', 'INT64', [1]]], [['y', 'FP32', ['M']]], [node('ConstantOfShape', ['x'], ['y'])]);
 }
 
+/** `y` = the largest of `k` copies of `x`, for which memory is needed. */
+export function hogModel(): Uint8Array {
+  const nodes = [node('Expand', ['x', 'k'], ['copies']), node('ReduceMax', ['copies'], ['y'], { keepdims: 1, axes: [0] })];
+  return tinyModel(
+    [
+      ['x', 'FP32', [1]],
+      ['k', 'INT64', [1]],
+    ],
+    [['y', 'FP32', [1]]],
+    nodes,
+  );
+}
+
 /** `y` = the largest of each pair of `x`. With `i`, which says where it was, WebGPU takes it and fails in its runs (onnxruntime-node 1.30.0). */
 export function poolModel(tellsWhere = true): Uint8Array {
   const outputs: Value[] = [

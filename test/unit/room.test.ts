@@ -122,6 +122,19 @@ describe('a device that is full', () => {
     expect(hogOf([large], full)).toBeUndefined();
   });
 
+  it('loses, where the memory of the host is full, who holds the most beyond what it was seen to need, whatever it runs on', () => {
+    const holding = (memoryBytes: number, footprint: Footprint): Replica => ({
+      ...replica(null, 0),
+      footprint,
+      stats: { ...NO_STATS, memoryBytes },
+    });
+    const [large, more, hog] = [holding(700, on('cpu', 700)), holding(250, on('cpu', 100)), holding(300, on('cuda:0', 100, 90))];
+    const host = { device: 'cpu', memoryBytes: 1_250, memoryBytesMax: 1_000 };
+    expect(hogOf([large, more, hog], host)).toBe(hog);
+    expect(hogOf([large], host)).toBeUndefined();
+    expect(hogOf([large, more, hog], { ...host, memoryBytes: 1_000 })).toBeUndefined();
+  });
+
   it('loses nobody where there is room, where one is ending, and where nobody tells what is held', () => {
     const hog = replica(30, 20);
     expect(hogOf([hog], { ...full, memoryBytes: 100 })).toBeUndefined();
