@@ -158,6 +158,7 @@ export const resolvers = {
     memoryBytes: ({ deployment }) => sumOf(deployment, 'memoryBytes').toString(),
     queued: ({ deployment }) => sumOf(deployment, 'queued'),
     running: ({ deployment }) => sumOf(deployment, 'running'),
+    leftDevices: ({ deployment }) => deployment?.left.map(({ device, forMs }) => ({ device, until: new Date(Date.now() + forMs) })) ?? [],
     replicas: ({ deployment }) =>
       deployment?.replicas.map((replica) => ({ ...replica, memoryBytes: replica.memoryBytes.toString() })) ?? [],
   },

@@ -1,5 +1,5 @@
 import { type Joinable, joinInputs, splitOutputs } from './batch.ts';
-import { hostMs, type RunnerStats } from './frames.ts';
+import { hostMs, type Outcomes, type RunnerStats } from './frames.ts';
 import { CallQueue, type Queued } from './queue.ts';
 import { REFUSES_MS_MAX } from './refusals.ts';
 import type { Tensor } from './tensor.ts';
@@ -103,7 +103,7 @@ export class Dispatcher {
   }
 
   /** What it has to do, and how it went of late. */
-  get load(): Omit<RunnerStats, 'memoryBytes' | 'peakBytes'> {
+  get load(): Omit<RunnerStats, keyof Outcomes | 'memoryBytes' | 'peakBytes'> {
     const running = this.#current?.calls.length ?? 0;
     const queued = this.#queue.size + this.#alone.length;
     const idleSinceMs = queued + running > 0 ? null : this.#idleSinceMs;

@@ -30,6 +30,14 @@ export class FailingDevices {
     return seen !== undefined && this.#nowMs() < seen.untilMs && (seen.crashed || seen.whose.size >= WHOSE_MIN);
   }
 
+  /** Those that a version's runs failed on of late, and for how long that counts. */
+  of(versionId: string): { device: string; forMs: number }[] {
+    const seen = [...(this.#seen.get(versionId) ?? [])];
+    return seen
+      .filter(([device]) => this.has(versionId, device))
+      .map(([device, { untilMs }]) => ({ device, forMs: untilMs - this.#nowMs() }));
+  }
+
   forget(versionId: string): void {
     this.#seen.delete(versionId);
   }

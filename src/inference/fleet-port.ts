@@ -2,7 +2,7 @@ import type { ErrorCode } from '../base/errors.ts';
 import type { DeviceMemory, Peaks } from './budget.ts';
 import type { Place } from './connection.ts';
 import type { DeviceChain } from './devices.ts';
-import type { RunnerStats } from './frames.ts';
+import type { Outcomes, RunnerStats } from './frames.ts';
 import type { ReplicaBounds } from './scaling.ts';
 
 /**
@@ -32,22 +32,24 @@ export type VersionDevices = { passedOver: readonly string[]; verifiedOn: readon
 export type Loan = { id: string; path: string };
 
 /** `partlyOnCpu`: the device has no kernel for some of the model's operators. */
-type ReplicaStatus = Pick<RunnerStats, 'memoryBytes' | 'queued' | 'running' | 'queueMs' | 'runMs'> & {
-  pid: number;
-  device: string;
-  partlyOnCpu: boolean;
-};
+type ReplicaStatus = Outcomes &
+  Pick<RunnerStats, 'memoryBytes' | 'queued' | 'running' | 'queueMs' | 'runMs'> & {
+    pid: number;
+    device: string;
+    partlyOnCpu: boolean;
+  };
 
 export type LoadFailure = { code: ErrorCode; message: string };
 
 /**
  * One version on this host. `memoryBytes`: what ending a replica gives back; `queued`: calls that wait in them. `failure`: of the last load, where that failed; FAILED: so
- * that nothing is loaded, which is tried again.
+ * that nothing is loaded, which is tried again. `left`: devices that it left for so long since its runs failed there.
  */
 export type Deployment = {
   versionId: string;
   state: 'LOADING' | 'LOADED' | 'FAILED';
   failure: LoadFailure | null;
+  left: { device: string; forMs: number }[];
   replicas: ReplicaStatus[];
 };
 

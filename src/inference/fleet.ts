@@ -47,7 +47,8 @@ const NEVER_MEASURED = { peakMemoryBytes: null, peakOnDevice: null };
 const GROW_AGAIN_MS = 10_000;
 
 const FREE: ReplicaBounds = { min: 0, max: null };
-const NO_STATS: RunnerStats = { queued: 0, running: 0, idleSinceMs: null, busyMs: 0, queueMs: 0, runMs: 0, memoryBytes: 0, peakBytes: 0 };
+const NO_CALLS = { queued: 0, running: 0, answered: 0, overloaded: 0, late: 0, failed: 0 };
+const NO_STATS: RunnerStats = { ...NO_CALLS, idleSinceMs: null, busyMs: 0, queueMs: 0, runMs: 0, memoryBytes: 0, peakBytes: 0 };
 
 const placeOf = ({ runner, footprint }: Holder): Place => ({ path: runner.path, device: footprint.device });
 
@@ -232,12 +233,13 @@ export class Fleet implements FleetPort {
 
   #show(deployed: Deployed): Deployment {
     const replicas = [...deployed.replicas].map(({ runner: { pid }, footprint, partlyOnCpu, stats }) => {
-      const { queued, running, queueMs, runMs, memoryBytes } = stats;
-      return { pid, device: footprint.device, partlyOnCpu, memoryBytes, queued, running, queueMs, runMs };
+      const { queued, running, queueMs, runMs, memoryBytes, answered, overloaded, late, failed } = stats;
+      const calls = { queued, running, answered, overloaded, late, failed };
+      return { pid, device: footprint.device, partlyOnCpu, memoryBytes, queueMs, runMs, ...calls };
     });
     const { version, failure } = deployed;
     const state = replicas.length > 0 ? 'LOADED' : failure === null ? 'LOADING' : 'FAILED';
-    return { versionId: version.id, state, failure, replicas };
+    return { versionId: version.id, state, failure, left: this.#devices.leftBy(version.id), replicas };
   }
 
   /** Loads one replica of the version; there is never more than one load of a version under way. */

@@ -58,8 +58,11 @@ export type CallHead = {
 /** Head of `started`. `mixed`: calls of several tenants share the run. */
 export type StartedHead = { calls: number[]; mixed: boolean };
 
+/** Calls that a runner has answered, and refused: with OVERLOADED, DEADLINE_EXCEEDED, MODEL_FAILED. */
+export type Outcomes = { answered: number; overloaded: number; late: number; failed: number };
+
 /** Head of `pong`. `idleSinceMs`: when the last call ended, by `hostMs`; null: not idle, or not known; `busyMs`: run time so far; `queueMs`, `runMs`: of late, weighted means. `memoryBytes`, `peakBytes`: as of `OwnMemory`. */
-export type RunnerStats = {
+export type RunnerStats = Outcomes & {
   queued: number;
   running: number;
   idleSinceMs: number | null;

@@ -9,6 +9,7 @@ import {
   type Frame,
   frameReader,
   type LoadHead,
+  type Outcomes,
   packTensors,
   type RunnerStats,
   type StartedHead,
@@ -36,6 +37,8 @@ type Peer = { socket: Socket; calls: Map<number, Call>; begun: StartedHead };
 
 const peers = new Set<Peer>();
 const worker = new Worker(new URL('./session-thread.ts', import.meta.url));
+const outcomes: Outcomes = { answered: 0, overloaded: 0, late: 0, failed: 0 };
+const OUTCOME = { OVERLOADED: 'overloaded', DEADLINE_EXCEEDED: 'late', MODEL_FAILED: 'failed' } as const;
 let loading: { head: LoadHead; peer: Peer } | null = null;
 let dispatcher: Dispatcher | null = null;
 /** The supervisor's, once it has said that this process shall end when nobody uses it any more. */
@@ -99,11 +102,13 @@ function accept(peer: Peer, { call: id, head, data }: Frame): void {
       const tooLarge = refusalOfSize(bytesOf(results));
       if (tooLarge !== null) return call.refuse(tooLarge);
       peer.calls.delete(id);
+      outcomes.answered++;
       const packed = packTensors(results);
       writeSoon(peer.socket, FRAME.result, id, { ...measures, device, tensors: packed.head }, packed.chunks);
     },
     refuse(refusal: Refusal) {
       peer.calls.delete(id);
+      outcomes[OUTCOME[refusal.code]]++;
       writeFrame(peer.socket, FRAME.failed, id, { ...refusal, message: publicText(refusal.message) });
     },
   };
@@ -119,7 +124,7 @@ function cancel(peer: Peer, id: number): void {
 
 function stats(): RunnerStats {
   const idle = { queued: 0, running: 0, idleSinceMs: null, busyMs: 0, queueMs: 0, runMs: 0 };
-  return { ...(dispatcher?.load ?? idle), ...ownMemory() };
+  return { ...(dispatcher?.load ?? idle), ...outcomes, ...ownMemory() };
 }
 
 /** Peers leave when their calls are answered, and the last one takes this process along. */

@@ -34,6 +34,11 @@ export class DevicesOfVersions {
     return { leaves: this.#failing.has(versionId, device), left };
   }
 
+  /** Devices that a version left since its runs failed there, and for how long. */
+  leftBy(versionId: string): { device: string; forMs: number }[] {
+    return this.#failing.of(versionId);
+  }
+
   /** What failed counts no more. */
   forgive(versionId: string): void {
     this.#failing.forget(versionId);

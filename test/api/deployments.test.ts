@@ -22,7 +22,8 @@ afterAll(async () => {
   await market[Symbol.asyncDispose]();
 });
 
-const HOSTED = 'hostedVersion { state device pinned memoryBytes queued running replicas { pid runMs } modelVersion { id handle } }';
+const HOSTED =
+  'hostedVersion { state device pinned memoryBytes queued running replicas { pid runMs answered overloaded late failed } leftDevices { device until } modelVersion { id handle } }';
 type Hosted = { state: string; device: string | null; pinned: boolean; memoryBytes: string; replicas: { pid: number }[] };
 const DEPLOYMENTS = '{ deployments { state failure { code message } device pinned memoryBytes replicas { pid } modelVersion { handle } } }';
 const listed = async (token: string) => (await client.ask<{ deployments: Hosted[] }>(DEPLOYMENTS, {}, token)).deployments;

@@ -36,7 +36,20 @@ function callOf(connection: RunnerConnection, signal?: AbortSignal, onLate?: (en
   return connection.call(request, { expiresMs: performance.now() + 60_000, signal, ...(onLate && { onLate }) });
 }
 
-const stats = { queued: 0, running: 0, idleSinceMs: null, busyMs: 0, queueMs: 0, runMs: 0, memoryBytes: 0, peakBytes: 0 };
+const stats = {
+  queued: 0,
+  running: 0,
+  answered: 0,
+  overloaded: 0,
+  late: 0,
+  failed: 0,
+  idleSinceMs: null,
+  busyMs: 0,
+  queueMs: 0,
+  runMs: 0,
+  memoryBytes: 0,
+  peakBytes: 0,
+};
 
 test.each([
   ['the run limit', 'MODEL_FAILED', (socket: Socket, id: number) => writeFrame(socket, FRAME.failed, id, overran)],

@@ -91,6 +91,15 @@ describe('a run', () => {
     expect(error.message.length).toBeLessThanOrEqual(300);
   });
 
+  test('is counted by what came of it, for the owner of the version', async () => {
+    const inference = await testInference();
+    const version = versionOf(tableModel());
+    await inference.run(request(version, [longs([1])]));
+    await inference.run(request(version, [longs([9])])).catch(() => {});
+    const [deployment] = (await inference.status()).deployments;
+    expect(deployment).toMatchObject({ left: [], replicas: [{ answered: 1, failed: 1, overloaded: 0, late: 0 }] });
+  });
+
   test('reads any non-zero byte of BOOL as true', async () => {
     const inference = await testInference();
     const x: Tensor = { name: 'x', datatype: 'BOOL', shape: [1, 2], data: Uint8Array.of(2, 255) };

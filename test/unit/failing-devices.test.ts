@@ -32,8 +32,12 @@ describe('a device fails a version', () => {
     expect(has()).toBe(false);
     failing.add('version', 'cuda:0', 'one');
     expect(has()).toBe(false);
+    expect(failing.of('version')).toEqual([]);
     failing.add('version', 'cuda:0', null);
+    nowMs += 1;
+    expect(failing.of('version')).toEqual([{ device: 'cuda:0', forMs: 599_999 }]);
     failing.forget('version');
     expect(has()).toBe(false);
+    expect(failing.of('version')).toEqual([]);
   });
 });
