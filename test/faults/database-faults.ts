@@ -6,6 +6,8 @@ import { each, type Fault, type Running, underLoad } from './round.ts';
 const WINDOW_MS = 500;
 const FULL = 0.95;
 const BACK_MS_MAX = 20_000;
+/** R2. */
+const FULL_AFTER_MS_MAX = 3_000;
 
 const weather = (name: string, what: Partial<Weather>): Fault => ({
   name,
@@ -68,7 +70,7 @@ export const DATABASE_FAULTS: readonly Fault[] = [
   },
 ];
 
-async function stopPostgres({ stage, journal, callers, note }: Running): Promise<undefined> {
+async function stopPostgres({ stage, journal, callers, note }: Running): Promise<string[]> {
   const { cluster } = stage.ground;
   await sleep(1_500);
   const before = rateOf(journal, performance.now() - 1_000, 1_000);
@@ -83,7 +85,9 @@ async function stopPostgres({ stage, journal, callers, note }: Running): Promise
     const fromMs = performance.now() - WINDOW_MS;
     if (fromMs > upMs && rateOf(journal, fromMs, WINDOW_MS) >= FULL * before) backMs = fromMs - upMs;
   }
-  note(`full service ${backMs === Number.POSITIVE_INFINITY ? `later than ${BACK_MS_MAX}` : Math.round(backMs)} ms after Postgres was back`);
+  const told = `full service ${backMs === Number.POSITIVE_INFINITY ? `later than ${BACK_MS_MAX}` : Math.round(backMs)} ms after Postgres was back`;
+  note(told);
+  return backMs > FULL_AFTER_MS_MAX ? [`${told}, where ${FULL_AFTER_MS_MAX} are allowed`] : [];
 }
 
 /** Calls a second that were answered from this time on. */
