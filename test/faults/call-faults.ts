@@ -19,9 +19,11 @@ export const CALL_FAULTS: readonly Fault[] = [
     fullRuns: 100,
     perRound: 10,
     round: underLoad(
-      each(async ({ callers }) => {
+      each(async ({ callers, journal, note }) => {
         await callers.more(300);
-        return undefined;
+        const found = journal.entries.filter(({ foundStored }) => foundStored).length;
+        note(`${found} retries found what was billed`);
+        return found > 0 ? [] : ['no retry found what was billed'];
       }),
       0.3,
     ),

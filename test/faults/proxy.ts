@@ -41,12 +41,15 @@ export type FaultProxy = AsyncDisposable & {
   deafen(): () => number;
   /** At the next such deed that comes to this point, `spring` is called with the port that the server process speaks from; once. */
   atPoint(point: Point, deed: Deed, spring: (clientPort: number) => void): Promise<void>;
+  /** Keeps the next such deed from the database: `kept` resolves when it has come, and `letGo` lets it go on. */
+  keepBack(deed: Deed): { kept: Promise<void>; letGo(): void };
 };
 
 export async function openProxy(upstreamPort: number, dice: Dice): Promise<FaultProxy> {
   const links = new Set<Link>();
   let weather = FAIR;
   let trap: { point: Point; deed: Deed; spring: (clientPort: number) => void } | null = null;
+  let barrier: { deed: Deed; reached(): void; open: Promise<void> } | null = null;
   let lost = 0;
   let deaf = false;
   let unheard = 0;
@@ -93,6 +96,12 @@ export async function openProxy(upstreamPort: number, dice: Dice): Promise<Fault
   }
 
   async function send(link: Link, { bytes, deed }: Message): Promise<void> {
+    if (deed !== null && barrier?.deed === deed) {
+      const { reached, open } = barrier;
+      barrier = null;
+      reached();
+      await open;
+    }
     const early = trapAt('before the commit', deed);
     if (early) {
       early.spring(portOf(link));
@@ -195,6 +204,11 @@ export async function openProxy(upstreamPort: number, dice: Dice): Promise<Fault
           },
         };
       });
+    },
+    keepBack(deed) {
+      const [kept, open] = [Promise.withResolvers<void>(), Promise.withResolvers<void>()];
+      barrier = { deed, reached: kept.resolve, open: open.promise };
+      return { kept: kept.promise, letGo: open.resolve };
     },
     async [Symbol.asyncDispose]() {
       const closed = new Promise((resolve) => server.close(resolve));

@@ -18,6 +18,40 @@ export const callChecks: Guard[] = [
     tests: ['test/api/predict.test.ts'],
     postgres: true,
   },
+  {
+    name: 'a call whose client hangs up after the model ran is billed',
+    kind: 'code',
+    edits: [
+      {
+        file: 'src/prediction/prediction.ts',
+        find: 'settlement.settle({ admission, metered, keyed });',
+        put: 'settlement.settle({ admission, metered, keyed, signal: call.caller.signal } as never);',
+      },
+      {
+        file: 'src/prediction/settlement.ts',
+        find: '        const group = queue.slice(0, groupSize(queue));\n',
+        put: `        const left = (item: Item) => (item as unknown as { signal: AbortSignal }).signal.aborted;
+        for (const item of queue.filter(left)) refuse(item, new MercatoError('CANCELLED'));
+        queue = queue.filter((item) => !left(item));
+        const group = queue.slice(0, groupSize(queue));\n`,
+      },
+    ],
+    tests: ['test/api/hang-up.test.ts'],
+    postgres: true,
+  },
+  {
+    name: 'a call that is cancelled after the model ran is answered',
+    kind: 'code',
+    edits: [
+      {
+        file: 'src/prediction/prediction.ts',
+        find: 'await settlement.settle({ admission, metered, keyed });',
+        put: 'await inTime(settlement.settle({ admission, metered, keyed }), 60_000, call.caller.signal);',
+      },
+    ],
+    tests: ['test/api/hang-up.test.ts'],
+    postgres: true,
+  },
   ...guardsOf('code', 'src/prediction/prediction.ts', PREDICT, [
     [
       'a tensor of the wrong form is told what the model wants',
