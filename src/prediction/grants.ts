@@ -48,11 +48,19 @@ export type Granted = {
 };
 
 /** Why nothing was granted. `foreign`: another process may hold unused units; `exhaustedMs`: nothing changes that for so long. */
-export type Short = ({ short: 'QUOTA' | 'RATE' | 'CREDIT' | 'BUSY'; data: ErrorData; exhaustedMs?: number } | LimitShort) & {
+export type Short = (PlanShort | LimitShort) & {
   foreign: boolean;
   /** A place among the calls in flight may just be on its way back. */
   draining?: boolean;
   left?: readonly Allowance[];
+};
+
+/** Of CREDIT, `neededNanosOf` is what the wallet has to cover for a call of so many units. */
+type PlanShort = {
+  short: 'QUOTA' | 'RATE' | 'CREDIT' | 'BUSY';
+  data: ErrorData;
+  exhaustedMs?: number;
+  neededNanosOf?(units: number): bigint;
 };
 
 /** What a grant is asked for: units at least and at most, and requests at most. */
@@ -131,7 +139,7 @@ export function createGrants({ db, billing, processId, nowMs = () => performance
       if (rate && taken) await returnRequests(tx, key, rate, [{ ...taken, requests: taken.granted }]);
       const foreign = await hasForeignLeases(tx, { ...counter, listingId: null }, processId);
       const availableNanos = accounts === null ? 0n : await billing.lockAvailable(tx, accounts.walletId);
-      return { short: 'CREDIT', foreign, data: creditData(billing, moreHeld(terms, counter, wish.need), availableNanos), left };
+      return { ...shortOfCredit(billing, terms, counter, availableNanos), foreign, left };
     }
     const slots = Math.min(...rooms.map((room) => room.slots), Number.POSITIVE_INFINITY);
     const calls = Number.isFinite(slots) ? Math.min(slots, quarter(slots, Math.max(1, given.requests))) : slots;
@@ -203,11 +211,12 @@ export async function shortOfSwept(tx: Tx, billing: Billing, { key, period, unit
   if (short) return short.short === 'QUOTA' ? { ...short, foreign: false } : null;
   const neededNanos = moreHeld(key.terms, counter, units);
   const availableNanos = accounts === null ? neededNanos : await billing.lockAvailable(tx, accounts.walletId);
-  return availableNanos < neededNanos ? { short: 'CREDIT', foreign: false, data: creditData(billing, neededNanos, availableNanos) } : null;
+  return availableNanos < neededNanos ? { ...shortOfCredit(billing, key.terms, counter, availableNanos), foreign: false } : null;
 }
 
-function creditData({ currency }: Billing, neededNanos: bigint, availableNanos: bigint): ErrorData {
-  return { neededNanos: String(neededNanos), availableNanos: String(availableNanos), currency };
+function shortOfCredit({ currency }: Billing, terms: PlanTerms | null, counter: CounterState, availableNanos: bigint): PlanShort {
+  const data = { availableNanos: String(availableNanos), currency };
+  return { short: 'CREDIT', data, neededNanosOf: (units) => moreHeld(terms, counter, units) };
 }
 
 function moreHeld(terms: PlanTerms | null, counter: CounterState, units: number): bigint {
@@ -224,11 +233,7 @@ function nextPriceOf(terms: PlanTerms | null, { usedUnits, leasedUnits }: Counte
 }
 
 /** The quota's shortage, if any; also where leases of another plan version are still out, since a counter's leases share their terms. */
-function shortOfUnits(
-  key: GrantKey,
-  counter: CounterState & { windowEndsAt: Date; windowMs: number },
-  need: number,
-): { short: 'QUOTA' | 'BUSY'; data: ErrorData; exhaustedMs?: number } | null {
+function shortOfUnits(key: GrantKey, counter: CounterState & { windowEndsAt: Date; windowMs: number }, need: number): PlanShort | null {
   const { terms } = key;
   if (counter.leasedUnits > 0n && counter.planVersionId !== (terms?.planVersionId ?? null)) {
     return { short: 'BUSY', data: { retryAfterMs: LIMITS.leaseMs } };

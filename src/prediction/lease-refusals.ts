@@ -61,11 +61,13 @@ export function refusalOf(key: GrantKey, short: Short, units: number): MercatoEr
     return new MercatoError('RATE_LIMITED', text, whose);
   }
   if (short.short === 'CREDIT') {
-    const message = `A call of ${key.handle} may cost ${data.neededNanos} nanos of ${data.currency}; the wallet, less what is held for calls in flight, has ${data.availableNanos}. Ask the operator for credit.`;
+    const neededNanos = short.neededNanosOf?.(units).toString();
+    const message = `A call of ${key.handle} may cost ${neededNanos} nanos of ${data.currency}; the wallet, less what is held for calls in flight, has ${data.availableNanos}. Ask the operator for credit.`;
     return new MercatoError('INSUFFICIENT_CREDIT', message, {
       subject: 'TENANT',
       subjectId: globalId('Tenant', key.consumerTenantId),
       ...data,
+      ...(neededNanos === undefined ? {} : { neededNanos }),
     });
   }
   return new MercatoError('OVERLOADED', 'Another server has not yet returned the units it holds; try again.', data);

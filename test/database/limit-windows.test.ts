@@ -192,6 +192,17 @@ test('a refusal is of the call that is refused, though it was found for another'
   }
 });
 
+test('of the wallet, each that waits is told what its own call may cost', async () => {
+  const right = await core.consumer({ unitPriceNanos: 10n, freeUnits: 1n }, 5n);
+  const refused = (units: number, neededNanos: string) =>
+    expect(one.leases.admit(right, units, 5_000)).rejects.toMatchObject({
+      code: 'INSUFFICIENT_CREDIT',
+      message: expect.stringContaining(`may cost ${neededNanos} nanos of EUR`),
+      data: { neededNanos, availableNanos: '5' },
+    });
+  await Promise.all([refused(2, '10'), refused(5, '40')]);
+});
+
 async function codeAndGiven(work: () => unknown): Promise<unknown[]> {
   try {
     await work();
