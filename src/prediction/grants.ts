@@ -55,9 +55,13 @@ export type Short = (PlanShort | LimitShort) & {
   left?: readonly Allowance[];
 };
 
-/** Of CREDIT, `neededNanosOf` is what the wallet has to cover for a call of so many units. */
+/**
+ * Of CREDIT, `neededNanosOf` is what the wallet has to cover for a call of so many units. BUSY: others hold units that they do not need, or, where `former`,
+ * calls in flight hold units of another plan version, which end first.
+ */
 type PlanShort = {
   short: 'QUOTA' | 'RATE' | 'CREDIT' | 'BUSY';
+  former?: boolean;
   data: ErrorData;
   exhaustedMs?: number;
   neededNanosOf?(units: number): bigint;
@@ -236,7 +240,7 @@ function nextPriceOf(terms: PlanTerms | null, { usedUnits, leasedUnits }: Counte
 function shortOfUnits(key: GrantKey, counter: CounterState & { windowEndsAt: Date; windowMs: number }, need: number): PlanShort | null {
   const { terms } = key;
   if (counter.leasedUnits > 0n && counter.planVersionId !== (terms?.planVersionId ?? null)) {
-    return { short: 'BUSY', data: { retryAfterMs: LIMITS.leaseMs } };
+    return { short: 'BUSY', former: true, data: { retryAfterMs: LIMITS.leaseMs } };
   }
   const quota = terms?.quotaUnits ?? null;
   if (quota === null || counter.usedUnits + counter.leasedUnits + BigInt(need) <= quota) return null;

@@ -70,6 +70,10 @@ export function refusalOf(key: GrantKey, short: Short, units: number): MercatoEr
       ...(neededNanos === undefined ? {} : { neededNanos }),
     });
   }
+  if (short.former) {
+    const message = `Calls of ${key.handle} under the former plan are still in flight; those under the new one begin once they are billed.`;
+    return new MercatoError('OVERLOADED', message, whose);
+  }
   return new MercatoError('OVERLOADED', 'Another server has not yet returned the units it holds; try again.', data);
 }
 

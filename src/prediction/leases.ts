@@ -14,7 +14,8 @@ export type Leases = AsyncDisposable & {
   /**
    * Takes `units` for a call, from memory where a lease has them. Checked in order: the plan's quota, limits of the tenant, the subscription, the
    * member and the key, each by name, the plan's rate, the wallet.
-   * @throws QUOTA_EXCEEDED (used + in flight = quota), RATE_LIMITED, INSUFFICIENT_CREDIT, OVERLOADED (another process did not answer a recall)
+   * @throws QUOTA_EXCEEDED (used + in flight = quota), RATE_LIMITED, INSUFFICIENT_CREDIT, OVERLOADED (another process did not answer a recall; calls
+   * under the former plan are in flight)
    */
   admit(key: GrantKey, units: number, deadlineMs: number): Admission | Promise<Admission>;
   /** As `Admission.allowances`, of a caller that was refused. */
@@ -192,7 +193,8 @@ export async function createLeases(options: LeaseOptions): Promise<Leases> {
       await watched.settled();
       if (time.nowMs() > giveUpAt) {
         returns.putBackOwed();
-        return { ...asked, outcome: { short: 'BUSY', foreign: true, data: { retryAfterMs: LIMITS.leaseMs } } };
+        const busy = { short: 'BUSY', foreign: true, data: { retryAfterMs: LIMITS.leaseMs } } as const;
+        return { ...asked, outcome: outcome.short === 'BUSY' ? outcome : busy };
       }
       const unused = memory.takeOwed();
       if (unused.length === 0 && !outcome.foreign && outcome.short !== 'BUSY' && !mayEnd && !watched.moved()) return asked;

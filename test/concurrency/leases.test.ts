@@ -1,5 +1,5 @@
 import { afterAll, beforeAll, expect, test } from 'vitest';
-import { newId } from '../../src/base/ids.ts';
+import { globalId, newId } from '../../src/base/ids.ts';
 import { createGrants } from '../../src/prediction/grants.ts';
 import type { Admission } from '../../src/prediction/leases.ts';
 import { booksOf, broken, type Core, codeOf, finished, openCore, type Process, type Right } from '../support/core.ts';
@@ -187,7 +187,18 @@ test('units leased under an older plan version are settled under it before the n
   const inFlight = await admit(one, old, 2);
   const terms = await core.version(old, 2, { unitPriceNanos: 100n, quotaUnits: 5n });
   const right = await core.subscribe(old.consumerTenantId, old, terms);
-  expect(await codeOf(() => admit(two, right, 1, 30))).toBe('OVERLOADED');
+  for (const process of [one, two]) {
+    await expect(admit(process, right, 1, 30)).rejects.toMatchObject({
+      code: 'OVERLOADED',
+      message: `Calls of ${right.handle} under the former plan are still in flight; those under the new one begin once they are billed.`,
+      data: {
+        limitName: 'plan',
+        subject: 'SUBSCRIPTION',
+        subjectId: globalId('Subscription', right.subscriptionId ?? ''),
+        retryAfterMs: 2_000,
+      },
+    });
+  }
   expect(await one.settlement.settle(finished(old, inFlight))).toMatchObject({ amountNanos: 20n });
   expect(await call(two, right, 3)).toBe(300n);
   expect(await codeOf(() => call(one, right, 1))).toBe('QUOTA_EXCEEDED');
