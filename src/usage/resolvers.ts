@@ -50,6 +50,9 @@ export const resolvers = {
       return { usageLimit: await ctx.usage.deleteLimit(tenantId, limitIdOf(input.id)) };
     },
   },
+  Viewer: {
+    usageLimits: (caller, _, ctx) => (caller.scopes.has('model:predict') ? ctx.read((tx) => ctx.usage.limitsOf(tx, caller)) : null),
+  },
   UsageRow: {
     predictions: (row) => row.predictions.toString(),
     units: (row) => row.units.toString(),

@@ -56,6 +56,8 @@ export type Usage = {
   ): { format: ExportFormat; lines: AsyncIterable<string> };
   /** A tenant's limits in force, oldest first, with what is used of each; nothing is consumed. */
   limits(tx: Tx, tenantId: string): Promise<LimitView[]>;
+  /** Of `limits`, those that a call of the caller's can meet: of the tenant, of its subscriptions, of the member and of the key. */
+  limitsOf(tx: Tx, caller: { tenantId: string; memberId: string | null; apiKeyId: string | null }): Promise<LimitView[]>;
   findLimit(tx: Tx, tenantId: string, id: string): Promise<LimitView | null>;
   /** Newest first, up to one more than the page holds. */
   alerts(tx: Tx, tenantId: string, page: PageRequest): Promise<AlertView[]>;
@@ -80,6 +82,10 @@ export function createUsage(options: { db: Database; announcer: Announcer; curre
     },
     report: (tx, query) => usageReport(tx, options.currency, query),
     limits: (tx, tenantId) => readLimits(tx, tenantId, null),
+    async limitsOf(tx, { tenantId, memberId, apiKeyId }) {
+      const limits = await readLimits(tx, tenantId, null);
+      return limits.filter(({ subject, subjectId }) => subject === 'SUBSCRIPTION' || [tenantId, memberId, apiKeyId].includes(subjectId));
+    },
     findLimit: async (tx, tenantId, id) => (await readLimits(tx, tenantId, id))[0] ?? null,
     alerts: listAlerts,
     findAlert,

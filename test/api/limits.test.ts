@@ -128,6 +128,34 @@ test("what a plan's rate and quota, and a wallet, refuse says what is lacking an
   expect(limited.message).toContain('A larger plan would lift it');
 });
 
+test('a key that may only predict sees what is left to it, and not to others', async () => {
+  const { token, key, tenantId } = await consumer(client, demo, 'looker', planId, '1000000');
+  const other = await createKey(client, token);
+  const { viewer } = await client.ask<{ viewer: { user: { id: string } } }>('{ viewer { user { id } } }', {}, token);
+  for (const [name, subject, subjectId] of [
+    ['all', 'TENANT', tenantId],
+    ['maker', 'MEMBER', viewer.user.id],
+    ['mine', 'API_KEY', key.id],
+    ['theirs', 'API_KEY', other.id],
+  ]) {
+    await create(token, { name, subject, subjectId, window: 'DAY', amount: '9' });
+  }
+  await predictDigit(client, key.secret);
+  const seen = async (secret: string) => {
+    const query = '{ viewer { usageLimits { name subjectId used inFlight remaining resetsAt } } }';
+    return (await client.ask<{ viewer: { usageLimits: object[] | null } }>(query, {}, secret)).viewer.usageLimits;
+  };
+  const left = (name: string, subjectId: string, used: string) => ({ name, subjectId, used, resetsAt: expect.any(String) });
+  const shared = [left('all', tenantId, '1'), left('maker', viewer.user.id, '1')];
+  expect(await seen(key.secret)).toMatchObject([...shared, left('mine', key.id, '1')]);
+  expect(await seen(other.secret)).toMatchObject([...shared, left('theirs', other.id, '0')]);
+  expect(await seen(token)).toMatchObject(shared);
+  expect((await client.send(LIMITS, {}, key.secret)).errors?.[0]?.extensions).toMatchObject({ code: 'FORBIDDEN' });
+  const query = 'mutation { createApiKey(input: { name: "reader", scopes: ["model:read"] }) { secret } }';
+  const { createApiKey } = await client.ask<{ createApiKey: { secret: string } }>(query, {}, token);
+  expect(await seen(createApiKey.secret)).toBeNull();
+});
+
 test('a subscription shows what is left of its plan', async () => {
   const { token, key } = await consumer(client, demo, 'quota', planId, '1000000');
   await predictDigit(client, key.secret);

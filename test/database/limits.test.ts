@@ -1,6 +1,6 @@
 import { createHash } from 'node:crypto';
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, test } from 'vitest';
-import { asSystem } from '../../src/base/database.ts';
+import { asSystem, asTenant } from '../../src/base/database.ts';
 import { newId } from '../../src/base/ids.ts';
 import type { PlanTerms } from '../../src/catalog/catalog.ts';
 import { createLeaseStore } from '../../src/prediction/lease-store.ts';
@@ -157,6 +157,34 @@ describe('a limit is of its subject', () => {
     expect((await letIn({ ...right, memberId }, 3)).answered).toBe(3);
     expect((await letIn(key, 20)).answered).toBe(2);
     expect((await letIn(right, 20)).answered).toBe(20);
+  });
+
+  test('is seen by whose calls can meet it', async () => {
+    const right = await core.consumer({});
+    const [member, colleague] = [newId(), newId()];
+    await asAdmin(core.db, async (tx) => {
+      for (const id of [member, colleague]) {
+        await tx.user.create({ data: { id, email: `${id}@mercato.test`, passwordHash: '-' } });
+        await tx.member.create({ data: { tenantId: right.consumerTenantId, userId: id, role: 'DEVELOPER' } });
+      }
+    });
+    const { apiKeyId } = await ownKey(right);
+    for (const [name, subject, subjectId] of [
+      ['all', 'TENANT', null],
+      ['plan', 'SUBSCRIPTION', right.subscriptionId],
+      ['member', 'MEMBER', member],
+      ['key', 'API_KEY', apiKeyId],
+    ] as const) {
+      await limit(right, { name, subject, subjectId });
+    }
+    const { consumerTenantId: tenantId } = right;
+    const seenBy = async (memberId: string | null, apiKeyId: string | null) => {
+      const seen = await asTenant(core.db, tenantId, (tx) => core.usage.limitsOf(tx, { tenantId, memberId, apiKeyId }));
+      return seen.map(({ name }) => name);
+    };
+    expect(await seenBy(member, apiKeyId)).toEqual(['all', 'plan', 'member', 'key']);
+    expect(await seenBy(member, null)).toEqual(['all', 'plan', 'member']);
+    expect(await seenBy(colleague, newId())).toEqual(['all', 'plan']);
   });
 
   test('of one subscription, whose neighbours go on', async () => {

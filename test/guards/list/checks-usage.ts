@@ -334,7 +334,20 @@ export const usageChecks: Guard[] = [
   ...guardsOf('code', 'src/usage/quotas.ts', 'database/without-walls', [
     ["a quota is the tenant's", 'on c.consumer_tenant_id = mercato_tenant_id() and c.listing_id', 'on c.listing_id'],
   ]),
+  ...guardsOf('code', 'src/usage/usage.ts', 'api/limits database/limits', [
+    [
+      'a caller sees the limits of no other key or member',
+      "limits.filter(({ subject, subjectId }) => subject === 'SUBSCRIPTION' || [tenantId, memberId, apiKeyId].includes(subjectId))",
+      'limits',
+    ],
+  ]),
   ...guardsOf('code', 'src/usage/resolvers.ts', 'unit/scopes', [
+    [
+      'the limits of a viewer are for who may predict',
+      "caller.scopes.has('model:predict') ? ctx.read",
+      'caller.scopes.size > 0 ? ctx.read',
+      'api/limits',
+    ],
     [
       'usage asks for its scope',
       "usage: (_, { from, to, groupBy }, ctx) => {\n      const { tenantId } = authorize(ctx.principal, 'usage:read');",
