@@ -1,6 +1,6 @@
 import { MercatoError } from '../base/errors.ts';
 import { type CallResult, connectRunner, type RunnerConnection, RunnerLost } from './connection.ts';
-import type { FleetPort } from './fleet-port.ts';
+import type { Lender } from './fleet-port.ts';
 import { LoadTooSlow, loadInto } from './load.ts';
 import type { RejectionRule } from './onnx/onnx.ts';
 import type { Bench } from './profile.ts';
@@ -32,7 +32,7 @@ export class TooSlow extends MercatoError {
 export async function inRunner<T>(
   model: Uint8Array,
   options: CheckOptions & { device: string },
-  fleet: FleetPort,
+  fleet: Lender,
   work: (loaded: Loaded) => Promise<T>,
 ): Promise<T> {
   const loan = await fleet.borrow(model.length, options.device);
@@ -47,7 +47,7 @@ export async function inRunner<T>(
     const runner = { connection, kill: () => void fleet.giveBack(loan.id) };
     const { device, threads, maxBatchRows, runLimitMs } = options;
     const load = { device, threads, maxBatchRows, runLimitMs, joinable: false, shared: false, fixedRows: null };
-    const described = await loadInto(runner, load, model.slice());
+    const described = await loadInto(runner, load, model);
     const loadMs = performance.now() - startedMs;
     let longestMs = 0;
     const run = async (inputs: readonly Tensor[], rows: number) => {

@@ -1,6 +1,7 @@
 import { execFile, spawnSync } from 'node:child_process';
-import { existsSync, readdirSync, readFileSync, writeFileSync } from 'node:fs';
+import { existsSync, readdirSync, readFileSync, readlinkSync, writeFileSync } from 'node:fs';
 import { setPriority } from 'node:os';
+import { basename } from 'node:path';
 import { promisify } from 'node:util';
 
 export type Command = readonly [string, ...string[]];
@@ -122,6 +123,12 @@ export function lowerPriority(pid: number): void {
       // It has ended meanwhile.
     }
   }
+}
+
+/** Lets the other threads of this process go first, where threads have a priority of their own. */
+export function lowerOwnPriority(): void {
+  const own = '/proc/thread-self';
+  if (existsSync(own)) setPriority(Number(basename(readlinkSync(own))), LOW_PRIORITY);
 }
 
 /** None of a process that has ended. */

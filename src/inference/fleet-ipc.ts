@@ -1,9 +1,13 @@
 import type { ChildProcess } from 'node:child_process';
-import { ERRORS, type ErrorCode, type ErrorData, MercatoError } from '../base/errors.ts';
+import type { MessagePort } from 'node:worker_threads';
 import type { Place } from './connection.ts';
-import type { FleetPort } from './fleet-port.ts';
+import { errorOf, type Failure, failureOf } from './failures.ts';
+import type { FleetPort, Lender } from './fleet-port.ts';
 
-/** How the server processes of one host reach the fleet of the one that owns it: the channel that a child has with its parent. */
+/**
+ * How the server processes of one host reach the fleet of the one that owns it, by the channel that a child has with its parent, and how a thread of one of them
+ * does, by a port.
+ */
 const METHODS = [
   'claim',
   'devices',
@@ -19,7 +23,6 @@ const METHODS = [
 ] as const;
 type Method = (typeof METHODS)[number];
 type Ask = { fleet: 'ask'; id: number; method: Method; args: unknown[] };
-type Failure = { code: ErrorCode | null; message: string; data: ErrorData };
 type Answer = { fleet: 'answer'; id: number; value?: unknown; failure?: Failure };
 type Placed = { fleet: 'place'; versionId: string; place: Place };
 /** The parent's end of a child's channel, as `cluster.Worker` and `ChildProcess` have it. */
@@ -30,12 +33,30 @@ export type Child = Pick<ChildProcess, 'send'> & {
 
 /** Answers what a child asks of the fleet, and gives back what it has borrowed when it ends. */
 export function serveFleet(fleet: FleetPort, child: Child): void {
-  const loans = new Set<string>();
   let gone = false;
+  child.once('exit', () => {
+    gone = true;
+  });
   const say = (message: Answer | Placed) => {
     // A child that has gone has no use for it.
     if (!gone) child.send(message, () => {});
   };
+  const asker = answering(fleet, say);
+  child.on('message', asker.hear);
+  child.once('exit', asker.leave);
+  fleet.onPlace((versionId, place) => say({ fleet: 'place', versionId, place }));
+}
+
+/** As `serveFleet`, of what lends runners, and to whoever has the other end of a port. */
+export function serveLender(lender: Lender, port: MessagePort): void {
+  const asker = answering(lender, (message) => port.postMessage(message));
+  port.on('message', asker.hear);
+  port.once('close', asker.leave);
+}
+
+function answering(fleet: Partial<FleetPort>, say: (answer: Answer) => void): { hear(message: unknown): void; leave(): void } {
+  const loans = new Set<string>();
+  let gone = false;
 
   async function call(method: Method, args: unknown[]): Promise<unknown> {
     const work = fleet[method] as (...given: unknown[]) => Promise<unknown>;
@@ -43,29 +64,43 @@ export function serveFleet(fleet: FleetPort, child: Child): void {
     if (method === 'giveBack') loans.delete(String(args[0]));
     if ((method === 'borrow' || method === 'lend') && value !== null) {
       const { id } = value as { id: string };
-      if (gone) void fleet.giveBack(id);
+      if (gone) void fleet.giveBack?.(id);
       else loans.add(id);
     }
     return value;
   }
 
-  child.on('message', (message) => {
-    if (!isAsk(message)) return;
-    const { id, method, args } = message;
-    call(method, args).then(
-      (value) => say({ fleet: 'answer', id, value }),
-      (error: unknown) => say({ fleet: 'answer', id, failure: failureOf(error) }),
-    );
-  });
-  child.once('exit', () => {
-    gone = true;
-    for (const loan of loans) void fleet.giveBack(loan);
-  });
-  fleet.onPlace((versionId, place) => say({ fleet: 'place', versionId, place }));
+  return {
+    hear(message) {
+      if (!isAsk(message)) return;
+      const { id, method, args } = message;
+      call(method, args).then(
+        (value) => say({ fleet: 'answer', id, value }),
+        (error: unknown) => say({ fleet: 'answer', id, failure: failureOf(error) }),
+      );
+    },
+    leave() {
+      gone = true;
+      for (const loan of loans) void fleet.giveBack?.(loan);
+    },
+  };
 }
 
 /** The fleet of the parent process, as a child sees it. */
 export function connectFleet(parent: NodeJS.Process): FleetPort {
+  const { fleet, hear } = asking((ask, failed) => parent.send?.(ask, (error: Error | null) => error && failed(error)));
+  parent.on('message', hear);
+  return fleet;
+}
+
+/** What lends runners at the other end of a port. */
+export function connectLender(port: MessagePort): Lender {
+  const { fleet, hear } = asking((ask) => port.postMessage(ask));
+  port.on('message', hear);
+  return fleet;
+}
+
+function asking(send: (ask: Ask, failed: (error: Error) => void) => void): { fleet: FleetPort; hear(message: unknown): void } {
   const waiting = new Map<number, { resolve(value: unknown): void; reject(error: Error): void }>();
   const listeners: ((versionId: string, place: Place) => void)[] = [];
   let asked = 0;
@@ -74,15 +109,14 @@ export function connectFleet(parent: NodeJS.Process): FleetPort {
     return new Promise<T>((resolve, reject) => {
       const id = ++asked;
       waiting.set(id, { resolve: resolve as (value: unknown) => void, reject });
-      parent.send?.({ fleet: 'ask', id, method, args } satisfies Ask, (error: Error | null) => {
-        if (error === null) return;
+      send({ fleet: 'ask', id, method, args }, (error) => {
         waiting.delete(id);
         reject(error);
       });
     });
   }
 
-  parent.on('message', (message: unknown) => {
+  function hear(message: unknown): void {
     if (isPlaced(message)) for (const listener of listeners) listener(message.versionId, message.place);
     if (!isAnswer(message)) return;
     const { id, value, failure } = message;
@@ -90,9 +124,9 @@ export function connectFleet(parent: NodeJS.Process): FleetPort {
     waiting.delete(id);
     if (failure) call?.reject(errorOf(failure));
     else call?.resolve(value);
-  });
+  }
 
-  return {
+  const fleet: FleetPort = {
     claim: (version, dead) => ask('claim', version, dead),
     devices: () => ask('devices'),
     borrow: (fileBytes, device) => ask('borrow', fileBytes, device),
@@ -106,15 +140,7 @@ export function connectFleet(parent: NodeJS.Process): FleetPort {
     status: () => ask('status'),
     onPlace: (listener) => void listeners.push(listener),
   };
-}
-
-function failureOf(error: unknown): Failure {
-  if (error instanceof MercatoError) return { code: error.code, message: error.message, data: error.data };
-  return { code: null, message: error instanceof Error ? error.message : String(error), data: {} };
-}
-
-function errorOf({ code, message, data }: Failure): Error {
-  return code !== null && code in ERRORS ? new MercatoError(code, message, data) : new Error(message);
+  return { fleet, hear };
 }
 
 function kindOf(message: unknown): string | null {

@@ -87,3 +87,6 @@ export type FleetPort = {
   /** `listener` hears of each runner of a version that others may use from now on. */
   onPlace(listener: (versionId: string, place: Place) => void): void;
 };
+
+/** What lends runners, with which the gate tries models. */
+export type Lender = Pick<FleetPort, 'devices' | 'borrow' | 'deviceBytesOf' | 'giveBack'>;

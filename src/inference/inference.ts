@@ -4,13 +4,14 @@ import type { Gate } from './check-runner.ts';
 import { bytesOfDevices, CUDA_ENVIRONMENT, type DeviceEnvironment, usableDevices, wantsGpu } from './devices.ts';
 import { Fleet, type FleetOptions } from './fleet.ts';
 import type { FleetPort, InferenceStatus, VersionDevices } from './fleet-port.ts';
+import { Gates, type OnRead } from './gate.ts';
 import { Hosts, type RunnableVersion } from './hosts.ts';
-import { type Inspection, inspectModel, type OnRead } from './inspect.ts';
+import type { Inspection } from './inspect.ts';
 import { createRunFolder } from './run-folder.ts';
 import type { ReplicaBounds } from './scaling.ts';
 import { Supervisor } from './supervisor.ts';
 import { Trials } from './trials.ts';
-import { type Grounds, groundsOf, type Verified, verifySamples } from './verify.ts';
+import { type Grounds, groundsOf, type Verified } from './verify.ts';
 
 export type { DeviceMemory } from './budget.ts';
 export { ModelKilled, type RunRequest, type RunResult } from './calls.ts';
@@ -41,10 +42,10 @@ export type Inference = AsyncDisposable & {
   /**
    * Checks a model file, loads it in a runner that serves nothing else, reads its signature, and tries whether joined rows equal separate
    * runs, whether it answers its publisher's samples, and measures it in runs of up to `maxBatchRows` rows, within some seconds, or, of a slow model, 180. No run takes longer than `runLimitMs`, the load at most a minute.
-   * MODEL_REJECTED, with `data.rule`, `data.place` where the fault has one, and the rule's figures.
+   * All of that in threads: whatever the file says, calls are answered meanwhile. The model is moved there. MODEL_REJECTED, with `data.rule`, `data.place` where the fault has one, and the rule's figures.
    */
   inspect(model: Uint8Array, gate: Gate, onRead?: OnRead): Promise<Inspection>;
-  /** Runs the samples of a version again, on each kind of device that runs versions now. Rejects where that can be told of none. */
+  /** Runs the samples of a version again, on each kind of device that runs versions now, in a thread, to which the model is moved. Rejects where that can be told of none. */
   verify(model: Uint8Array, gate: Gate): Promise<Verified>;
   /** What versions run on now. */
   grounds(): Promise<Grounds>;
@@ -99,7 +100,7 @@ export function createFleet(config: FleetConfig, log: Log): HostFleet {
 }
 
 /**
- * Runs models in the runners of `fleet`, which it does not own.
+ * Runs models in the runners of `fleet`, which it does not own. Dispose of it: it ends the checks that are under way.
  *
  * A round trip of 4 KB takes 0.30 ms at the median, of which 0.05 ms is the run; the net 784-128-10 answers 18,500 calls of one row per
  * second with 64 in flight, half of that while other processes keep both cores busy (measured on 2 cores, Nov 2026).
@@ -107,9 +108,10 @@ export function createFleet(config: FleetConfig, log: Log): HostFleet {
 export function createInference(fleet: FleetPort): Inference {
   const hosts = new Hosts(fleet);
   const ways = { hosts, trials: new Trials(fleet) };
+  const gates = new Gates(fleet);
   return {
-    inspect: (model, gate, onRead) => inspectModel(model, gate, fleet, onRead),
-    verify: (model, gate) => verifySamples(model, gate, fleet),
+    inspect: (model, gate, onRead) => gates.inspect(model, gate, onRead),
+    verify: (model, gate) => gates.verify(model, gate),
     grounds: () => groundsOf(fleet),
     run: (request) => runRequest(ways, request),
     async load(version) {
@@ -120,6 +122,7 @@ export function createInference(fleet: FleetPort): Inference {
     scale: (versionId, bounds) => fleet.scale(versionId, bounds),
     status: () => fleet.status(),
     async [Symbol.asyncDispose]() {
+      await gates[Symbol.asyncDispose]();
       hosts.close();
     },
   };

@@ -1,12 +1,11 @@
 import { MercatoError } from '../base/errors.ts';
 import { boxed, type CheckOptions, type Gate, inRunner, type Loaded, mayBeDevices, rejected, TooSlow } from './check-runner.ts';
 import { type DeviceChain, type Fallback, faultOf } from './devices.ts';
-import type { FleetPort } from './fleet-port.ts';
+import type { Lender } from './fleet-port.ts';
 import type { Contents, RejectionRule } from './onnx/onnx.ts';
 import { type ProbeFinding, probe, RANGES } from './probe.ts';
 import { asFixed, isWorth, measure, type Profile, rowsToFix, runLimitOf, threadsToTry } from './profile.ts';
 import type { InputRange } from './random-inputs.ts';
-import { readApart } from './reading.ts';
 import { checkSamples } from './samples.ts';
 import type { Signature } from './tensor.ts';
 import { askSamples, RUNTIME } from './verify.ts';
@@ -23,13 +22,8 @@ export type Inspection = {
   profile: Profile;
 };
 
-/** Told what the file says before a runtime sees it. */
-export type OnRead = (contents: Contents) => Promise<void>;
-
-/** As `Inference.inspect` says. */
-export async function inspectModel(model: Uint8Array, gate: Gate, fleet: FleetPort, onRead?: OnRead): Promise<Inspection> {
-  const contents = await readApart(model, gate.maxBatchRows > 1 ? [1, gate.maxBatchRows] : [1]);
-  await onRead?.(contents);
+/** As `Inference.inspect` says, of a file that was read, in the thread of the gate. */
+export async function inspectModel(model: Uint8Array, contents: Contents, gate: Gate, fleet: Lender): Promise<Inspection> {
   const box = boxed(gate);
   try {
     const { done, ...chosen } = await onChain(fleet, (device) => lookOn(device, model, gate, box, fleet));
@@ -67,7 +61,7 @@ type Chosen = { devices: DeviceChain; fallbacks: Fallback[] };
 async function verifiedOn(
   device: string,
   { devices, fallbacks }: Chosen,
-  { model, gate, box, fleet }: { model: Uint8Array; gate: Gate; box: CheckOptions; fleet: FleetPort },
+  { model, gate, box, fleet }: { model: Uint8Array; gate: Gate; box: CheckOptions; fleet: Lender },
 ): Promise<Pick<Profile, 'verifiedOn' | 'fallbacks'>> {
   if ((gate.samples ?? []).length === 0) return { verifiedOn: [], fallbacks };
   const left = devices.slice(devices.indexOf(device) + 1).filter((other) => !fallbacks.some((fallback) => fallback.device === other));
@@ -79,7 +73,7 @@ async function verifiedOn(
 type Known = { ranges: readonly InputRange[]; finding: ProbeFinding | null };
 
 /** What one device shows of a model, in another runner each time that random inputs ended one. */
-async function lookOn(device: string, model: Uint8Array, gate: Gate, box: CheckOptions, fleet: FleetPort) {
+async function lookOn(device: string, model: Uint8Array, gate: Gate, box: CheckOptions, fleet: Lender) {
   for (let known: Known = { ranges: RANGES, finding: null }; ; ) {
     const seen = await inRunner(model, { ...box, device }, fleet, (loaded) => look(loaded, gate, device, known));
     if (seen.known === null) return seen.shown;
@@ -139,7 +133,7 @@ const onDevice = (device: string, bytes: number | null) => (bytes === null ? nul
  * that no device is sure of stays on the first that took it.
  */
 async function onChain<T extends { doubt: string | null }>(
-  fleet: FleetPort,
+  fleet: Lender,
   work: (device: string) => Promise<T>,
 ): Promise<{ done: T } & Chosen> {
   const devices = await fleet.devices();

@@ -1,22 +1,21 @@
-import { parentPort, workerData } from 'node:worker_threads';
-import { type ErrorData, MercatoError } from '../base/errors.ts';
+import { workerData } from 'node:worker_threads';
+import { tellDone } from './apart.ts';
 import { type Contents, estimateRun, type RunEstimate, readContents } from './onnx/onnx.ts';
 
 /** What `readApart` and `estimateApart` ask for. */
-export type ReadingOrder = { model: Uint8Array } & (
+export type ReadingOrder = { model: Uint8Array<ArrayBuffer> } & (
   | { what: 'contents'; rowCounts: readonly number[] }
   | { what: 'estimate'; shapes: ReadonlyMap<string, readonly number[]> }
 );
-/** `rejected`: a MODEL_REJECTED, of which a thread's error would lose the data. */
-export type Reading = { read: Contents | Omit<RunEstimate, 'rows'> } | { rejected: { message: string; data: ErrorData } };
+/** The model comes back with what was read of it. */
+export type Reading = { read: Contents | Omit<RunEstimate, 'rows'>; model: Uint8Array<ArrayBuffer> };
 
 function read(order: ReadingOrder): Reading {
-  try {
-    return { read: order.what === 'contents' ? readContents(order.model, order.rowCounts) : estimateRun(order.model, order.shapes) };
-  } catch (error) {
-    if (error instanceof MercatoError && error.code === 'MODEL_REJECTED') return { rejected: { message: error.message, data: error.data } };
-    throw error;
-  }
+  const { model } = order;
+  return { read: order.what === 'contents' ? readContents(model, order.rowCounts) : estimateRun(model, order.shapes), model };
 }
 
-parentPort?.postMessage(read(workerData as ReadingOrder));
+await tellDone(
+  () => read(workerData as ReadingOrder),
+  ({ model }) => [model.buffer],
+);

@@ -2,7 +2,7 @@ import { badInput, type ErrorData, MercatoError } from '../base/errors.ts';
 import { LIMITS } from '../base/limits.ts';
 import { RunnerLost } from './connection.ts';
 import type { RejectionRule } from './onnx/onnx.ts';
-import type { Signature, Tensor } from './tensor.ts';
+import { elementCount, firstOther, type Signature, type Tensor } from './tensor.ts';
 import { checkAgainst, type GivenTensor, parseInputs, toJson } from './tensor-input.ts';
 
 /**
@@ -15,6 +15,7 @@ type Parsed = { inputs: Tensor[]; outputs: Tensor[]; tolerance: number };
 const SAMPLES_MAX = 16;
 /** Of all samples of a version, as JSON. */
 const SAMPLES_CHARACTERS_MAX = 4 * 1024 ** 2;
+const SHOWN_CHARACTERS = 60;
 const TOLERANCE = { usual: 1e-3, max: 1 };
 
 /**
@@ -118,12 +119,26 @@ function compare(i: number, expected: Tensor, got: Tensor | undefined, tolerance
     wrong(i, 'SAMPLE_MISMATCH', `${output} ${why}.`, { given, expected: wanted });
   const there = got === undefined ? 'not there' : shown(got);
   if (got === undefined || there !== shown(expected)) throw differs(`is ${there}, not ${shown(expected)}`, there, shown(expected));
+  const most = expected.datatype.startsWith('FP') ? tolerance : 0;
+  const difference = expected.datatype === 'BYTES' ? otherWord(expected, got) : otherNumber(expected, got, most);
+  if (difference === null) return;
+  const [one, other] = [text(difference.given), text(difference.wanted)];
+  throw differs(`has ${one} at element ${difference.at}, not ${other} within ${most}`, one, other);
+}
+
+type Difference = { at: number; wanted: unknown; given: unknown };
+
+function otherNumber(expected: Tensor, got: Tensor, tolerance: number): Difference | null {
   const [wanted, given] = [toJson(expected), toJson(got)];
-  const isFloat = expected.datatype.startsWith('FP');
-  const at = wanted.findIndex((one, k) => !isNear(one, given[k], isFloat ? tolerance : 0));
-  if (at < 0) return;
-  const [one, other] = [text(given[at]), text(wanted[at])];
-  throw differs(`has ${one} at element ${at}, not ${other} within ${isFloat ? tolerance : 0}`, one, other);
+  const at = wanted.findIndex((one, k) => !isNear(one, given[k], tolerance));
+  return at < 0 ? null : { at, wanted: wanted[at], given: given[at] };
+}
+
+/** What a model answers may be of any length: no more of it becomes a string than is shown. */
+function otherWord(expected: Tensor, got: Tensor): Difference | null {
+  const found = firstOther(expected.data, got.data, elementCount(expected.shape));
+  const start = (word: Uint8Array) => new TextDecoder('utf-8', { ignoreBOM: true }).decode(word.subarray(0, 4 * SHOWN_CHARACTERS));
+  return found && { at: found.at, wanted: start(found.one), given: start(found.other) };
 }
 
 /** NaN and the infinities are strings here. */
@@ -132,7 +147,7 @@ function isNear(expected: unknown, got: unknown, tolerance: number): boolean {
   return Math.abs(got - expected) <= tolerance * Math.max(1, Math.abs(expected));
 }
 
-const text = (value: unknown): string => JSON.stringify(value).slice(0, 60);
+const text = (value: unknown): string => JSON.stringify(value).slice(0, SHOWN_CHARACTERS);
 
 type SampleRule = Extract<RejectionRule, `SAMPLE_${string}`>;
 type Facts = Pick<ErrorData, 'limit' | 'given' | 'expected'>;

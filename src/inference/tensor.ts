@@ -128,6 +128,18 @@ function skipBytes(data: Uint8Array, offset: number, count: number): number {
   return end;
 }
 
+/** The first element in which two BYTES tensors of as many differ, and what it is in each; null: in none. RangeError where one passes the end. */
+export function firstOther(a: Uint8Array, b: Uint8Array, count: number): { at: number; one: Uint8Array; other: Uint8Array } | null {
+  let [start, end] = [0, 0];
+  for (let at = 0; at < count; at++) {
+    [start, end] = [end, skipBytes(a, end, 1)];
+    const [one, other] = [a.subarray(start, end), b.subarray(start, skipBytes(b, start, 1))];
+    // Up to here both lie at the same places.
+    if (Buffer.compare(one, other) !== 0) return { at, one: one.subarray(4), other: other.subarray(4) };
+  }
+  return null;
+}
+
 /** Strings of a BYTES tensor. RangeError unless `data` holds exactly `count` elements, TypeError where one is no UTF-8. */
 export function decodeBytes(data: Uint8Array, count: number): string[] {
   const decoder = new TextDecoder('utf-8', { fatal: true, ignoreBOM: true });

@@ -4,7 +4,7 @@ import { kindOf } from './budget.ts';
 import { boxed, type CheckOptions, type Gate, inRunner, mayBeDevices, rejected, TooSlow } from './check-runner.ts';
 import { RunnerLost, RunnerOverran } from './connection.ts';
 import { type Fallback, faultOf } from './devices.ts';
-import type { FleetPort } from './fleet-port.ts';
+import type { Lender } from './fleet-port.ts';
 import type { Answered, Profile } from './profile.ts';
 import { checkSamples } from './samples.ts';
 
@@ -17,12 +17,12 @@ const { version } = JSON.parse(readFileSync(new URL(import.meta.resolve('onnxrun
 export const RUNTIME = `onnxruntime-node ${version}`;
 
 /** As `Inference.grounds` says. */
-export async function groundsOf(fleet: FleetPort): Promise<Grounds> {
+export async function groundsOf(fleet: Lender): Promise<Grounds> {
   return { devices: await fleet.devices(), runtime: RUNTIME };
 }
 
-/** As `Inference.verify` says. */
-export async function verifySamples(model: Uint8Array, gate: Gate, fleet: FleetPort): Promise<Verified> {
+/** As `Inference.verify` says, in the thread of the gate. */
+export async function verifySamples(model: Uint8Array, gate: Gate, fleet: Lender): Promise<Verified> {
   const { devices, runtime } = await groundsOf(fleet);
   const where = { fleet, devices, answered: [], rowsMax: Number.POSITIVE_INFINITY };
   const { verifiedOn, fallbacks, failures } = await askSamples(model, gate, boxed(gate), where);
@@ -42,7 +42,7 @@ function isVerdict(failure: unknown): boolean {
 }
 
 /** `answered`: devices that are known to answer; `rowsMax`: what was said of samples' rows when they were given. */
-type Where = { fleet: FleetPort; devices: readonly string[]; answered: readonly string[]; rowsMax: number };
+type Where = { fleet: Lender; devices: readonly string[]; answered: readonly string[]; rowsMax: number };
 
 /** Runs the samples on the first device of each kind, whose others count like it, or on the next of them where it does not answer. */
 export async function askSamples(

@@ -16,7 +16,7 @@ const bounds = {
 };
 const fleet = createFleet({ dataDir: process.argv[2] ?? '', readModel: async () => model, ...bounds }, createLog('error'));
 const inference = createInference(fleet);
-const { signature } = await inference.inspect(model, { runLimitMs: 10_000, maxBatchRows: 1 });
+const { signature } = await inference.inspect(identityModel('FP32', ['N']), { runLimitMs: 10_000, maxBatchRows: 1 });
 const version: RunnableVersion = {
   id: 'version',
   file: 'model',

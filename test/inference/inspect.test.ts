@@ -3,9 +3,9 @@ import { availableParallelism, getPriority } from 'node:os';
 import { describe, expect, onTestFinished, test, vi } from 'vitest';
 import { MercatoError } from '../../src/base/errors.ts';
 import { RunnerLost } from '../../src/inference/connection.ts';
-import type { FleetPort } from '../../src/inference/inference.ts';
+import { createInference, encodeBytes, type FleetPort } from '../../src/inference/inference.ts';
 import { inspectModel } from '../../src/inference/inspect.ts';
-import { node, tensor } from '../../src/inference/onnx/onnx.ts';
+import { node, readContents, tensor } from '../../src/inference/onnx/onnx.ts';
 import { checkSamples } from '../../src/inference/samples.ts';
 import { testFleet, testInference } from './setup.ts';
 import { identityModel, loopModel, mixingModel, tableModel, tinyModel } from './tiny-models.ts';
@@ -17,7 +17,12 @@ const lending = (fleet: FleetPort, borrow: FleetPort['borrow']): FleetPort =>
     devices: () => fleet.devices(),
     deviceBytesOf: (id: string) => fleet.deviceBytesOf(id),
     giveBack: (id: string) => fleet.giveBack(id),
-  }) as FleetPort;
+    onPlace: () => {},
+  }) as unknown as FleetPort;
+
+/** An inspection without its thread. */
+const inspectHere = (model: Uint8Array, gate: Parameters<typeof inspectModel>[2], fleet: FleetPort) =>
+  inspectModel(model, readContents(model, [1]), gate, fleet);
 
 const GATE = { runLimitMs: 5_000, maxBatchRows: 8 };
 
@@ -167,6 +172,23 @@ describe('an inspection', () => {
     });
   });
 
+  test('of samples tells the first word that differs, cut where it is long', async () => {
+    const x = { name: 'x', datatype: 'BYTES', shape: [-1], dimensions: ['N'] } as const;
+    const signature = { inputs: [x], outputs: [{ ...x, name: 'y' }], batchDimension: 'N' };
+    const given = { name: 'x', datatype: 'BYTES', data: ['a', 'b', 'c'] } as const;
+    const sample = { inputs: [given], outputs: [{ ...given, name: 'y' }], tolerance: 0 };
+    const answering = (words: string[]) =>
+      checkSamples([sample], signature, 3, async () => ({
+        outputs: [{ name: 'y', datatype: 'BYTES', shape: [3], data: encodeBytes(words) }],
+      }));
+    await answering(['a', 'b', 'c']);
+    const cut = `"${'ü'.repeat(59)}`;
+    await expect(answering(['a', 'ü'.repeat(100), ''])).rejects.toMatchObject({
+      message: expect.stringContaining(`has ${cut} at element 1, not "b" within 0`),
+      data: { rule: 'SAMPLE_MISMATCH', given: cut, expected: '"b"' },
+    });
+  });
+
   test('does not count the wait for a runner', async () => {
     const fleet = await testFleet();
     const { now } = performance;
@@ -178,7 +200,7 @@ describe('an inspection', () => {
       waitedMs += 100_000;
       return loan;
     };
-    const found = await inspectModel(identityModel(), { ...GATE, limitMs: 100_000 }, lending(fleet, borrow));
+    const found = await inspectHere(identityModel(), { ...GATE, limitMs: 100_000 }, lending(fleet, borrow));
     expect(found).toMatchObject({ joinable: true });
   });
 
@@ -188,7 +210,7 @@ describe('an inspection', () => {
       lent.mockRejectedValueOnce(new MercatoError('OVERLOADED'));
       return fleet.borrow(...of);
     });
-    const found = await inspectModel(loopModel(200_000), GATE, lending(fleet, lent));
+    const found = await inspectHere(loopModel(200_000), GATE, lending(fleet, lent));
     expect(lent).toHaveBeenCalledTimes(2);
     expect(found).toMatchObject({ profile: { threads: 1 } });
   });
@@ -206,6 +228,74 @@ describe('an inspection', () => {
     const runners = readdirSync('/proc').filter(isRunner);
     expect(runners.map((pid) => getPriority(Number(pid)))).toContain(5);
     await fleet.giveBack(id);
+  });
+
+  test.runIf(existsSync('/proc/thread-self'))('works at a lower priority than the threads that serve', async () => {
+    const fleet = await testFleet();
+    const priorities = () => readdirSync('/proc/self/task').map((thread) => getPriority(Number(thread)));
+    expect(priorities()).not.toContain(5);
+    const seen: number[] = [];
+    const borrow: FleetPort['borrow'] = (...of) => {
+      seen.push(...priorities());
+      return fleet.borrow(...of);
+    };
+    await createInference(lending(fleet, borrow)).inspect(identityModel(), GATE);
+    expect(seen).toContain(5);
+  });
+
+  test('makes and compares what a file asks for apart: the event loop waits for none of it', async () => {
+    const inference = await testInference();
+    let [made, compared, most] = [0, 0, 0];
+    const { random } = Math;
+    const { compare } = Buffer;
+    Math.random = () => {
+      made++;
+      return random();
+    };
+    Buffer.compare = (a, b) => {
+      compared += a.length;
+      return compare(a, b);
+    };
+    const turn = () => {
+      most = Math.max(most, made, compared);
+      [made, compared] = [0, 0];
+      turns = setImmediate(turn);
+    };
+    let turns = setImmediate(turn);
+    onTestFinished(() => {
+      clearImmediate(turns);
+      Object.assign(Math, { random });
+      Object.assign(Buffer, { compare });
+    });
+    // Whether there is time for it does not matter here.
+    const words = inference.inspect(identityModel('BYTES', [4_096, 4_096]), { ...GATE, limitMs: 3_000 });
+    await Promise.allSettled([words]);
+    const rows = inference.inspect(identityModel('UINT8', ['N', 2 ** 20]), { ...GATE, maxBatchRows: 1 });
+    await expect(rows).resolves.toMatchObject({ joinable: true });
+    expect(most).toBeLessThan(1_000);
+  });
+
+  test('ends with the server, and gives its runner back', async () => {
+    const fleet = await testFleet();
+    const lent = Promise.withResolvers<string>();
+    const back = Promise.withResolvers<string>();
+    const port = {
+      ...lending(fleet, async (...of) => {
+        const loan = await fleet.borrow(...of);
+        lent.resolve(loan.id);
+        return loan;
+      }),
+      async giveBack(id: string) {
+        await fleet.giveBack(id);
+        back.resolve(id);
+      },
+    };
+    const inference = createInference(port);
+    const inspected = inference.inspect(loopModel(2 ** 52), { ...GATE, runLimitMs: 60_000 }).catch((error: Error) => error.name);
+    const id = await lent.promise;
+    await inference[Symbol.asyncDispose]();
+    expect(await inspected).toBe('AbortError');
+    expect(await back.promise).toBe(id);
   });
 
   test('ends when its time is over, whatever its runs may take', async () => {
