@@ -9,7 +9,7 @@ import { checkModel, node, tensor } from '../../src/inference/onnx/onnx.ts';
 import { tinyModel } from '../inference/tiny-models.ts';
 import { throughTheDoor } from './door.ts';
 import { SECRET_FILE } from './mutate.ts';
-import { fuzz, SECRET, TINY } from './run.ts';
+import { fuzz, SECRET, SECRET_START, TINY } from './run.ts';
 import { Victims } from './victims.ts';
 
 test('mutants of models are rejected by the reader or contained by a process, and no file comes out', { timeout: 120_000 }, async () => {
@@ -19,9 +19,9 @@ test('mutants of models are rejected by the reader or contained by a process, an
   const { UNWRITABLE, REJECTED, ...met } = report.tally;
   expect(REJECTED).toBeGreaterThan(50);
   expect(met.RAN).toBeGreaterThan(20);
-  const door = await throughTheDoor(report.accepted);
+  const door = await throughTheDoor(report.chosen);
   expect(door.faults).toEqual([]);
-  expect(door.asked).toBeGreaterThan(0);
+  expect(door.asked).toBe(5);
 });
 
 test('without the reader the runtime would read a file of its working directory: the fuzzing can see it', async () => {
@@ -29,12 +29,16 @@ test('without the reader the runtime would read a file of its working directory:
   await writeFile(join(cwd, SECRET_FILE), SECRET);
   const { rawData: _, ...rest } = tensor('c', 'UINT8', [32], new Uint8Array(32));
   const outside = { ...rest, dataLocation: 1, externalData: [{ key: 'location', value: SECRET_FILE }] };
-  const file = tinyModel([['x', 'UINT8', ['N']]], [['y', 'UINT8', ['M']]], [node('Concat', ['c', 'x'], ['y'], { axis: 0 })], [outside]);
+  const before = tensor('b', 'UINT8', [100_000], new Uint8Array(100_000));
+  const file = tinyModel(
+    [['x', 'UINT8', ['N']]],
+    [['y', 'UINT8', ['M']]],
+    [node('Concat', ['b', 'c', 'x'], ['y'], { axis: 0 })],
+    [before, outside],
+  );
   expect(() => checkModel(file)).toThrow('another file');
-  await using victims = new Victims(cwd, 5_000);
-  const { outcome, outputs } = await victims.meet(file);
-  expect(outcome).toBe('RAN');
-  expect(outputs.some((output) => Buffer.from(output, 'base64').includes(SECRET))).toBe(true);
+  await using victims = new Victims(cwd, 5_000, SECRET_START);
+  expect(await victims.meet(file)).toMatchObject({ outcome: 'RAN', leaks: true });
   await rm(cwd, { recursive: true });
 });
 

@@ -1,6 +1,6 @@
 /**
  * A process that loads and runs one model after the other on the session thread of runners, until it dies: what a runner meets, without a new
- * process for each. On standard input a line of JSON per model, on standard output what became of it.
+ * process for each. On standard input a line of JSON per model, on standard output what became of it, and whether the bytes of its argument, in hexadecimal, are in an output.
  */
 import { createInterface } from 'node:readline';
 import { Worker } from 'node:worker_threads';
@@ -12,16 +12,17 @@ const waiting: ((answer: SessionAnswer) => void)[] = [];
 worker.on('message', (answer: SessionAnswer) => waiting.shift()?.(answer));
 worker.on('error', () => process.exit(70));
 
+const secret = Buffer.from(process.argv[2] ?? '', 'hex');
 const answer = () => new Promise<SessionAnswer>((resolve) => waiting.push(resolve));
 const order = (given: SessionOrder) => {
   worker.postMessage(given);
   return answer();
 };
 
-async function meet(model: Uint8Array): Promise<{ outcome: string; outputs: string[] }> {
+async function meet(model: Uint8Array): Promise<{ outcome: string; leaks: boolean }> {
   const loaded = await order({ kind: 'load', model, threads: 1, device: 'cpu' });
-  if (loaded.kind !== 'loaded') return { outcome: 'NOT_LOADED', outputs: [] };
-  const outputs: string[] = [];
+  if (loaded.kind !== 'loaded') return { outcome: 'NOT_LOADED', leaks: false };
+  let leaks = false;
   let outcome = 'NOT_RUN';
   for (const range of [
     { size: 3, wholeMax: 3 },
@@ -32,9 +33,9 @@ async function meet(model: Uint8Array): Promise<{ outcome: string; outputs: stri
     const ran = await order({ kind: 'run', batch: 1, inputs, outputs: null });
     if (ran.kind !== 'ran') continue;
     outcome = 'RAN';
-    for (const { data } of ran.outputs) outputs.push(Buffer.from(data.subarray(0, 65_536)).toString('base64'));
+    leaks ||= ran.outputs.some(({ data }) => Buffer.from(data.buffer, data.byteOffset, data.byteLength).includes(secret));
   }
-  return { outcome, outputs };
+  return { outcome, leaks };
 }
 
 await answer();
