@@ -27,7 +27,12 @@ import { type Allowance, allowancesOf, type LimitShort, rateAllowance, shortOfLi
  * Whose units, of which listing, under which terms; null terms: the publisher's own calls, free and without quota. Member and key are null
  * where they have no limits of their own.
  */
-export type GrantKey = LimitedCaller & { publisherTenantId: string; listingId: string; handle: string; terms: PlanTerms | null };
+export type GrantKey = LimitedCaller & {
+  publisherTenantId: string;
+  subscriptionId: string | null;
+  handle: string;
+  terms: PlanTerms | null;
+};
 
 export type Granted = {
   leaseId: string;

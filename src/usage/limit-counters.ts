@@ -4,8 +4,8 @@ export type LimitSubject = 'TENANT' | 'SUBSCRIPTION' | 'MEMBER' | 'API_KEY';
 export type LimitMeasure = 'UNITS' | 'SPEND' | 'CONCURRENCY';
 export type LimitWindow = 'MINUTE' | 'HOUR' | 'DAY' | 'MONTH';
 
-/** Whose limits concern a call: of the tenant, and, where not null, of its subscription, its member and its key. */
-export type LimitedCaller = { consumerTenantId: string; subscriptionId: string | null; memberId: string | null; apiKeyId: string | null };
+/** Whose limits concern a call: of the tenant, of any of its subscriptions to the listing, and, where not null, of its member and its key. */
+export type LimitedCaller = { consumerTenantId: string; listingId: string; memberId: string | null; apiKeyId: string | null };
 
 /** A limit with its counter of the window that is open, locked. Amounts are units, nanos or calls in flight, by `measure`. */
 export type LockedLimit = {
@@ -47,7 +47,8 @@ export async function lockLimits(tx: Tx, caller: LimitedCaller): Promise<LockedL
   const limits = await tx.$queryRaw<{ id: string; at: Date }[]>`
     select id, mercato_now() at from usage_limit
      where tenant_id = ${caller.consumerTenantId}::uuid and removed_at is null
-       and (subject = 'TENANT' or subject = 'SUBSCRIPTION' and subject_id = ${caller.subscriptionId}::uuid
+       and (subject = 'TENANT'
+            or subject = 'SUBSCRIPTION' and (select s.listing_id from subscription s where s.id = subject_id) = ${caller.listingId}::uuid
             or subject = 'MEMBER' and subject_id = ${caller.memberId}::uuid or subject = 'API_KEY' and subject_id = ${caller.apiKeyId}::uuid)`;
   const [first] = limits;
   if (first === undefined) return [];

@@ -3,6 +3,7 @@ import { afterAll, afterEach, beforeAll, beforeEach, expect, test } from 'vitest
 import { asSystem } from '../../src/base/database.ts';
 import type { MercatoError } from '../../src/base/errors.ts';
 import { newId } from '../../src/base/ids.ts';
+import type { PlanTerms } from '../../src/catalog/catalog.ts';
 import { lockLimits } from '../../src/usage/usage.ts';
 import { asAdmin } from '../support/admin.ts';
 import { alertsOf, brokenAtLast, createLimit, type GivenLimit, limitsOf, NOTHING } from '../support/caps.ts';
@@ -69,11 +70,12 @@ test.each(['MINUTE', 'DAY'] as const)('what a limit per %s finds used is of its 
   await call(one, other, 2);
   await call(one, { ...right, memberId: member }, 4);
   await call(one, { ...elsewhere, memberId: colleague }, 8);
+  const next = await core.subscribe(right.consumerTenantId, right, right.terms as PlanTerms);
   const of = async (given: GivenLimit) => (await limit(right, { name: newId(), window, amount: 10_000n, ...given })).used;
   expect(await of({})).toBe(15n);
   // To the system role, which counts, no wall hides a stranger's use.
   expect(await asSystem(core.db, (tx) => lockLimits(tx, right))).toMatchObject([{ used: 15n }]);
-  expect(await of({ subject: 'SUBSCRIPTION', subjectId: right.subscriptionId })).toBe(7n);
+  expect(await of({ subject: 'SUBSCRIPTION', subjectId: next.subscriptionId })).toBe(7n);
   expect(await of({ subject: 'API_KEY', subjectId: key.apiKeyId })).toBe(1n);
   expect(await of({ subject: 'MEMBER', subjectId: member })).toBe(5n);
 });

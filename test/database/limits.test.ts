@@ -1,7 +1,7 @@
 import { createHash } from 'node:crypto';
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, test } from 'vitest';
 import { asSystem, asTenant } from '../../src/base/database.ts';
-import { newId } from '../../src/base/ids.ts';
+import { globalId, newId } from '../../src/base/ids.ts';
 import type { PlanTerms } from '../../src/catalog/catalog.ts';
 import { createLeaseStore } from '../../src/prediction/lease-store.ts';
 import type { Admission } from '../../src/prediction/leases.ts';
@@ -196,17 +196,25 @@ describe('a limit is of its subject', () => {
     expect((await letIn(other, 10)).answered).toBe(10);
   });
 
-  test('of a subscription that follows another to the same plan, from its first call on', async () => {
+  test('of a subscription and whatever follows it to the same listing: subscribing again sheds nothing', async () => {
     const right = await core.consumer({});
+    const { offer, terms } = await core.offer({});
+    const other = await core.subscribe(right.consumerTenantId, offer, terms);
     await limit(right, { name: 'first', subject: 'SUBSCRIPTION', subjectId: right.subscriptionId, amount: 3n });
-    expect((await letIn(right, 10)).answered).toBe(3);
-    const next = await core.subscribe(right.consumerTenantId, right, right.terms as PlanTerms);
-    await limit(right, { name: 'second', subject: 'SUBSCRIPTION', subjectId: next.subscriptionId, amount: 2n });
-    expect((await letIn(next, 10)).answered).toBe(2);
+    expect((await letIn(right, 2)).answered).toBe(2);
+    const next = await core.subscribe(right.consumerTenantId, right, await core.version(right, 2, {}));
+    expect((await letIn(next, 10)).answered).toBe(1);
+    await expect(admit(one, next)).rejects.toMatchObject({
+      code: 'QUOTA_EXCEEDED',
+      data: { limitName: 'first', subject: 'SUBSCRIPTION', subjectId: globalId('Subscription', right.subscriptionId ?? '') },
+    });
+    // A limit of the one that follows finds what was used under the one before.
+    await limit(right, { name: 'second', subject: 'SUBSCRIPTION', subjectId: next.subscriptionId, amount: 4n });
     expect((await limits(right)).map(({ name, used }) => [name, used])).toEqual([
       ['first', 3n],
-      ['second', 2n],
+      ['second', 3n],
     ]);
+    expect((await letIn(other, 10)).answered).toBe(10);
   });
 
   test("of nobody else's: another tenant's key, subscription and member are not found", async () => {

@@ -173,8 +173,8 @@ class Schedule {
     expect(await broken(core.db)).toEqual([]);
   }
 
-  private callerOf({ subscriptionId, apiKeyId }: Right) {
-    return { consumerTenantId: 'two', subscriptionId, memberId: null, apiKeyId };
+  private callerOf({ listingId, apiKeyId }: Right) {
+    return { consumerTenantId: 'two', listingId, memberId: null, apiKeyId };
   }
 
   private flying(counterId: string) {

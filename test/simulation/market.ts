@@ -89,12 +89,15 @@ export class Market {
   }
 }
 
+/** Every subscription's id names its listing. */
+const listingOf = (subscriptionId: string) => subscriptionId.split('-')[1];
+
 type Subject = { tenantId: string; subject: string; subjectId: string };
 
 /** Whether what is about a subject concerns a caller, or a record of one. */
 export function concerns({ tenantId, subject, subjectId }: Subject, caller: LimitedCaller): boolean {
   if (tenantId !== caller.consumerTenantId) return false;
-  if (subject === 'SUBSCRIPTION') return caller.subscriptionId === subjectId;
+  if (subject === 'SUBSCRIPTION') return caller.listingId === listingOf(subjectId);
   if (subject === 'MEMBER') return caller.memberId === subjectId;
   if (subject === 'API_KEY') return caller.apiKeyId === subjectId;
   return true;

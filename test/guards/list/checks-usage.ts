@@ -108,9 +108,14 @@ export const usageChecks: Guard[] = [
     ],
     ['a removed limit holds no more', '::uuid and removed_at is null\n       and (subject', '::uuid\n       and (subject'],
     [
-      "a call's limits are its subscription's",
-      "subject = 'SUBSCRIPTION' and subject_id = ${caller.subscriptionId}::uuid",
-      "subject = 'SUBSCRIPTION'",
+      "a call's limits are its listing's",
+      'and (select s.listing_id from subscription s where s.id = subject_id) = ${caller.listingId}::uuid',
+      '',
+    ],
+    [
+      'a limit of a subscription is not shed by subscribing again',
+      '(select s.listing_id from subscription s where s.id = subject_id) = ${caller.listingId}::uuid',
+      "subject_id = (select s.id from subscription s where s.consumer_tenant_id = tenant_id and s.listing_id = ${caller.listingId}::uuid and s.state = 'ACTIVE')",
     ],
     ["a call's limits are its member's", "subject = 'MEMBER' and subject_id = ${caller.memberId}::uuid", "subject = 'MEMBER'"],
     ["a call's limits are its key's", "subject = 'API_KEY' and subject_id = ${caller.apiKeyId}::uuid", "subject = 'API_KEY'"],

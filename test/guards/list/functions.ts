@@ -5,6 +5,7 @@ const SETTLE = 'prisma/migrations/20261123000200_settle/migration.sql';
 const LIMITS = 'prisma/migrations/20261126000100_limits/migration.sql';
 const FULL = 'prisma/migrations/20261127010100_full_limits/migration.sql';
 const SETTLED = 'prisma/migrations/20261127010000_settled_limits/migration.sql';
+const LISTING_LIMITS = 'prisma/migrations/20261127030000_listing_limits/migration.sql';
 const LIMIT_CHANGES = 'prisma/migrations/20261126000700_limit_changes/migration.sql';
 const LEDGER = 'prisma/migrations/20261126000200_ledger/migration.sql';
 
@@ -75,21 +76,31 @@ const settlement: Guard[] = [
 const limits: Guard[] = guardsOf('function', LIMITS, 'database/limit-windows', [
   ['a settlement asks the limits', 'IF limited THEN\n    PERFORM mercato_lock_limits(given, present);', 'IF false THEN'],
   ['a settlement counts for the limits', 'IF limited THEN\n    PERFORM mercato_count_limits(given, present);', 'IF false THEN'],
+  [
+    'what a limit is about does not change',
+    `RAISE EXCEPTION 'what usage_limit % is about is immutable', OLD.id USING ERRCODE = 'integrity_constraint_violation';`,
+    'NULL;',
+    'database/constraints',
+  ],
+  ['a limit that was removed does not change', 'OR OLD.removed_at IS NOT NULL THEN', 'THEN', 'database/constraints'],
+]);
+
+const usedBefore: Guard[] = guardsOf('function', LISTING_LIMITS, 'database/limit-windows', [
   ["records before a limit are its tenant's", 'WHERE r.consumer_tenant_id = "limit".tenant_id AND r.created_at', 'WHERE r.created_at'],
   ["rollups before a limit are its tenant's", 'WHERE r.consumer_tenant_id = "limit".tenant_id AND r.grain', 'WHERE r.grain'],
   ['rollups before a limit are counted once', " AND r.grain = 'HOUR' AND r.starts_at", ' AND r.starts_at'],
   ["records before a limit are its window's", 'AND r.created_at >= starts_at\n', '\n'],
   ["rollups before a limit are its window's", 'AND r.starts_at >= mercato_used_before.starts_at\n', '\n'],
   [
-    "records before a limit are its subscription's",
-    `THEN true WHEN 'SUBSCRIPTION' THEN r.subscription_id = "limit".subject_id
+    "records before a limit are its listing's",
+    `THEN true WHEN 'SUBSCRIPTION' THEN r.listing_id = of_listing
              WHEN 'API_KEY' THEN r.api_key_id`,
     `THEN true WHEN 'SUBSCRIPTION' THEN true
              WHEN 'API_KEY' THEN r.api_key_id`,
   ],
   [
-    "rollups before a limit are its subscription's",
-    `THEN true WHEN 'SUBSCRIPTION' THEN r.subscription_id = "limit".subject_id
+    "rollups before a limit are its listing's",
+    `THEN true WHEN 'SUBSCRIPTION' THEN r.listing_id = of_listing
              WHEN 'API_KEY' THEN r.caller_id`,
     `THEN true WHEN 'SUBSCRIPTION' THEN true
              WHEN 'API_KEY' THEN r.caller_id`,
@@ -99,12 +110,19 @@ const limits: Guard[] = guardsOf('function', LIMITS, 'database/limit-windows', [
   ["records before a limit are its member's", 'ELSE r.user_id = "limit".subject_id OR', 'ELSE true OR'],
   ["rollups before a limit are its member's", 'ELSE r.caller_id = "limit".subject_id OR', 'ELSE true OR'],
   [
-    'what a limit is about does not change',
-    `RAISE EXCEPTION 'what usage_limit % is about is immutable', OLD.id USING ERRCODE = 'integrity_constraint_violation';`,
-    'NULL;',
-    'database/constraints',
+    "records before a limit are of any subscription's",
+    `WHEN 'SUBSCRIPTION' THEN r.listing_id = of_listing
+             WHEN 'API_KEY' THEN r.api_key_id`,
+    `WHEN 'SUBSCRIPTION' THEN r.subscription_id = "limit".subject_id
+             WHEN 'API_KEY' THEN r.api_key_id`,
   ],
-  ['a limit that was removed does not change', 'OR OLD.removed_at IS NOT NULL THEN', 'THEN', 'database/constraints'],
+  [
+    "rollups before a limit are of any subscription's",
+    `WHEN 'SUBSCRIPTION' THEN r.listing_id = of_listing
+             WHEN 'API_KEY' THEN r.caller_id`,
+    `WHEN 'SUBSCRIPTION' THEN r.subscription_id = "limit".subject_id
+             WHEN 'API_KEY' THEN r.caller_id`,
+  ],
 ]);
 
 const spend: Guard[] = guardsOf('function', SETTLED, 'database/limit-windows', [
@@ -278,6 +296,7 @@ export const functions: Guard[] = [
   ...byItself,
   ...settlement,
   ...limits,
+  ...usedBefore,
   ...spend,
   ...told,
   ...counted,
