@@ -25,6 +25,11 @@ export async function findAlert(tx: Tx, tenantId: string, id: string): Promise<A
   return row ? { ...row, used: BigInt(row.used) } : null;
 }
 
+/** Deletes alerts of more than 400 days ago. */
+export async function dropOldAlerts(tx: Tx): Promise<void> {
+  await tx.$executeRaw`select mercato_drop_old_alerts()`;
+}
+
 /** After so long nobody is told any more; the inbox has it still. */
 const OUTBOX_DAYS = 30;
 

@@ -134,12 +134,12 @@ export async function takeFromLimits(tx: Tx, limits: readonly LockedLimit[], tak
      where k.id = any(${limits.map(({ counterId }) => counterId)}::uuid[])`;
 }
 
-/** Deletes counters of windows that ended a day ago and that no lease is taken from; nothing locks those any more. Their alerts stay. */
+/** Deletes counters of windows that ended a day ago, or that have no end and whose limit was removed then, and that no lease is taken from; nothing locks those any more. Their alerts stay. */
 export async function dropEndedCounters(tx: Tx): Promise<void> {
   await tx.$executeRaw`
     delete from limit_counter k using usage_limit l
      where l.id = k.limit_id and k.leased = 0
-       and mercato_window_end(l.window, l.burst_units is not null, k.starts_at) < mercato_now() - interval '1 day'`;
+       and coalesce(mercato_window_end(l.window, l.burst_units is not null, k.starts_at), l.removed_at) < mercato_now() - interval '1 day'`;
 }
 
 /**

@@ -94,6 +94,45 @@ test('what is to be delivered waits for 30 days in the outbox, delivered or not,
   expect(await alertsFor(right)).toHaveLength(2);
 });
 
+test.each(['MINUTE', 'HOUR'] as const)(
+  'a limit of one %s tells of a threshold once a day, UTC, however many windows pass it',
+  async (window) => {
+    const right = await core.consumer({});
+    const { id } = await limit(right, { window, amount: 2n, alertPercents: [50, 100] });
+    const told = async () =>
+      (await alertsFor(right)).map(
+        ({ percent, amount, createdAt }) => `${percent} of ${amount} on ${createdAt.toISOString().slice(0, 10)}`,
+      );
+    await call(one, right, 2);
+    const first = ['100 of 2 on 2026-11-15', '50 of 2 on 2026-11-15'];
+    for (const instant of ['2026-11-15T13:00:00Z', '2026-11-15T23:59:59Z']) {
+      await core.setClock(instant);
+      await using later = await core.process(); // which measures windows by its own clock
+      await call(later, right, 2);
+      expect((await told()).sort()).toEqual(first);
+    }
+    await core.usage.updateLimit(right.consumerTenantId, id, { ...NOTHING, amount: 4n });
+    expect((await told()).sort()).toEqual([...first, '50 of 4 on 2026-11-15'].sort());
+    await core.setClock('2026-11-16T00:00:01Z');
+    await using later = await core.process();
+    await call(later, right, 3);
+    expect((await told()).sort()).toEqual([...first, '50 of 4 on 2026-11-15', '50 of 4 on 2026-11-16'].sort());
+    expect(await toldOf(right)).toHaveLength(4);
+  },
+);
+
+test('an alert stays in the inbox for 400 days', async () => {
+  const right = await core.consumer({});
+  await limit(right, { amount: 2n, alertPercents: [100] });
+  await call(one, right, 2);
+  await core.setClock('2027-12-20T12:00:00Z');
+  await keepUsage(core.db);
+  expect(await alertsFor(right)).toHaveLength(1);
+  await core.setClock('2027-12-20T12:00:01Z');
+  await keepUsage(core.db);
+  expect(await alertsFor(right)).toEqual([]);
+});
+
 test('what is undelivered is found by its age, however much was delivered', async () => {
   const plan = await asAdmin(core.db, async (tx) => {
     await tx.$executeRaw`

@@ -99,18 +99,18 @@ const statements = (table: Table): [string, string][] => [
   ['TRUNCATE', `truncate ${table} cascade`],
 ];
 
-it('the append-only tables are those that a trigger keeps, whole', async () => {
+it('the append-only tables are those that a trigger keeps, whole, but for what is old of alerts', async () => {
   const rows = await asAdmin(
     db,
-    (tx) => tx.$queryRaw<{ name: string; kinds: string }[]>`
-      select tgrelid::regclass::text "name", string_agg(case when tgtype & 32 > 0 then 'TRUNCATE' when tgtype & 24 = 24 then 'CHANGE' end, ' ' order by tgtype)
-             kinds
+    (tx) => tx.$queryRaw<{ name: string; whole: boolean; aged: string | null }[]>`
+      select tgrelid::regclass::text "name", bit_or(tgtype & 56) = 56 whole, string_agg(case when tgqual is not null then tgname::text end, ' ') aged
         from pg_trigger where tgfoid = 'mercato_refuse_change'::regproc and tgenabled = 'O' group by tgrelid order by 1`,
   );
   const partitions = rows.filter((row) => row.name.startsWith('usage_record_'));
   expect(partitions.length).toBe(2);
   expect(rows.filter((row) => !partitions.includes(row)).map((row) => row.name)).toEqual([...TABLES].sort());
-  for (const { kinds } of rows) expect(kinds.split(' ').sort()).toEqual(['CHANGE', 'TRUNCATE']);
+  for (const { whole } of rows) expect(whole).toBe(true);
+  expect(rows.flatMap(({ aged }) => aged ?? [])).toEqual(['usage_alert_append_only_for_400_days']);
 });
 
 describe.each(TABLES)('%s', (table) => {

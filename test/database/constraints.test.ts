@@ -179,6 +179,7 @@ const DOUBLES: Record<string, Row> = {
   usage_limit_name_key: { id: OTHER },
   limit_counter_limit_id_starts_at_key: { id: OTHER },
   usage_alert_counter_id_percent_amount_day_key: { id: OTHER },
+  usage_alert_daily_key: { id: OTHER, counter_id: OTHER },
   plan_version_plan_id_number_key: { id: OTHER },
   subscription_active_key: { id: OTHER },
   account_tenant_key: { id: OTHER },
@@ -188,6 +189,7 @@ const DOUBLES: Record<string, Row> = {
 };
 /** What the first row has of an index that is of some rows only. */
 const FIRST: Record<string, Row> = {
+  usage_alert_daily_key: { day: "'2026-11-15'" },
   account_platform_key: PLATFORM,
   transfer_pending_key: RESOLVES,
   transfer_reverses_key: { kind: "'REVERSAL'", reverses_id: ID },

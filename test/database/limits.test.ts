@@ -301,6 +301,27 @@ test('windows that are long over are forgotten, and what is open stays', async (
   ]);
 });
 
+test.each([
+  ['a burst', { window: 'MINUTE', burstUnits: 9n }],
+  ['calls in flight', { measure: 'CONCURRENCY', window: null }],
+] as const)('%s, which has no window that ends, is forgotten a day after its limit was removed', async (_, given) => {
+  const right = await core.consumer({});
+  const { id } = await limit(right, { amount: 9n, ...given });
+  await call(one, right, 2);
+  await one.leases.maintain();
+  const counters = () => asSystem(core.db, (tx) => tx.limitCounter.count({ where: { tenantId: right.consumerTenantId } }));
+  await core.setClock('2026-11-20T12:00:00Z');
+  await keepUsage(core.db);
+  expect(await counters()).toBe(1);
+  await core.usage.deleteLimit(right.consumerTenantId, id);
+  await core.setClock('2026-11-21T12:00:00Z');
+  await keepUsage(core.db);
+  expect(await counters()).toBe(1);
+  await core.setClock('2026-11-21T12:00:01Z');
+  await keepUsage(core.db);
+  expect(await counters()).toBe(0);
+});
+
 test('a refusal says which limit, whose, how much, until when, and what would lift it', async () => {
   const right = await ownKey(await core.consumer({}));
   await limit(right, { subject: 'API_KEY', subjectId: right.apiKeyId, name: 'robot', amount: 2n });

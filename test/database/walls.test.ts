@@ -189,6 +189,7 @@ describe('the roles', () => {
     expect(rows).toEqual([
       { ...system, name: 'mercato_close_period', settings: '{"search_path=public, pg_temp",lock_timeout=2s}' },
       { tenant: true, system: false, all: false, name: 'mercato_consumer_suspensions', settings: '{"search_path=public, pg_temp"}' },
+      { ...system, name: 'mercato_drop_old_alerts', settings: '{"search_path=public, pg_temp"}' },
       { ...system, name: 'mercato_ensure_partitions', settings: '{"search_path=public, pg_temp"}' },
       { ...system, name: 'mercato_follow_usage_limit', system: false, settings: '{"search_path=public, pg_temp"}' },
       { ...system, name: 'mercato_invalidate', tenant: true, settings: '{"search_path=public, pg_temp"}' },

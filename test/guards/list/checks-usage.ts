@@ -101,6 +101,7 @@ export const usageChecks: Guard[] = [
       '< mercato_now() + make_interval(years => 1)`',
       'database/limits',
     ],
+    ['a counter without an end goes with its limit', 'k.starts_at), l.removed_at) <', 'k.starts_at), null) <'],
     [
       "a call's limits are its tenant's",
       'where tenant_id = ${caller.consumerTenantId}::uuid and removed_at is null\n       and',

@@ -3,7 +3,7 @@ import { type Guard, guardsOf } from '../guard.ts';
 const INIT = 'prisma/migrations/20261123000000_init/migration.sql';
 const SETTLE = 'prisma/migrations/20261123000200_settle/migration.sql';
 const LIMITS = 'prisma/migrations/20261126000100_limits/migration.sql';
-const FULL = 'prisma/migrations/20261127010100_full_limits/migration.sql';
+const DAILY = 'prisma/migrations/20261127030100_daily_alerts/migration.sql';
 const SETTLED = 'prisma/migrations/20261127010000_settled_limits/migration.sql';
 const LISTING_LIMITS = 'prisma/migrations/20261127030000_listing_limits/migration.sql';
 const LIMIT_CHANGES = 'prisma/migrations/20261126000700_limit_changes/migration.sql';
@@ -144,7 +144,17 @@ const spend: Guard[] = guardsOf('function', SETTLED, 'database/limit-windows', [
   ['what others lease of a limit is taken', 'HAVING k.used + k.leased + sum(', 'HAVING k.used + sum(', 'database/settlement-races'],
 ]);
 
-const told: Guard[] = guardsOf('function', FULL, 'database/alerts', [
+const told: Guard[] = guardsOf('function', DAILY, 'database/alerts', [
+  [
+    'limits of minutes and hours tell once a day',
+    "WHEN l.window IN ('MINUTE', 'HOUR') THEN to_char(k.starts_at AT TIME ZONE 'UTC', 'YYYY-MM-DD') ELSE",
+    'ELSE',
+  ],
+  ['limits of minutes and hours tell again the next day', "to_char(k.starts_at AT TIME ZONE 'UTC', 'YYYY-MM-DD')", "'today'"],
+  ['what was told is not told again', 'ON CONFLICT DO NOTHING', 'ON CONFLICT (counter_id, percent, amount, day) DO NOTHING'],
+  ['an alert that is not old stays', "created_at < mercato_now() - interval '400 days'", "created_at < mercato_now() - interval '1 day'"],
+  ['an old alert goes', "created_at < mercato_now() - interval '400 days'", 'false'],
+  ['an old alert may go', ` WHEN (OLD."created_at" >= mercato_now() - interval '400 days')`, ''],
   ['an alert is of a limit in force', 'AND l.removed_at IS NULL\n', '\n', 'database/limit-windows'],
   ['an alert is of something used', 'ELSE k.used > 0 AND', 'ELSE'],
   ['an alert is of a threshold that is reached', 'k.used * 100 >= l.amount::numeric * p.percent', 'true'],

@@ -164,8 +164,8 @@ const alerts: Guard = {
   kind: 'lock',
   edits: [
     {
-      file: 'prisma/migrations/20261127010100_full_limits/migration.sql',
-      find: 'ON CONFLICT (counter_id, percent, amount, day) DO NOTHING\n',
+      file: 'prisma/migrations/20261127030100_daily_alerts/migration.sql',
+      find: 'ON CONFLICT DO NOTHING\n',
       put: '',
     },
   ],
