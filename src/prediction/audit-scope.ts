@@ -35,6 +35,10 @@ export const TENANT_SCOPE = `
     union all select * from public.usage_rollup where publisher_tenant_id = $1::uuid and consumer_tenant_id <> $1::uuid),
   limit_counter as materialized (
     select * from public.limit_counter where tenant_id = $1::uuid),
+  usage_alert as materialized (
+    select * from public.usage_alert where tenant_id = $1::uuid),
+  outbox as materialized (
+    select * from public.outbox where tenant_id = $1::uuid),
   idempotency_key as materialized (
     select * from public.idempotency_key where tenant_id = $1::uuid),
   subscription_charge as materialized (

@@ -1,5 +1,6 @@
 import { asSystem, type Database } from '../base/database.ts';
 import { MercatoError } from '../base/errors.ts';
+import { OUTBOX_DAYS } from '../usage/usage.ts';
 import { TENANT_SCOPE } from './audit-scope.ts';
 
 /** An invariant and the query that must return no row; the rows say what is wrong. */
@@ -93,6 +94,18 @@ const invariantsOf = (named: { account: string; transfer: string }): Record<stri
         from lease l cross join unnest(l.counters) n (counter_id) join limit_counter k on k.id = n.counter_id and k.arrival_at is null group by 1)
     select k.id::text, k.measure::text, k.leased::text, coalesce(d.amount, 0)::text leases
       from limit_counter k full join due d using (id) where coalesce(k.leased, 0) <> coalesce(d.amount, 0)`,
+  'a limit past a threshold has told of it': `
+    select k.id::text, p.percent::text, k.used::text, l.amount::text
+      from limit_counter k join usage_limit l on l.id = k.limit_id and l.removed_at is null cross join unnest(l.alert_percents) p (percent)
+     where k.arrival_at is null and k.measure <> 'CONCURRENCY' and k.starts_at = mercato_window_start(l.window, false, mercato_now())
+       and k.used > 0 and k.used * 100 >= l.amount::numeric * p.percent
+       and not exists (select from usage_alert a where (a.counter_id, a.percent, a.amount) = (k.id, p.percent, l.amount))
+       and not exists (select from usage_alert a
+                        where (a.limit_id, a.percent, a.amount, a.day) = (l.id, p.percent, l.amount, to_char(k.starts_at at time zone 'UTC', 'YYYY-MM-DD')))`,
+  'every alert has one message in the outbox, for as long as that is kept': `
+    select a.id::text, count(o.id)::text messages
+      from usage_alert a left join outbox o on o.topic = 'usage.alert' and o.payload ->> 'alertId' = a.id::text
+     where a.created_at > mercato_now() - interval '${OUTBOX_DAYS} days' group by a.id having count(o.id) <> 1`,
   'a rollup is the sum of its usage records': `
     with recorded as (
       select consumer_tenant_id, g.grain, date_trunc(g.field, created_at, 'UTC') starts_at, listing_id,

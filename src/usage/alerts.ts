@@ -31,7 +31,7 @@ export async function dropOldAlerts(tx: Tx): Promise<void> {
 }
 
 /** After so long nobody is told any more; the inbox has it still. */
-const OUTBOX_DAYS = 30;
+export const OUTBOX_DAYS = 30;
 
 /** Deletes what has been in the outbox for long, delivered or not. */
 export async function dropOldMessages(tx: Tx): Promise<void> {

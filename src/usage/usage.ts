@@ -13,7 +13,7 @@ import { type ExportFormat, exportRecords, parseExport } from './export.ts';
 import { type Announcer, createLimits, type LimitChange, type LimitView, type NewLimit, readLimits } from './limits.ts';
 import { type UsageQuery, type UsageReport, usageReport } from './report.ts';
 
-export type { AlertView } from './alerts.ts';
+export { type AlertView, OUTBOX_DAYS } from './alerts.ts';
 export { type CounterChange, type CounterState, lockCounter } from './counters.ts';
 export {
   dropLeases,

@@ -1,5 +1,6 @@
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, test } from 'vitest';
 import { asSystem } from '../../src/base/database.ts';
+import { runAudit } from '../../src/prediction/audit.ts';
 import { keepUsage } from '../../src/usage/usage.ts';
 import { asAdmin } from '../support/admin.ts';
 import { alertsOf, brokenAtLast, createLimit, type GivenLimit, NOTHING } from '../support/caps.ts';
@@ -22,6 +23,8 @@ afterAll(() => core[Symbol.asyncDispose]());
 
 const limit = (right: Right, given: GivenLimit) => createLimit(core, right, given);
 const alertsFor = (right: Right) => alertsOf(core, right);
+/** Of one tenant: other tests have come to a time at which the outbox was emptied. */
+const brokenOf = async ({ consumerTenantId }: Right) => (await runAudit(core.db, consumerTenantId)).filter(({ rows }) => rows.length > 0);
 const toldOf = (right: Right) => asSystem(core.db, (tx) => tx.outbox.findMany({ where: { tenantId: right.consumerTenantId } }));
 
 async function call(process: Process, right: Right, units: number): Promise<void> {
@@ -44,6 +47,7 @@ describe('thresholds that are past already are told of at once', () => {
     await call(one, right, 9);
     await limit(right, { amount: 10n });
     expect(await alertsFor(right)).toMatchObject([{ percent: 80, used: 9n, amount: 10n }]);
+    expect(await brokenOf(right)).toEqual([]);
   });
 
   test('where it is lowered, or gets a threshold, and once for each amount', async () => {
@@ -57,6 +61,7 @@ describe('thresholds that are past already are told of at once', () => {
     await update({ hard: false });
     await call(one, right, 1);
     expect((await alertsFor(right)).map(({ percent }) => percent).sort((a, b) => a - b)).toEqual([50, 80, 100]);
+    expect(await brokenOf(right)).toEqual([]);
   });
 
   test('but not of a limit of 0 that nobody used', async () => {

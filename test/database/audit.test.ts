@@ -8,7 +8,7 @@ import { type Core, finished, openCore } from '../support/core.ts';
 let core: Core;
 let consumer: string;
 let publisherId: string;
-/** Two priced calls of one consumer are settled, one of them under a key, a third is in flight; a call of the publisher's own; and of the ledger's other events there is one each. */
+/** Two priced calls of one consumer are settled, past thresholds of its limits, one of them under a key, a third is in flight; a call of the publisher's own; and of the ledger's other events there is one each. */
 beforeAll(async () => {
   core = await openCore();
   const server = await core.process();
@@ -19,6 +19,15 @@ beforeAll(async () => {
   await own.settlement.settle(finished(self, await own.leases.admit(self, 1, 1_000)));
   const limit = { name: 'cap', subject: 'TENANT', subjectId: null, measure: 'UNITS', window: 'DAY', burstUnits: null } as const;
   await core.usage.createLimit(right.consumerTenantId, { ...limit, amount: 100n, hard: true, alertPercents: null });
+  await core.usage.createLimit(right.consumerTenantId, { ...limit, name: 'soft', amount: 4n, hard: false, alertPercents: [50, 100] });
+  await core.usage.createLimit(right.consumerTenantId, {
+    ...limit,
+    name: 'hour',
+    window: 'HOUR',
+    amount: 4n,
+    hard: false,
+    alertPercents: [50],
+  });
   const keyed = { tenantId: right.consumerTenantId, key: 'k', digest: Buffer.alloc(32), answer: Buffer.from('a'), storeKey: null };
   for (const key of [keyed, null]) {
     const admission = await server.leases.admit(right, 2, 1_000);
@@ -114,6 +123,8 @@ const BROKEN: Record<string, string[]> = {
   'leased units are the sum of the leases': ['update lease set units = units - 1'],
   'every lease has its counter': ['delete from usage_counter'],
   'a limit has leased what its leases hold': ['update limit_counter set leased = leased + 1'],
+  'a limit past a threshold has told of it': ['delete from usage_alert where percent = 100'],
+  'every alert has one message in the outbox, for as long as that is kept': ['delete from outbox'],
   'a rollup is the sum of its usage records': ["update usage_rollup set units = units + 1 where grain = 'DAY'"],
   'no lease outlives its expiry by more than a sweep': ["update lease set expires_at = mercato_now() - interval '6 seconds'"],
   'one usage record per prediction': [copy('usage_record', { period: "'2026-12'" }, 'amount_nanos > 0')],
@@ -148,6 +159,8 @@ const ONE_SIDED: Record<string, 'consumer' | 'publisher'> = {
   'every lease has its counter': 'consumer',
   'a limit has leased what its leases hold': 'consumer',
   'every idempotency key has its usage record': 'consumer',
+  'a limit past a threshold has told of it': 'consumer',
+  'every alert has one message in the outbox, for as long as that is kept': 'consumer',
 };
 
 describe('the audit of one tenant', () => {
@@ -196,6 +209,17 @@ describe('the audit', () => {
   });
 
   it.each([
+    ['a limit was removed', 'update usage_limit set removed_at = mercato_now()'],
+    ['a counter is of a window that is over', "update limit_counter set starts_at = starts_at - interval '1 day'"],
+    ['an hour of the same day has told', "update usage_alert set counter_id = limit_id where day <> ''"],
+    ['its amount is larger now', 'update usage_limit set amount = 9'],
+  ])('asks no limit to tell where %s', async (_, statement) => {
+    const [silent, quiet] = [await auditAfter([statement, 'delete from outbox']), await auditAfter([statement])];
+    expect(silent).toEqual(['every alert has one message in the outbox, for as long as that is kept']);
+    expect(quiet).toEqual([]);
+  });
+
+  it.each([
     ['a usage record is lost', ['delete from usage_record where id in (select record_id from idempotency_key)']],
     ['a transfer is lost', ["delete from transfer where kind = 'CHARGE'"]],
     ['a lease is lost', ['delete from lease']],
@@ -211,6 +235,8 @@ describe('the audit', () => {
         "update usage_record set created_at = mercato_now() + interval '1 second'",
       ],
     ],
+    ['an alert is told of twice', [copy('outbox', { id: OTHER })]],
+    ['a limit of an hour does not tell', ["delete from usage_alert where day <> ''"]],
     ['a charge is posted twice', [copy('transfer', { id: OTHER })]],
     [
       'a charge pays the wrong publisher',

@@ -34,7 +34,7 @@ async function unitsOfTenant(stage: Stage, _runs: number, dice: Dice): Promise<R
   await limit(stage, payer, { name: 'all', window: 'HOUR', amount: String(quotaUnits) });
   const demands = [payer, other].map(({ secret }) => ({ secret, calls: Math.ceil(quotaUnits * 0.75), capped: true }));
   const { journal, wrong } = await useUp(stage, dice, { capacity: quotaUnits, demands });
-  return { payer, journal, wrong: [...wrong, ...(await notUsed(stage, payer, quotaUnits))], notes: [] };
+  return { payer, journal, wrong: [...wrong, ...(await notCounted(stage, payer, { used: quotaUnits, told: [80, 100] }))], notes: [] };
 }
 
 /** One of two keys may spend so much, and a little that is no call; the other goes on. */
@@ -53,7 +53,7 @@ async function spendOfKey(stage: Stage, _runs: number, dice: Dice): Promise<Roun
   ];
   const { journal, wrong } = await useUp(stage, dice, { capacity: quotaUnits, demands });
   const spent = Number(PRICE_NANOS) * quotaUnits;
-  return { payer, journal, wrong: [...wrong, ...(await notUsed(stage, payer, spent))], notes: [] };
+  return { payer, journal, wrong: [...wrong, ...(await notCounted(stage, payer, { used: spent, told: [80] }))], notes: [] };
 }
 
 /**
@@ -124,11 +124,17 @@ async function limit(stage: Stage, { token }: Payer, input: object): Promise<voi
   await client.ask(CREATE, { input }, token);
 }
 
-/** That a limit's counters do not say exactly this, in words. */
-async function notUsed(stage: Stage, { tenantId }: Payer, used: number): Promise<string[]> {
-  const rows = await ask<{ used: string }>(stage, 'select used::text used from limit_counter where tenant_id = $1', [tenantId]);
-  const counted = rows.map((row) => row.used).join();
-  return counted === String(used) ? [] : [`the limit has counted ${counted}, and ${used} were used`];
+type Counted = { used: number; told: readonly number[] };
+
+/** That a limit's counters, or its alerts, do not say exactly this, in words. */
+async function notCounted(stage: Stage, { tenantId }: Payer, { used, told }: Counted): Promise<string[]> {
+  const counters = await ask<{ used: string }>(stage, 'select used::text used from limit_counter where tenant_id = $1', [tenantId]);
+  const alerts = await ask<{ percent: number }>(stage, 'select percent from usage_alert where tenant_id = $1 order by percent', [tenantId]);
+  const found = [counters.map((row) => row.used).join(), alerts.map(({ percent }) => percent).join()];
+  const wrong = [];
+  if (found[0] !== String(used)) wrong.push(`the limit has counted ${found[0]}, and ${used} were used`);
+  if (found[1] !== told.join()) wrong.push(`the limit has told of ${found[1]}%, and ${told.join()}% were passed`);
+  return wrong;
 }
 
 async function leasedOf(stage: Stage, { tenantId }: Payer): Promise<number> {

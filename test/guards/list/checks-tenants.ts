@@ -18,6 +18,7 @@ const SCOPES: [find: string, what: string][] = [
   ['select * from public.usage_rollup where consumer_tenant_id = $1::uuid', 'rollups as a consumer'],
   ['select * from public.usage_rollup where publisher_tenant_id = $1::uuid and consumer_tenant_id <> $1::uuid', 'rollups as a publisher'],
   ['select * from public.limit_counter where tenant_id = $1::uuid', 'counters of limits'],
+  ['select * from public.usage_alert where tenant_id = $1::uuid', 'alerts'],
   ['select * from public.idempotency_key where tenant_id = $1::uuid', 'keys of calls'],
   ['select * from public.subscription_charge where consumer_tenant_id = $1::uuid', 'charges as a consumer'],
   ['select * from public.subscription_charge where publisher_tenant_id = $1::uuid', 'charges as a publisher'],
@@ -36,6 +37,7 @@ export const tenantChecks: Guard[] = [
     ]),
   ),
   ...guardsOf('code', 'src/prediction/audit-scope.ts', AUDIT, [
+    ['the audit of a tenant is of its messages', 'public.outbox where tenant_id = $1::uuid', 'public.outbox where false'],
     [
       'the audit of a tenant has a record of its own model once',
       'public.usage_record where publisher_tenant_id = $1::uuid and consumer_tenant_id <> $1::uuid',
