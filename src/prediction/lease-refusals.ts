@@ -5,6 +5,7 @@ import {
   type LimitedCaller,
   type LockedLimit,
   type NextPrice,
+  PLAN_NAMES,
   type Rate,
   roomOf,
   type TakenRequests,
@@ -32,9 +33,6 @@ const SUBJECT: Record<LockedLimit['subject'], { type: NodeType; text: string }> 
   MEMBER: { type: 'User', text: 'the member' },
   API_KEY: { type: 'ApiKey', text: 'the API key' },
 };
-/** Names of what the plan limits, and of what a publisher's own calls are limited by. */
-const PLAN = 'plan';
-const OWN = 'own-calls';
 /** For a place among the calls in flight: about a short call. */
 const CONCURRENCY_RETRY_MS = 50;
 
@@ -45,8 +43,8 @@ export function refusalOf(key: GrantKey, short: Short, units: number): MercatoEr
   if (short.short === 'LIMIT') return new MercatoError(short.code, short.message, data);
   const whose: ErrorData = {
     ...(key.subscriptionId === null
-      ? { limitName: OWN, subject: 'TENANT', subjectId: globalId('Tenant', key.consumerTenantId) }
-      : { limitName: PLAN, subject: 'SUBSCRIPTION', subjectId: globalId('Subscription', key.subscriptionId) }),
+      ? { limitName: PLAN_NAMES.ownCalls, subject: 'TENANT', subjectId: globalId('Tenant', key.consumerTenantId) }
+      : { limitName: PLAN_NAMES.units, subject: 'SUBSCRIPTION', subjectId: globalId('Subscription', key.subscriptionId) }),
     ...data,
   };
   if (short.short === 'QUOTA') {
@@ -91,9 +89,9 @@ export function shortOfLimit(limits: readonly LockedLimit[], need: number, price
   return null;
 }
 
-/** A limit that had no room for what a call of `need` units cost when it was to be settled; on free units nobody counts any more. */
-export function shortOfSettled(limit: LockedLimit, need: number, unitNanos: bigint): LimitShort {
-  return { short: 'LIMIT', limit, ...refusedBy(limit, need, { unitNanos, free: 0n, leasedFree: 0n }) };
+/** A limit that had no room for what a call of `need` units cost when it was to be settled. */
+export function shortOfSettled(limit: LockedLimit, need: number, price: NextPrice): LimitShort {
+  return { short: 'LIMIT', limit, ...refusedBy(limit, need, price) };
 }
 
 function refusedBy(limit: LockedLimit, need: number, price: NextPrice): Omit<LimitShort, 'short' | 'limit'> {
@@ -145,7 +143,7 @@ export function allowancesOf(
       ? []
       : [
           {
-            name: PLAN,
+            name: PLAN_NAMES.units,
             unit: 'units',
             limit: Number(quota),
             left: left(quota, counter.usedUnits + counter.leasedUnits),
@@ -176,6 +174,6 @@ export function allowancesOf(
 /** The plan's rate as what is left of it; none where it sets none. */
 export function rateAllowance({ terms }: Pick<GrantKey, 'terms'>, rate: Rate | null, taken: TakenRequests | null): Allowance[] {
   if (rate === null || taken === null) return [];
-  const name = terms === null ? OWN : `${PLAN}-requests`;
+  const name = terms === null ? PLAN_NAMES.ownCalls : PLAN_NAMES.requests;
   return [{ name, unit: 'requests', limit: rate.burst, left: taken.left, windowS: 60, resetMs: taken.resetMs }];
 }

@@ -57,7 +57,8 @@ export function createSettlementStore(options: { db: Database; replays: Replays;
       const detail = sqlState(refusal) === 'MC002' ? sqlDetail(refusal) : undefined;
       if (detail === undefined) return look(admission);
       const unitNanos = admission.key.terms?.unitPriceNanos ?? 0n;
-      return { ...shortOfSettled(settledLimitOf(detail), metered.units, unitNanos), foreign: false };
+      const { limit, ...left } = settledLimitOf(detail);
+      return { ...shortOfSettled(limit, metered.units, { unitNanos, ...left }), foreign: false };
     },
     async billed(group) {
       const rows = await asSystem(

@@ -77,11 +77,12 @@ export async function lockLimits(tx: Tx, caller: LimitedCaller): Promise<LockedL
     .sort((a, b) => ORDER.indexOf(a.subject) - ORDER.indexOf(b.subject) || (a.name < b.name ? -1 : 1));
 }
 
-/** The limit that a settlement was refused for (MC002), as the database says it in the error's DETAIL. */
-export function settledLimitOf(detail: string): LockedLimit {
-  const { amount, used, leased, resetsAt, ...row } = JSON.parse(detail);
+/** The limit that a settlement was refused for (MC002), and, of spend, the free units that are left, as the database says them in the error's DETAIL. */
+export function settledLimitOf(detail: string): { limit: LockedLimit } & Omit<NextPrice, 'unitNanos'> {
+  const { amount, used, leased, resetsAt, free = 0, leasedFree = 0, ...row } = JSON.parse(detail);
   const amounts = { amount: BigInt(amount), used: BigInt(used), leased: BigInt(leased) };
-  return { ...row, ...amounts, burstUnits: null, hard: true, aheadUnits: 0, resetsAt: new Date(resetsAt), untold: false };
+  const limit = { ...row, ...amounts, burstUnits: null, hard: true, aheadUnits: 0, resetsAt: new Date(resetsAt), untold: false };
+  return { limit, free: BigInt(free), leasedFree: BigInt(leasedFree) };
 }
 
 /** Makes the counters, of the windows that are open at `at`, of limits that have none yet, and tells of thresholds that those are past already. */

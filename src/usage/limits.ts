@@ -45,6 +45,9 @@ export type Announcer = {
   confirmed(seq: bigint): Promise<void>;
 };
 
+/** What refusals and the `RateLimit` fields call what a plan limits, and a publisher's own calls; no limit may have these names. */
+export const PLAN_NAMES = { units: 'plan', requests: 'plan-requests', ownCalls: 'own-calls' } as const;
+
 const NAME = /^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$/;
 const MAX = { perTenant: 100, concurrency: 100_000n, percent: 1_000, percents: 10 };
 
@@ -90,6 +93,7 @@ export function createLimits(db: Database, announcer: Announcer) {
   return {
     /** Checks name, amount, window, burst, thresholds, then the subject. @throws BAD_USER_INPUT, NOT_FOUND (subject), CONFLICT (name, number of limits) */
     async create(tenantId: string, given: NewLimit): Promise<LimitView> {
+      checkName(given.name);
       checkForm(given);
       const view = await announced(tenantId, async (tx) => {
         const subjectId = await subjectOf(tx, tenantId, given);
@@ -118,6 +122,7 @@ export function createLimits(db: Database, announcer: Announcer) {
         if ((now.burstUnits === null) !== (known.burstUnits === null)) {
           throw badInput('burstUnits', 'A limit has bursts from its beginning, or never.', { expected: 'delete it and create another' });
         }
+        if (now.name !== known.name) checkName(now.name);
         checkForm({ ...known, ...now });
         await tx.usageLimit.update({ where: { id }, data: { ...now, alertPercents: [...(now.alertPercents ?? [])] } });
         return id;
@@ -147,13 +152,19 @@ export async function limitedCallers(tx: Tx, tenantId: string): Promise<Set<stri
   return new Set(rows.map(({ id }) => id));
 }
 
-function checkForm(given: Omit<NewLimit, 'subject' | 'subjectId'>): void {
-  const { name, measure, window, amount, burstUnits, hard, alertPercents } = given;
+function checkName(name: string): void {
   if (!NAME.test(name)) {
     throw badInput('name', 'name must be 1 to 64 letters, digits, dots, underscores and hyphens, and start with a letter or digit.', {
       given: name.slice(0, 80),
     });
   }
+  if (Object.values<string>(PLAN_NAMES).includes(name)) {
+    throw badInput('name', `The name ${name} is that of what a plan limits.`, { given: name, expected: 'another name' });
+  }
+}
+
+function checkForm(given: Omit<NewLimit, 'name' | 'subject' | 'subjectId'>): void {
+  const { measure, window, amount, burstUnits, hard, alertPercents } = given;
   const max = measure === 'SPEND' ? LIMITS.moneyNanosMax : measure === 'UNITS' ? LIMITS.unitsMax : MAX.concurrency;
   if (amount < 0n || amount > max) throw badInput('amount', `amount must be 0 to ${max}.`, { given: `${amount}`, expected: `0 to ${max}` });
   if ((window === null) !== (measure === 'CONCURRENCY')) {

@@ -38,7 +38,7 @@ export {
   tellFull,
 } from './limit-counters.ts';
 export type { LimitView } from './limits.ts';
-export { limitedCallers } from './limits.ts';
+export { limitedCallers, PLAN_NAMES } from './limits.ts';
 export { quotasOf } from './quotas.ts';
 export { type Rate, returnRequests, type TakenRequests, takeRequests, type UnmadeRequests } from './rates.ts';
 export type { UsageGroup, UsageQuery, UsageReport, UsageRow } from './report.ts';

@@ -37,7 +37,7 @@ const ROWS: Record<string, Row> = {
   member: { tenant_id: ID, user_id: ID, role: "'OWNER'" },
   session: { id: ID, user_id: ID, tenant_id: ID, expires_at: 'now()' },
   refresh_token: { hash: HASH, session_id: ID },
-  api_key: { id: ID, tenant_id: ID, name: "'k'", hash: HASH, prefix: "'mk_'" },
+  api_key: { id: ID, tenant_id: ID, name: "'k'", hash: HASH, prefix: "'mk_'", scopes: "'{}'" },
   api_key_use: { api_key_id: ID, tenant_id: ID, last_used_at: 'now()' },
   mutation_key: { tenant_id: ID, mutation: "'m'", key: "'k'", digest: HASH, object_id: ID },
   usage_counter: { ...SIDES, period: "'2026-11'" },
@@ -147,7 +147,7 @@ const BREACHES: Record<string, Row[]> = {
 const OPTIONAL: Record<string, readonly string[]> = {
   session: ['revoked_at'],
   refresh_token: ['used_at'],
-  api_key: ['created_by_user_id', 'expires_at', 'revoked_at', 'scopes'],
+  api_key: ['created_by_user_id', 'expires_at', 'revoked_at'],
   usage_counter: ['plan_version_id', 'quota_units'],
   usage_record: ['api_key_id', 'plan_version_id', 'subscription_id', 'transfer_id', 'user_id'],
   usage_limit: ['burst_units', 'removed_at', '"window"'],

@@ -7,7 +7,7 @@ import { createLeaseStore } from '../../src/prediction/lease-store.ts';
 import type { Admission } from '../../src/prediction/leases.ts';
 import { keepUsage, recallLeases } from '../../src/usage/usage.ts';
 import { asAdmin } from '../support/admin.ts';
-import { brokenAtLast, createLimit, type GivenLimit, limitsOf } from '../support/caps.ts';
+import { brokenAtLast, createLimit, type GivenLimit, limitsOf, NOTHING } from '../support/caps.ts';
 import { booksOf, type Core, codeOf, finished, openCore, type Process, type Right } from '../support/core.ts';
 
 const NOON = '2026-11-15T12:00:00Z';
@@ -376,6 +376,7 @@ describe('what a limit may be', () => {
   test.each([
     ['name', { name: 'no spaces' }],
     ['name', { name: '' }],
+    ['name', { name: 'plan' }],
     ['amount', { amount: -1n }],
     ['amount', { amount: 10n ** 13n }],
     ['window', { window: null }],
@@ -391,6 +392,16 @@ describe('what a limit may be', () => {
     const right = await core.consumer({});
     await expect(limit(right, given)).rejects.toMatchObject({ code: 'BAD_USER_INPUT', data: { field } });
     expect(await limits(right)).toEqual([]);
+  });
+
+  test('no name, when it is renamed, of what a plan limits', async () => {
+    const right = await core.consumer({});
+    const { id } = await limit(right, {});
+    for (const name of ['plan', 'plan-requests', 'own-calls', 'no spaces']) {
+      const renamed = core.usage.updateLimit(right.consumerTenantId, id, { ...NOTHING, name });
+      await expect(renamed).rejects.toMatchObject({ code: 'BAD_USER_INPUT', data: { field: 'name' } });
+    }
+    expect(await limits(right)).toMatchObject([{ name: 'cap' }]);
   });
 
   test('one name among those in force', async () => {

@@ -160,6 +160,30 @@ describe('a call that has run and finds what its lease held with others is told'
     expect(await toldAfterSweep(right, 4, 2)).toMatchObject({ code: 'OVERLOADED', data: { limitName: 'minute', retryAfterMs: 60_000 } });
   });
 
+  const spend = { ...cap, name: 'spend', measure: 'SPEND', window: 'DAY', amount: 15n } as const;
+
+  test('of a limit of spend: what it pays for besides the free units that are left', async () => {
+    const right = await core.consumer({ unitPriceNanos: 10n, freeUnits: 6n }, 1_000n);
+    await core.usage.createLimit(right.consumerTenantId, spend);
+    expect(await toldAfterSweep(right, 6, 4)).toMatchObject({
+      code: 'OVERLOADED',
+      data: { limitName: 'spend', used: '0', given: '6 units', expected: 'at most 3 a call', retryAfterMs: 1_000 },
+    });
+  });
+
+  test('of a limit of spend: of free units that others lease, that they may come back', async () => {
+    const right = await core.consumer({ unitPriceNanos: 10n, freeUnits: 6n }, 1_000n);
+    await core.usage.createLimit(right.consumerTenantId, spend);
+    const swept = await admitAndSweep(right, 5);
+    await two.settlement.settle(finished(right, await admit(two, right, 3)));
+    const held = await admit(two, right, 2);
+    await expect(one.settlement.settle(finished(right, swept))).rejects.toMatchObject({
+      data: { given: '5 units', expected: 'at most 4 a call' },
+    });
+    held.giveBack();
+    expect(await codeOf(() => admit(one, right, 4))).toBe('OK');
+  });
+
   test('of its wallet: what the call costs, and what is there', async () => {
     const right = await core.consumer({ unitPriceNanos: 10n }, 50n);
     expect(await toldAfterSweep(right, 4, 2)).toMatchObject({

@@ -10,7 +10,7 @@ export const TABLES = [
 
 /** Columns whose null would escape a CHECK, a unique index or a policy, or be counted as nothing: of identity, amounts, and what rights and rules go by. */
 export const MUST_BE_KNOWN =
-  /_id$|_nanos$|_units$|_bps$|hash$|^(amount|used|leased|units|slots|nanos|number|percent|period|currency|name|email|digest|kind|phase|state|role|subject|measure|hard|is_operator|counters|expires_at)$/;
+  /_id$|_nanos$|_units$|_bps$|hash$|^(amount|used|leased|units|slots|nanos|number|percent|period|currency|name|email|digest|kind|phase|state|role|subject|measure|hard|is_operator|counters|scopes|expires_at)$/;
 
 /** A part of a statement; `of`: what the statement declares. */
 type Part = { of: string; name?: string; at: [number, number]; put: string; test: string };
@@ -80,11 +80,15 @@ const STATEMENTS: [RegExp, (match: RegExpMatchArray) => Part[]][] = [
   ],
   [
     // Of a column of a primary key nothing changes without it.
-    /(?<=^(?:CREATE|ALTER) TABLE "(\w+)"[^;]*)"(\w+)" (?:"\w+"|(?!IS )[A-Z]+)(?:\([\d,]+\))?(?:\[\])?( NOT NULL)(?![^;]*PRIMARY KEY \([^;)]*"\2")/gm,
+    /(?<=^(?:CREATE|ALTER) TABLE "(\w+)"[^;]*)"(\w+)" (?:"\w+"|(?!IS |SET )[A-Z]+)(?:\([\d,]+\))?(?:\[\])?( NOT NULL)(?![^;]*PRIMARY KEY \([^;)]*"\2")/gm,
     ([text, table, column = '', words = '']) =>
       isOurs(table) && MUST_BE_KNOWN.test(column)
         ? [{ of: `${table}.${column} NOT NULL`, at: [text.length - words.length, text.length], put: '', test: 'constraints' }]
         : [],
+  ],
+  [
+    /ALTER TABLE "(\w+)" ALTER COLUMN "(\w+)" SET NOT NULL;/g,
+    (match) => (isOurs(match[1]) ? [{ of: `${match[1]}.${match[2]} NOT NULL`, at: whole(match), put: '', test: 'constraints' }] : []),
   ],
   [
     /CREATE (UNIQUE )INDEX "(\w+)" ON "(\w+)"/g,

@@ -66,7 +66,7 @@ describe('a limit is in form before anybody is asked:', () => {
   const minute = { window: 'MINUTE', burstUnits: 3n } as const;
   const calls = { measure: 'CONCURRENCY', window: null } as const;
   it.each<[string, Partial<Parameters<typeof usage.createLimit>[1]>]>([
-    ...['no spaces', '', '-a', 'x'.repeat(65)].map((name): [string, object] => ['name', { name }]),
+    ...['no spaces', '', '-a', 'x'.repeat(65), 'plan', 'plan-requests', 'own-calls'].map((name): [string, object] => ['name', { name }]),
     ['amount', { amount: -1n }],
     ['amount', { amount: 10n ** 12n + 1n }],
     ['amount', { measure: 'SPEND', amount: 10n ** 18n + 1n }],

@@ -220,6 +220,13 @@ export const usageChecks: Guard[] = [
       'database/without-walls',
     ],
     ['a limit has a name', 'if (!NAME.test(name)) {\n    throw badInput', 'if (false) {\n    throw badInput', 'unit/limits'],
+    [
+      'no limit has the name of what a plan limits',
+      'if (Object.values<string>(PLAN_NAMES).includes(name)) {\n    throw badInput',
+      'if (false) {\n    throw badInput',
+      'unit/limits',
+    ],
+    ['a limit that is renamed has a name', 'if (now.name !== known.name) checkName(now.name);', ''],
     ['a limit has a bounded amount', 'if (amount < 0n || amount > max) throw badInput', 'if (false) throw badInput', 'unit/limits'],
     [
       'a limit has a window as its measure wants',

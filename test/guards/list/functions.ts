@@ -4,6 +4,7 @@ const INIT = 'prisma/migrations/20261123000000_init/migration.sql';
 const SETTLE = 'prisma/migrations/20261123000200_settle/migration.sql';
 const LIMITS = 'prisma/migrations/20261126000100_limits/migration.sql';
 const DAILY = 'prisma/migrations/20261127030100_daily_alerts/migration.sql';
+const SETTLED_FREE = 'prisma/migrations/20261127030300_settled_free_units/migration.sql';
 const SETTLED = 'prisma/migrations/20261127010000_settled_limits/migration.sql';
 const LISTING_LIMITS = 'prisma/migrations/20261127030000_listing_limits/migration.sql';
 const LIMIT_CHANGES = 'prisma/migrations/20261126000700_limit_changes/migration.sql';
@@ -161,7 +162,11 @@ const told: Guard[] = guardsOf('function', DAILY, 'database/alerts', [
   ['a refusal by calls in flight is told of each day', "to_char(mercato_now() AT TIME ZONE 'UTC', 'YYYY-MM-DD')", "'today'"],
 ]);
 
-const counted: Guard[] = guardsOf('function', SETTLED, 'database/limit-windows', [
+const counted: Guard[] = guardsOf('function', SETTLED_FREE, 'database/limit-windows', [
+  ['a refusal counts the free units that are left', 'greatest(0, n.unused - u.leased_units)::text', "'0'", 'database/settlement'],
+  ['a refusal counts no free unit that others lease as left now', 'n.unused - u.leased_units', 'n.unused', 'database/settlement'],
+  ['a refusal counts the free units that others lease', 'least(n.unused, u.leased_units)::text', "'0'", 'database/settlement'],
+  ['a refusal counts the free units without its call', 'u.used_units - c.units', 'u.used_units', 'database/settlement'],
   ['a limit that was removed refuses nothing for its cost', 'l.hard AND l.removed_at IS NULL AND c.more', 'l.hard AND c.more'],
   ['units of a swept lease are not returned again', 'coalesce(sum(b.units) FILTER (WHERE b.leased), 0)', 'sum(b.units)'],
   ["a limit's counter counts", "SET used = k.used + CASE k.measure WHEN 'UNITS' THEN m.units ELSE m.nanos END,", 'SET used = k.used,'],
@@ -188,7 +193,7 @@ const counted: Guard[] = guardsOf('function', SETTLED, 'database/limit-windows',
   ],
   [
     'a hard limit of spend has room for what a call costs',
-    "RAISE EXCEPTION 'no room in a limit for what the call costs' USING ERRCODE = 'MC002', DETAIL = full_limit;",
+    "RAISE EXCEPTION 'no room in a limit for what the call costs' USING ERRCODE = 'MC002', DETAIL = (full_limit::jsonb || free_units)::text;",
     'NULL;',
   ],
   ['a soft limit of spend refuses nothing that was settled', 'WHERE l.hard AND l.removed', 'WHERE l.removed'],
