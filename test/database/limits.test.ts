@@ -2,7 +2,6 @@ import { createHash } from 'node:crypto';
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, test } from 'vitest';
 import { asSystem, asTenant } from '../../src/base/database.ts';
 import { globalId, newId } from '../../src/base/ids.ts';
-import type { PlanTerms } from '../../src/catalog/catalog.ts';
 import { createLeaseStore } from '../../src/prediction/lease-store.ts';
 import type { Admission } from '../../src/prediction/leases.ts';
 import { keepUsage, recallLeases } from '../../src/usage/usage.ts';
