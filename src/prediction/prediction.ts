@@ -39,6 +39,7 @@ export { type Finding, runAuditOf } from './audit.ts';
 export { createJobs } from './jobs.ts';
 export type { Allowance } from './lease-refusals.ts';
 export { sweepReplays } from './replays.ts';
+export { writtenBy } from './written.ts';
 
 export type PredictRequest = {
   model: string;

@@ -2,8 +2,7 @@ import { authorize } from '../access/access.ts';
 import { MercatoError } from '../base/errors.ts';
 import { globalId } from '../base/ids.ts';
 import type { Resolvers } from '../generated/schema.ts';
-import { toBase64, toJson } from './prediction.ts';
-import { writtenBy } from './written.ts';
+import { toBase64, toJson, writtenBy } from './prediction.ts';
 
 export const resolvers = {
   Mutation: {
