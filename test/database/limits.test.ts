@@ -170,7 +170,7 @@ describe('a limit is of its subject', () => {
     const { apiKeyId } = await ownKey(right);
     for (const [name, subject, subjectId] of [
       ['all', 'TENANT', null],
-      ['plan', 'SUBSCRIPTION', right.subscriptionId],
+      ['subscription', 'SUBSCRIPTION', right.subscriptionId],
       ['member', 'MEMBER', member],
       ['key', 'API_KEY', apiKeyId],
     ] as const) {
@@ -181,9 +181,9 @@ describe('a limit is of its subject', () => {
       const seen = await asTenant(core.db, tenantId, (tx) => core.usage.limitsOf(tx, { tenantId, memberId, apiKeyId }));
       return seen.map(({ name }) => name);
     };
-    expect(await seenBy(member, apiKeyId)).toEqual(['all', 'plan', 'member', 'key']);
-    expect(await seenBy(member, null)).toEqual(['all', 'plan', 'member']);
-    expect(await seenBy(colleague, newId())).toEqual(['all', 'plan']);
+    expect(await seenBy(member, apiKeyId)).toEqual(['all', 'subscription', 'member', 'key']);
+    expect(await seenBy(member, null)).toEqual(['all', 'subscription', 'member']);
+    expect(await seenBy(colleague, newId())).toEqual(['all', 'subscription']);
   });
 
   test('of one subscription, whose neighbours go on', async () => {
