@@ -6,7 +6,7 @@ export const LIMITS = {
   tensorsPerCall: 256,
   /** Of the outputs of one call. */
   answerBytes: 24 * 1024 * 1024,
-  /** What the outputs of one call may take as text: those bytes once as Base64, or 1.4 million elements as JSON, which holds a process up for half a second. */
+  /** What the outputs of one call may take as text: those bytes once as Base64, or 1.3 million elements as JSON. */
   answerChars: 32 * 1024 * 1024,
   /** Of the outputs that one server process holds for clients that have not read them. */
   answersBytes: 512 * 1024 * 1024,

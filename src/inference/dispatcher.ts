@@ -223,7 +223,8 @@ export class Dispatcher {
   }
 
   #isApart({ tenantKey }: Call): boolean {
-    return performance.now() < (this.#apartUntilMs.get(tenantKey) ?? 0);
+    const untilMs = this.#apartUntilMs.get(tenantKey);
+    return untilMs !== undefined && performance.now() < untilMs;
   }
 
   #overrun(): void {

@@ -7,7 +7,7 @@ import { type Place, RunnerLost } from './connection.ts';
 import { CudaMemory } from './cuda-memory.ts';
 import type { DeviceChain } from './devices.ts';
 import type { Deployment, FleetPort, InferenceStatus, LoadableVersion, LoadFailure, Loan, VersionDevices } from './fleet-port.ts';
-import { hostMs, type RunnerStats } from './frames.ts';
+import { hostMs, NO_STATS } from './frames.ts';
 import { failureOf, loadVersion, mostBytes } from './load.ts';
 import { type Holder, held, hogOf, type Replica, Room } from './room.ts';
 import { type ReplicaBounds, Scaler, withinHost } from './scaling.ts';
@@ -47,8 +47,6 @@ const NEVER_MEASURED = { peakMemoryBytes: null, peakOnDevice: null };
 const GROW_AGAIN_MS = 10_000;
 
 const FREE: ReplicaBounds = { min: 0, max: null };
-const NO_CALLS = { queued: 0, running: 0, answered: 0, overloaded: 0, late: 0, failed: 0 };
-const NO_STATS: RunnerStats = { ...NO_CALLS, idleSinceMs: null, busyMs: 0, queueMs: 0, runMs: 0, memoryBytes: 0, peakBytes: 0 };
 
 const placeOf = ({ runner, footprint }: Holder): Place => ({ path: runner.path, device: footprint.device });
 

@@ -73,6 +73,12 @@ export type RunnerStats = Outcomes & {
   peakBytes: number;
 };
 
+/** Of a runner that has told nothing yet. */
+export const NO_STATS: RunnerStats = {
+  ...{ queued: 0, running: 0, answered: 0, overloaded: 0, late: 0, failed: 0 },
+  ...{ idleSinceMs: null, busyMs: 0, queueMs: 0, runMs: 0, memoryBytes: 0, peakBytes: 0 },
+};
+
 /** The monotonic clock that all processes of a host share, in milliseconds. */
 export const hostMs = (): number => Number(process.hrtime.bigint()) / 1e6;
 

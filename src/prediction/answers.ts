@@ -5,8 +5,8 @@ import { bytesOf, elementCount, type Tensor } from '../inference/inference.ts';
 /** How often the elements of each output are written into an answer as JSON, and as Base64. */
 export type Written = { json: number; base64: number };
 
-/** Characters that an element takes as JSON at most, with what is between two; a text besides takes its own, some of them escaped. */
-const ELEMENT_CHARS = 24;
+/** Characters that an element takes as JSON at most, as -1.7976931348623157e+308 and a comma; a text besides takes its own, some of them escaped. */
+const ELEMENT_CHARS = 25;
 const TEXT_FACTOR = 2;
 /** Too few to be counted. */
 const SMALL_BYTES = 64 * 1024;

@@ -64,13 +64,11 @@ export type Short = (PlanShort | LimitShort) & {
  * Of CREDIT, `neededNanosOf` is what the wallet has to cover for a call of so many units. BUSY: others hold units that they do not need, or, where `former`,
  * calls in flight hold units of another plan version, which end first.
  */
-type PlanShort = {
-  short: 'QUOTA' | 'RATE' | 'CREDIT' | 'BUSY';
-  former?: boolean;
-  data: ErrorData;
-  exhaustedMs?: number;
-  neededNanosOf?(units: number): bigint;
-};
+type PlanShort = { data: ErrorData; exhaustedMs?: number } & (
+  | { short: 'QUOTA' | 'RATE' }
+  | { short: 'CREDIT'; neededNanosOf(units: number): bigint }
+  | { short: 'BUSY'; former?: boolean }
+);
 
 /** What a grant is asked for: units at least and at most, and requests at most. */
 export type Wish = { need: number; want: number; requests: number };

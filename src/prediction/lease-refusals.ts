@@ -59,16 +59,16 @@ export function refusalOf(key: GrantKey, short: Short, units: number): MercatoEr
     return new MercatoError('RATE_LIMITED', text, whose);
   }
   if (short.short === 'CREDIT') {
-    const neededNanos = short.neededNanosOf?.(units).toString();
+    const neededNanos = short.neededNanosOf(units).toString();
     const message = `A call of ${key.handle} may cost ${neededNanos} nanos of ${data.currency}; the wallet, less what is held for calls in flight, has ${data.availableNanos}. Ask the operator for credit.`;
     return new MercatoError('INSUFFICIENT_CREDIT', message, {
       subject: 'TENANT',
       subjectId: globalId('Tenant', key.consumerTenantId),
       ...data,
-      ...(neededNanos === undefined ? {} : { neededNanos }),
+      neededNanos,
     });
   }
-  if (short.former) {
+  if (short.short === 'BUSY' && short.former) {
     const message = `Calls of ${key.handle} under the former plan are still in flight; those under the new one begin once they are billed.`;
     return new MercatoError('OVERLOADED', message, whose);
   }

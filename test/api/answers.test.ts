@@ -31,7 +31,7 @@ const refusalOf = ({ errors }: GraphQLAnswer) => errors?.[0]?.extensions;
 const predictions = async () => (await billOf(client, token)).predictions;
 
 const MOST = LIMITS.answerBytes / 4;
-const AS_JSON = Math.floor(LIMITS.answerChars / 24);
+const AS_JSON = Math.floor(LIMITS.answerChars / 25);
 
 test('outputs of more bytes than an answer may have are refused unbilled, however they are to be written', async () => {
   const before = await predictions();

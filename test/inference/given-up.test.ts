@@ -4,7 +4,7 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { expect, onTestFinished, test } from 'vitest';
 import { connectRunner, type RunnerConnection, type RunnerLost, type RunnerOverran } from '../../src/inference/connection.ts';
-import { FRAME, type Frame, frameReader, writeFrame } from '../../src/inference/frames.ts';
+import { FRAME, type Frame, frameReader, NO_STATS, writeFrame } from '../../src/inference/frames.ts';
 
 /** A connection to something that speaks as a runner does, and a call on it that was given up. */
 async function givenUp(answer: (socket: Socket, frame: Frame) => void) {
@@ -36,21 +36,6 @@ function callOf(connection: RunnerConnection, signal?: AbortSignal, onLate?: (en
   return connection.call(request, { expiresMs: performance.now() + 60_000, signal, ...(onLate && { onLate }) });
 }
 
-const stats = {
-  queued: 0,
-  running: 0,
-  answered: 0,
-  overloaded: 0,
-  late: 0,
-  failed: 0,
-  idleSinceMs: null,
-  busyMs: 0,
-  queueMs: 0,
-  runMs: 0,
-  memoryBytes: 0,
-  peakBytes: 0,
-};
-
 test.each([
   ['the run limit', 'MODEL_FAILED', (socket: Socket, id: number) => writeFrame(socket, FRAME.failed, id, overran)],
   ['a crash', 'RunnerLost', (socket: Socket) => socket.end()],
@@ -69,7 +54,7 @@ const overran = { code: 'MODEL_FAILED', message: 'The model exceeded its run lim
 test('a call that was given up before it began is forgotten, and not told of a crash', async () => {
   const { connection } = await givenUp((socket, { kind, call }) => {
     if (kind === FRAME.call) writeFrame(socket, FRAME.forgotten, call, {});
-    if (kind === FRAME.ping) writeFrame(socket, FRAME.pong, 0, stats);
+    if (kind === FRAME.ping) writeFrame(socket, FRAME.pong, 0, NO_STATS);
   });
   expect(connection.pending).toBe(1);
   await connection.stats();

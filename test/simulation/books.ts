@@ -137,7 +137,10 @@ export class Books {
     if (conforming === 0) return { short: 'RATE', foreign: false, data: {} };
     const room = most(limits, onFree ? price : full);
     const units = this.sizeOf(key, counter, room.units, onFree ? { ...wish, want: wish.need } : wish);
-    if (units < wish.need) return { short: 'CREDIT', foreign: this.foreign(processId, key, false), data: {} };
+    if (units < wish.need) {
+      const price = key.terms?.unitPriceNanos ?? 0n;
+      return { short: 'CREDIT', foreign: this.foreign(processId, key, false), data: {}, neededNanosOf: (needed) => BigInt(needed) * price };
+    }
     const slots = Number.isFinite(room.slots) ? 1 + this.world.below(room.slots) : room.slots;
     const ahead = Math.min(conforming, Math.max(wish.requests, Math.ceil((rate?.requestsPerMinute ?? 0) / 120)));
     const requests = rate ? 1 + this.world.below(ahead) : Number.POSITIVE_INFINITY;

@@ -1,23 +1,9 @@
 import { beforeEach, describe, expect, it } from 'vitest';
 import { type Footprint, MemoryBudget } from '../../src/inference/budget.ts';
-import type { RunnerStats } from '../../src/inference/frames.ts';
+import { NO_STATS } from '../../src/inference/frames.ts';
 import { held, hogOf, type Replica, Room } from '../../src/inference/room.ts';
 import type { Runner } from '../../src/inference/runner-process.ts';
 
-const NO_STATS: RunnerStats = {
-  queued: 0,
-  running: 0,
-  answered: 0,
-  overloaded: 0,
-  late: 0,
-  failed: 0,
-  idleSinceMs: null,
-  busyMs: 0,
-  queueMs: 0,
-  runMs: 0,
-  memoryBytes: 0,
-  peakBytes: 0,
-};
 const on = (device: string, bytes: number, deviceBytes = 0): Footprint => ({ device, bytes, deviceBytes });
 const EVICTS = () => true;
 const EVICTS_NOT = () => false;

@@ -1,21 +1,8 @@
 import { describe, expect, it } from 'vitest';
-import type { RunnerStats } from '../../src/inference/frames.ts';
+import { NO_STATS, type RunnerStats } from '../../src/inference/frames.ts';
 import { Scaler, withinHost } from '../../src/inference/scaling.ts';
 
-const calm: RunnerStats = {
-  queued: 0,
-  running: 0,
-  answered: 0,
-  overloaded: 0,
-  late: 0,
-  failed: 0,
-  idleSinceMs: 1,
-  busyMs: 0,
-  queueMs: 0,
-  runMs: 10,
-  memoryBytes: 1,
-  peakBytes: 1,
-};
+const calm: RunnerStats = { ...NO_STATS, idleSinceMs: 1, runMs: 10, memoryBytes: 1, peakBytes: 1 };
 const crowded: RunnerStats = { ...calm, queued: 5, running: 1, idleSinceMs: null, queueMs: 200 };
 const steps = (count: number, replicas: RunnerStats[], busyShare: number, bounds: { min: number; max: number }) => {
   const scaler = new Scaler();
