@@ -191,9 +191,9 @@ describe('a busy runner', () => {
   test('that ends its runner and was shared by tenants is done again for each alone: who is at fault pays, and nobody else', async () => {
     const inference = await testInference();
     const version = versionOf(loopModel(), { shared: true, runLimitMs: 3_000 });
-    const busy = inference.run(request(version, [longs([500_000])], { tenantKey: 'good' }));
+    const busy = inference.run(request(version, [longs([250_000])], { tenantKey: 'good' }));
     const alone = { replicas: [{ queued: 0, running: 1 }] };
-    await vi.waitFor(async () => expect((await inference.status()).deployments).toMatchObject([alone]), { timeout: 20_000 });
+    await vi.waitFor(async () => expect((await inference.status()).deployments).toMatchObject([alone]), { timeout: 20_000, interval: 10 });
     const [hostile, good] = await Promise.allSettled([
       inference.run(request(version, [longs([2 ** 52])], { tenantKey: 'hostile' })),
       inference.run(request(version, [longs([7])], { tenantKey: 'good' })),
@@ -212,9 +212,10 @@ describe('a busy runner', () => {
     await expect(inference.run(request(version, [longs([2 ** 52])], short))).rejects.toMatchObject({ code: 'DEADLINE_EXCEEDED' });
     expect(await alone.promise).toMatchObject({ kind: 'OVERRUN' });
 
-    const busy = inference.run(request(version, [longs([300_000])], { tenantKey: 'good' }));
+    const busy = inference.run(request(version, [longs([150_000])], { tenantKey: 'good' }));
     await vi.waitFor(async () => expect((await inference.status()).deployments).toMatchObject([{ replicas: [{ running: 1 }] }]), {
       timeout: 20_000,
+      interval: 10,
     });
     const leaving = new AbortController();
     const hangsUp = { tenantKey: 'hostile', signal: leaving.signal, onKilled: shared.resolve };
