@@ -1,8 +1,11 @@
-import { afterAll, expect, test } from 'vitest';
+import { once } from 'node:events';
+import { type AddressInfo, connect, createServer } from 'node:net';
+import { afterAll, expect, onTestFinished, test } from 'vitest';
 import { createTestDatabase } from '../support/database.ts';
 import { firstMarket } from '../support/first-market.ts';
 import { seedMarket } from '../support/server.ts';
 import { FAULTS } from './list.ts';
+import { ownerOfConnection } from './processes.ts';
 import { exitCodeOf, runFault, tableOf } from './run.ts';
 import type { Ground } from './stage.ts';
 import { Stages } from './stages.ts';
@@ -56,6 +59,21 @@ test.skipIf(process.env.MERCATO_TEST_DATABASE_URL === undefined).each(QUICK)(
     expect(result.acknowledged).toBeGreaterThan(100);
   },
 );
+
+test('whose connection it is, is known by both of its ends: an ended one from the same port is nobody’s', async () => {
+  const server = createServer((socket) => void socket.on('error', () => undefined).resume()).listen(0, '127.0.0.1');
+  onTestFinished(() => void server.close());
+  await once(server, 'listening');
+  const { port } = server.address() as AddressInfo;
+  const [ended, open] = [connect(port, '127.0.0.1'), connect(port, '127.0.0.1')];
+  onTestFinished(() => void open.destroy());
+  await Promise.all([ended, open].map((socket) => once(socket, 'connect')));
+  const ports = [open, ended].map((socket) => socket.localPort ?? 0);
+  ended.resetAndDestroy();
+  await once(ended, 'close');
+  expect(ports.map((from) => ownerOfConnection(from, port, [process.pid]))).toEqual([process.pid, undefined]);
+  expect(ownerOfConnection(ports[0] ?? 0, port + 1, [process.pid])).toBeUndefined();
+});
 
 test('a fault that could not be run is no success, unless that is allowed, and hides no other', async () => {
   const fault = {

@@ -1,4 +1,4 @@
-import { ownerOfPort } from './processes.ts';
+import { ownerOfConnection } from './processes.ts';
 import type { Point } from './proxy.ts';
 import type { Stage } from './stage.ts';
 import type { Deed } from './wire.ts';
@@ -7,7 +7,7 @@ import type { Deed } from './wire.ts';
 export async function killAt(stage: Stage, point: Point, deed: Deed, act?: () => Promise<unknown>): Promise<string[]> {
   let killed: number | undefined;
   const sprung = stage.proxy.atPoint(point, deed, (port) => {
-    killed = ownerOfPort(port, stage.servers());
+    killed = ownerOfConnection(port, stage.proxy.port, stage.servers());
     if (killed !== undefined) stage.kill(killed);
   });
   const acting = act?.();

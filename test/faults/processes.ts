@@ -21,13 +21,16 @@ function childrenOf(parent: number, file: string): number[] {
     });
 }
 
-/** Which of the processes has the TCP connection that comes from this loopback port; undefined: none. */
-export function ownerOfPort(port: number, processes: readonly number[]): number | undefined {
-  const local = `0100007F:${port.toString(16).toUpperCase().padStart(4, '0')}`;
+/**
+ * Which of the processes has the TCP connection from this loopback port to that one; undefined: none. The port it comes from is not enough: one that is
+ * closed, or goes elsewhere, may have the same.
+ */
+export function ownerOfConnection(from: number, to: number, processes: readonly number[]): number | undefined {
+  const ends = [from, to].map((port) => `0100007F:${port.toString(16).toUpperCase().padStart(4, '0')}`).join();
   const line = read('/proc/net/tcp')
     .split('\n')
     .map((text) => text.trim().split(/\s+/))
-    .find(([, address]) => address === local);
+    .find(([, local, remote]) => `${local},${remote}` === ends);
   const socket = `socket:[${line?.[9]}]`;
   return processes.find((pid) => descriptorsOf(pid).includes(socket));
 }
