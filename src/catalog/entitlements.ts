@@ -5,7 +5,6 @@ import type { Listing, ModelVersion } from '../generated/prisma/client.ts';
 import type { RunnableVersion, Signature } from '../inference/inference.ts';
 import { createMemory } from './entitlement-memory.ts';
 import { parseHandle } from './input.ts';
-import { found } from './models.ts';
 import { runnable } from './runnable.ts';
 import { type Suspended, suspendedFor } from './suspensions.ts';
 import { LIVE, type ModelVersionView, type PlanTerms, planView, toVersionView, visibleListing } from './views.ts';
@@ -57,7 +56,8 @@ async function readEntitlement(db: Database, tenantId: string, model: string): P
     });
   }
   return asTenant(db, tenantId, async (tx) => {
-    const listing = found(await tx.listing.findFirst({ where: { handle: named.handle, ...visibleListing(tenantId) } }));
+    const listing = await tx.listing.findFirst({ where: { handle: named.handle, ...visibleListing(tenantId) } });
+    if (listing === null) throw notFound(`No model ${named.handle} is visible to you; \`models\` finds those that are.`);
     const isOwn = listing.publisherTenantId === tenantId;
     const asked = await askedVersion(tx, listing, isOwn ? tenantId : null, named);
     const right = isOwn ? { subscriptionId: null, terms: null } : await subscribed(tx, tenantId, listing);
@@ -84,21 +84,32 @@ type Named = { number: number | null; alias: string | null };
 
 /** A READY version; to others than the owner a published one. With neither number nor alias what `live` points to, or before that the owner's newest. */
 async function askedVersion(tx: Tx, listing: Listing, ownerId: string | null, { number, alias }: Named): Promise<ModelVersion> {
-  const { modelId } = listing;
+  const { modelId, handle } = listing;
   const visible = { modelId, state: 'READY', ...(ownerId === null ? { publishedAt: { not: null } } : { tenantId: ownerId }) } as const;
-  if (number !== null) return found(await tx.modelVersion.findFirst({ where: { ...visible, number } }));
+  const which = ownerId === null ? 'published' : 'READY';
+  if (number !== null) {
+    const numbered = await tx.modelVersion.findFirst({ where: { ...visible, number } });
+    if (numbered === null) throw notFound(`${handle} has no ${which} version ${number}.`);
+    return numbered;
+  }
   const aliased = await tx.modelVersion.findFirst({ where: { ...visible, aliases: { some: { name: alias ?? LIVE } } } });
-  if (aliased !== null || alias !== null || ownerId === null) return found(aliased);
+  if (aliased !== null) return aliased;
+  if (alias !== null || ownerId === null) throw notFound(`${handle} has no ${which} version that ${alias ?? LIVE} points to.`);
   const newest = await tx.modelVersion.findFirst({ where: visible, orderBy: { number: 'desc' } });
-  if (newest === null) throw new MercatoError('NOT_FOUND', 'The model has no READY version yet.');
+  if (newest === null) throw notFound(`${handle} has no READY version yet.`);
   return newest;
+}
+
+function notFound(message: string): MercatoError {
+  return new MercatoError('NOT_FOUND', message, { field: 'model' });
 }
 
 /** A plan that sells an alias sells what that points to, and nothing else of the model. */
 async function soldVersion(tx: Tx, { modelId }: Listing, asked: ModelVersion, sold: string | null, named: Named): Promise<ModelVersion> {
   if (sold === null) return asked;
   const where = { modelId, state: 'READY', publishedAt: { not: null }, aliases: { some: { name: sold } } } as const;
-  const version = found(await tx.modelVersion.findFirst({ where }));
+  const version = await tx.modelVersion.findFirst({ where });
+  if (version === null) throw notFound(`Your plan sells the alias ${sold} of this model, and it points to no published version.`);
   if (version.id === asked.id || (named.number === null && named.alias === null)) return version;
   throw new MercatoError('NOT_SUBSCRIBED', `Your plan sells the alias ${sold} of this model alone.`);
 }

@@ -173,11 +173,7 @@ export const callChecks: Guard[] = [
       "if (named === null) {\n    throw badInput('model'",
       "if (named === null) {\n    if (false) throw badInput('model'",
     ],
-    [
-      'a model without a READY version is not called',
-      "if (newest === null) throw new MercatoError('NOT_FOUND', 'The model has no READY version yet.');",
-      '',
-    ],
+    ['a model without a READY version is not called', 'if (newest === null) throw notFound(`${handle} has no READY version yet.`);', ''],
     [
       'a plan that sells an alias sells nothing else',
       "throw new MercatoError('NOT_SUBSCRIBED', `Your plan sells",
