@@ -1,3 +1,4 @@
+import { wasRefused } from '../base/database.ts';
 import { newId } from '../base/ids.ts';
 import type { Log } from '../base/log.ts';
 import type { LeaseScope, ReturnedUnits } from '../usage/usage.ts';
@@ -13,14 +14,22 @@ export function createLeaseReturns(options: { store: LeaseStore; time: Time; mem
   const underWay = new Set<Promise<unknown>>();
   let ended = 0;
 
+  /** What the database refuses of several is put back one by one: no lease keeps another's. */
   async function putBack(returned: readonly ReturnedUnits[], drain: boolean): Promise<void> {
     if (returned.length === 0) return;
     try {
       await moving(store.putBack(returned, drain), () => true);
     } catch (error) {
+      if (returned.length > 1 && wasRefused(error)) return await putBackEach(returned, drain);
       memory.owe(returned);
       throw error;
     }
+  }
+
+  async function putBackEach(returned: readonly ReturnedUnits[], drain: boolean): Promise<void> {
+    const failures: unknown[] = [];
+    for (const one of returned) await putBack([one], drain).catch((error: unknown) => failures.push(error));
+    if (failures.length > 0) throw failures[0];
   }
 
   /** A grant; one whose outcome is not known is returned whole. */
@@ -100,12 +109,15 @@ export function createLeaseReturns(options: { store: LeaseStore; time: Time; mem
     const now = time.nowMs();
     const spent = (block: Block) => now >= block.usableUntil || block.free === 0;
     const unused = memory.all().flatMap((entry) => memory.close(entry, spent));
-    await putBack([...memory.takeOwed(), ...unused], false);
-    for (const entry of memory.all()) await putBackRequests(entry);
-    const done = blocksNow().flatMap(({ leaseId, open, inFlight }) => (!open && inFlight === 0 ? [leaseId] : []));
-    if (done.length > 0) await store.drop(done);
-    memory.forget(done);
-    await store.sweep();
+    try {
+      await putBack([...memory.takeOwed(), ...unused], false);
+      for (const entry of memory.all()) await putBackRequests(entry);
+      const done = blocksNow().flatMap(({ leaseId, open, inFlight }) => (!open && inFlight === 0 ? [leaseId] : []));
+      if (done.length > 0) await store.drop(done);
+      memory.forget(done);
+    } finally {
+      await store.sweep();
+    }
   }
 
   /**

@@ -27,7 +27,7 @@ export async function grantLease(tx: Tx, counter: CounterKey, grant: GrantReques
     )
     insert into lease (id, process_id, consumer_tenant_id, listing_id, period, units, granted_units, slots, nanos, counters, expires_at)
     values (${grant.leaseId}::uuid, ${grant.processId}::uuid, ${counter.consumerTenantId}::uuid, ${counter.listingId}::uuid,
-            ${counter.period}, ${grant.units}, ${grant.units}, ${grant.slots}, ${grant.counterIds.length === 0 ? 0n : grant.nanos}, ${[...grant.counterIds]}::uuid[],
+            ${counter.period}, ${grant.units}, ${grant.units}, ${grant.slots}, ${(grant.counterIds.length === 0 ? 0n : grant.nanos).toString()}::numeric, ${[...grant.counterIds]}::uuid[],
             mercato_now() + make_interval(secs => ${LIMITS.leaseMs / 1000}))`;
 }
 

@@ -128,8 +128,8 @@ export async function takeFromLimits(tx: Tx, limits: readonly LockedLimit[], tak
   if (limits.length === 0) return;
   await tx.$executeRaw`
     update limit_counter k
-       set leased = k.leased + case when k.arrival_at is not null then 0 when k.measure = 'UNITS' then ${taking.units}::numeric
-                                    when k.measure = 'SPEND' then ${taking.nanos}::numeric else ${taking.slots}::numeric end,
+       set leased = k.leased + case when k.arrival_at is not null then 0 when k.measure = 'UNITS' then ${taking.units.toString()}::numeric
+                                    when k.measure = 'SPEND' then ${taking.nanos.toString()}::numeric else ${taking.slots.toString()}::numeric end,
            arrival_at = case when k.arrival_at is not null
                              then greatest(k.arrival_at, mercato_now()) + make_interval(secs => ${Number(taking.units)}::float8 * 60 / k.arrival_amount) end
      where k.id = any(${limits.map(({ counterId }) => counterId)}::uuid[])`;
@@ -155,7 +155,7 @@ export async function returnToLimits(
   await tx.$executeRaw`
     with back as (
       select l.id, l.counters, r.units, r.slots, r.idle, l.granted_units - r.idle granted, extract(epoch from mercato_now() - l.granted_at) / 60 minutes,
-             l.nanos - least(l.nanos, l.units * coalesce(v.unit_price_nanos, 0)) nanos
+             l.nanos - least(l.nanos, l.units::numeric * coalesce(v.unit_price_nanos, 0)) nanos
         from (select id, sum(units) units, sum(slots) slots, coalesce(sum(units) filter (where not admitted), 0) idle
                 from unnest(${returned.map((r) => r.leaseId)}::uuid[], ${returned.map((r) => r.units)}::bigint[], ${returned.map((r) => r.slots)}::bigint[],
                             ${returned.map((r) => r.admitted ?? false)}::boolean[]) x (id, units, slots, admitted) group by 1) r

@@ -354,4 +354,25 @@ describe('in memory', () => {
     expect((await booksOf(core.db, right)).leased).toBe(0n);
     expect(await leases(right)).toBe(0);
   });
+
+  it('what the database refuses to take back of several is put back one by one', async () => {
+    const [rights, server] = [[await core.consumer({}), await core.consumer({})], await open()];
+    for (const right of rights) (await server.admit(right)).giveBack();
+    server.pass(2_000);
+    server.faults.set('putBack', Object.assign(new Error('out of range'), { cause: { code: '22003' } }));
+    await server.leases.maintain();
+    expect(server.asked.putBack).toBe(3);
+    for (const right of rights) expect((await booksOf(core.db, right)).leased).toBe(0n);
+  });
+
+  it('what other processes left is swept also where nothing can be returned', async () => {
+    const [right, left, server] = [await core.consumer({}), await core.consumer({}), await open()];
+    await leaseOf(left);
+    await core.setClock('2026-11-15T12:00:03Z');
+    (await server.admit(right)).giveBack();
+    server.pass(2_000);
+    server.faults.set('putBack', new Error('the database is gone'));
+    await expect(server.leases.maintain()).rejects.toThrow('gone');
+    expect(await leases(left)).toBe(0);
+  });
 });

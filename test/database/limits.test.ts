@@ -2,7 +2,7 @@ import { createHash } from 'node:crypto';
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, test } from 'vitest';
 import { asSystem, asTenant } from '../../src/base/database.ts';
 import { globalId, newId } from '../../src/base/ids.ts';
-import { createLeaseStore } from '../../src/prediction/lease-store.ts';
+import { createLeaseStore, systemTime } from '../../src/prediction/lease-store.ts';
 import type { Admission } from '../../src/prediction/leases.ts';
 import { keepUsage, recallLeases } from '../../src/usage/usage.ts';
 import { asAdmin } from '../support/admin.ts';
@@ -97,6 +97,31 @@ describe('two processes admit exactly what a limit allows', () => {
     expect(await codeOf(() => call(one, right, 6))).toBe('QUOTA_EXCEEDED');
     expect(await letIn(right, 30)).toMatchObject({ answered: 5, refusals: new Set(['QUOTA_EXCEEDED']) });
     expect(await stateOf(right)).toEqual({ used: 0n, inFlight: 0n });
+  });
+
+  test('at the dearest price that there is, a tenant keeps nothing of the others', async () => {
+    const dear = { unitPriceNanos: 10n ** 18n, freeUnits: 10n ** 12n };
+    const [right, other] = [await core.consumer(dear), await core.consumer({})];
+    await limit(right, { measure: 'SPEND', amount: 0n });
+    await limit(right, { name: 'together', measure: 'CONCURRENCY', window: null, amount: 8n });
+    let passedMs = 0;
+    const process = await core.process({ ...systemTime, nowMs: () => performance.now() + passedMs });
+    const [held, idle] = [await admit(process, right, 10), await admit(process, other)];
+    idle.giveBack();
+    passedMs = 2_000;
+    await process.leases.maintain();
+    expect([(await booksOf(core.db, right)).leased, (await booksOf(core.db, other)).leased]).toEqual([10n, 0n]);
+    await process.settlement.settle(finished(right, held, { apiKeyId: null, userId: null }));
+    for (let i = 0; i < 10; i++) await call(i % 2 ? one : two, right, 10);
+    expect((await limits(right)).find(({ name }) => name === 'cap')).toMatchObject({ used: 0n, inFlight: 0n });
+  });
+
+  test('at that price units are limited as at any', async () => {
+    const right = await core.consumer({ unitPriceNanos: 10n ** 18n, freeUnits: 10n ** 12n });
+    await limit(right, { amount: 60n });
+    await call(one, right);
+    expect(await letIn(right, 70)).toMatchObject({ answered: 59, refusals: new Set(['QUOTA_EXCEEDED']) });
+    expect(await stateOf(right)).toEqual({ used: 60n, inFlight: 0n });
   });
 
   test('a burst at once, then the rate', async () => {

@@ -143,6 +143,7 @@ export const predictionChecks: Guard[] = [
   ]),
   ...guardsOf('code', 'src/prediction/lease-returns.ts', LIFE, [
     ['what could not be returned is still owed', 'memory.owe(returned);\n', ''],
+    ['what is refused of several is put back one by one', 'returned.length > 1 && wasRefused(error)', 'false'],
     ['a lease in flight is renewed', 'if (busy.length > 0) await store.renew(busy);', ''],
     ['a lease that is done is dropped', 'if (done.length > 0) await store.drop(done);', ''],
     ['expired leases are swept', 'await store.sweep();', '', LEASES],

@@ -95,6 +95,7 @@ export const usageChecks: Guard[] = [
     ['what comes back frees its limits', 'returned.filter(({ limited }) => limited),', '[],', LIMITS],
   ]),
   ...guardsOf('code', 'src/usage/limit-counters.ts', LIMITS, [
+    ['what comes back can be worth more than a bigint', 'l.units::numeric * coalesce', 'l.units * coalesce', 'database/limits'],
     [
       'a window that is open keeps its counter',
       "< mercato_now() - interval '1 day'`",

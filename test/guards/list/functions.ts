@@ -4,7 +4,7 @@ const INIT = 'prisma/migrations/20261123000000_init/migration.sql';
 const SETTLE = 'prisma/migrations/20261123000200_settle/migration.sql';
 const LIMITS = 'prisma/migrations/20261126000100_limits/migration.sql';
 const DAILY = 'prisma/migrations/20261127030100_daily_alerts/migration.sql';
-const SETTLED_FREE = 'prisma/migrations/20261127030300_settled_free_units/migration.sql';
+const WIDE_PRODUCTS = 'prisma/migrations/20261127040000_wide_products/migration.sql';
 const SETTLED = 'prisma/migrations/20261127010000_settled_limits/migration.sql';
 const LISTING_LIMITS = 'prisma/migrations/20261127030000_listing_limits/migration.sql';
 const LIMIT_CHANGES = 'prisma/migrations/20261126000700_limit_changes/migration.sql';
@@ -162,7 +162,7 @@ const told: Guard[] = guardsOf('function', DAILY, 'database/alerts', [
   ['a refusal by calls in flight is told of each day', "to_char(mercato_now() AT TIME ZONE 'UTC', 'YYYY-MM-DD')", "'today'"],
 ]);
 
-const counted: Guard[] = guardsOf('function', SETTLED_FREE, 'database/limit-windows', [
+const counted: Guard[] = guardsOf('function', WIDE_PRODUCTS, 'database/limit-windows', [
   ['a refusal counts the free units that are left', 'greatest(0, n.unused - u.leased_units)::text', "'0'", 'database/settlement'],
   ['a refusal counts no free unit that others lease as left now', 'n.unused - u.leased_units', 'n.unused', 'database/settlement'],
   ['a refusal counts the free units that others lease', 'least(n.unused, u.leased_units)::text', "'0'", 'database/settlement'],
@@ -185,10 +185,11 @@ const counted: Guard[] = guardsOf('function', SETTLED_FREE, 'database/limit-wind
     "k.measure <> 'CONCURRENCY' AND k.arrival_at IS NULL\n    RETURNING",
     "k.measure <> 'CONCURRENCY'\n    RETURNING",
   ],
+  ['what a lease can cost is no bigint', 'l.units::numeric', 'l.units', 'database/limits'],
   ['what is billed is held of a limit no more', 'greatest(0, l.nanos - b.nanos)', 'l.nanos'],
   [
     'a lease holds what its rest can cost',
-    'least(greatest(0, l.nanos - b.nanos), l.units * coalesce(v.unit_price_nanos, 0))',
+    'least(greatest(0, l.nanos - b.nanos), l.units::numeric * coalesce(v.unit_price_nanos, 0))',
     'greatest(0, l.nanos - b.nanos)',
   ],
   [
