@@ -6,7 +6,7 @@ import { attempt, falseRefusals, mayRetry } from './load.ts';
 import type { Stage } from './stage.ts';
 
 const CLIENTS = 200;
-/** A lease of a process that died ends after two seconds, and is swept twice a second. */
+/** A lease of a process that died ends after two seconds, and is swept twice a second by those that serve. */
 const IN_DOUBT_MS = 4_000;
 const FREE_AGAIN_MS_MAX = 20_000;
 
@@ -59,7 +59,7 @@ export async function useUp(
 
   try {
     const points = Array.from({ length: 2 + Math.floor(capacity / 10_000) }, () => dice.below(capacity));
-    await killingAt(stage, dice, points, answered, all(calls, CLIENTS, untilTold));
+    await killingAt(stage, dice, points, answered, all(calls, CLIENTS, untilTold), units);
     await stage.recovered();
     // What a killed process had in flight is free again: whoever was refused meanwhile gets it now.
     const giveUpMs = performance.now() + FREE_AGAIN_MS_MAX;
@@ -85,6 +85,7 @@ export async function killingAt(
   points: readonly number[],
   progress: () => number,
   work: Promise<unknown>,
+  units: Units,
 ): Promise<void> {
   let ended = false;
   const kills = (async () => {
@@ -93,7 +94,7 @@ export async function killingAt(
       const pid = dice.pick(stage.servers());
       stage.kill(pid);
       // Who is the only one is not replaced by another.
-      if (pid === stage.server.pid) await stage.recovered();
+      if (pid === stage.server.pid) await units.whileNobodyServes(stage.recovered());
     }
   })();
   try {
@@ -108,20 +109,29 @@ export async function killingAt(
 export class Units {
   private used = 0;
   private open = 0;
-  private readonly doubtUntilMs: number[] = [];
+  private readonly doubtSinceMs: number[] = [];
+  private servedSinceMs = 0;
 
   send(): (became: 'used' | 'free' | 'in doubt') => void {
     this.open++;
     return (became) => {
       this.open--;
       if (became === 'used') this.used++;
-      if (became === 'in doubt') this.doubtUntilMs.push(performance.now() + IN_DOUBT_MS);
+      if (became === 'in doubt') this.doubtSinceMs.push(performance.now());
     };
+  }
+
+  /** What is in doubt stays so: nobody sweeps. */
+  async whileNobodyServes(recovered: Promise<void>): Promise<void> {
+    this.servedSinceMs = Number.POSITIVE_INFINITY;
+    await recovered;
+    this.servedSinceMs = performance.now();
   }
 
   mostAt(): number {
     const now = performance.now();
+    const inDoubt = this.doubtSinceMs.filter((sinceMs) => Math.max(sinceMs, this.servedSinceMs) + IN_DOUBT_MS > now);
     // The one that asks is open, and has no unit.
-    return this.used + this.open - 1 + this.doubtUntilMs.filter((untilMs) => untilMs > now).length;
+    return this.used + this.open - 1 + inDoubt.length;
   }
 }

@@ -95,7 +95,7 @@ async function callsInFlight(stage: Stage, _runs: number, dice: Dice): Promise<R
       const from = journal.acknowledged;
       const points = [dice.below(stage.ground.quotaUnits / 2), dice.below(stage.ground.quotaUnits / 2)];
       const work = inParallel(stage.ground.quotaUnits, width, untilAnswered);
-      await killingAt(stage, dice, points, () => journal.acknowledged - from, work);
+      await killingAt(stage, dice, points, () => journal.acknowledged - from, work, places);
       await stage.recovered();
     }
     const giveUpMs = performance.now() + FREE_AGAIN_MS_MAX;
