@@ -57,8 +57,7 @@ export async function createLeases(options: LeaseOptions): Promise<Leases> {
     limitChanges++;
     for (const entry of memory.entriesOf(tenantId, null)) {
       entry.epoch++;
-      entry.exhausted = null;
-      memory.owe(memory.close(entry));
+      distrust(entry);
       // Who waits may be under a limit of its own now.
       for (const { key, units, deadlineAt, resolve, reject } of entry.waiters.splice(0)) {
         Promise.resolve()
@@ -71,12 +70,24 @@ export async function createLeases(options: LeaseOptions): Promise<Leases> {
 
   function admit(key: GrantKey, units: number, deadlineMs: number): Admission | Promise<Admission> {
     // Out of touch with the database, memory may lack a limit that was set meanwhile.
-    const known = invalidations.isFresh() ? limited.get(key.consumerTenantId) : undefined;
+    const isFresh = invalidations.isFresh();
+    const known = isFresh ? limited.get(key.consumerTenantId) : undefined;
     if (known) return admitTo(memory.entryOf(key, known), key, units, deadlineMs);
     const startedAt = time.nowMs();
-    return learnShared(key.consumerTenantId).then((found) =>
-      admitTo(memory.entryOf(key, found), key, units, deadlineMs - (time.nowMs() - startedAt)),
-    );
+    return learnShared(key.consumerTenantId).then((found) => {
+      const entry = memory.entryOf(key, found);
+      if (!isFresh) {
+        distrust(entry);
+        returns.putBackOwed();
+      }
+      return admitTo(entry, key, units, deadlineMs - (time.nowMs() - startedAt));
+    });
+  }
+
+  /** What was granted or refused before may be so under other limits than there are now. */
+  function distrust(entry: Entry): void {
+    entry.exhausted = null;
+    memory.owe(memory.close(entry));
   }
 
   /** One look for all who ask meanwhile. Out of touch, a look that began before is not joined: what was set since it may lack. */

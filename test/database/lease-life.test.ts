@@ -336,6 +336,18 @@ describe('in memory', () => {
     expect(server.asked.limitedCallers).toBe(4);
   });
 
+  it('out of touch, what was granted or refused before a change of limits is relied on no more', async () => {
+    const [right, server] = [await core.consumer({}), await open()];
+    for (let i = 0; i < 2; i++) (await server.admit(right)).settled();
+    server.lapse();
+    const { consumerTenantId } = right;
+    const none = { subject: 'TENANT', subjectId: null, measure: 'UNITS', window: 'DAY', amount: 0n, burstUnits: null } as const;
+    const { id } = await core.usage.createLimit(consumerTenantId, { ...none, name: 'cap', hard: true, alertPercents: null });
+    expect(await codeOf(() => server.admit(right))).toBe('QUOTA_EXCEEDED');
+    await core.usage.deleteLimit(consumerTenantId, id);
+    expect(await codeOf(() => server.admit(right))).toBe('OK');
+  });
+
   it.each(['limitedCallers', 'grant'] as const)('nothing is admitted where the database fails (%s)', { timeout: 10_000 }, async (name) => {
     const [right, server] = [await core.consumer({}), await open()];
     server.faults.set(name, new Error('the database is gone'));

@@ -92,7 +92,8 @@ export const predictionChecks: Guard[] = [
     ['only who asks for as much is refused', "short.short === 'RATE' || waiter.units >= need", 'true', LIFE],
   ]),
   ...guardsOf('code', 'src/prediction/leases.ts', LIMITS, [
-    ['a change of limits returns the leases', 'memory.owe(memory.close(entry));\n      // Who waits', '// Who waits'],
+    ['a change of limits returns the leases', '      distrust(entry);\n      // Who waits', '      // Who waits'],
+    ['out of touch, older leases are not relied on', '        distrust(entry);\n        returns', '        returns', LIFE],
     [
       'a change of limits holds for who waits',
       'entry.waiters.splice(0)) {\n        Promise',
@@ -104,7 +105,7 @@ export const predictionChecks: Guard[] = [
     ['a change of limits is noticed by grants under way', 'entry.epoch++;', '', LIFE],
     [
       'who is limited is read anew where memory is not fresh',
-      'invalidations.isFresh() ? limited.get(key.consumerTenantId) : undefined',
+      'isFresh ? limited.get(key.consumerTenantId) : undefined',
       'limited.get(key.consumerTenantId)',
       LIFE,
     ],
