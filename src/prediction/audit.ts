@@ -76,6 +76,15 @@ const invariantsOf = (named: { account: string; transfer: string }): Record<stri
       from usage_counter c
       left join usage_record r on (r.consumer_tenant_id, r.listing_id, r.period) = (c.consumer_tenant_id, c.listing_id, c.period)
      group by c.consumer_tenant_id, c.listing_id, c.period, c.used_units having c.used_units <> coalesce(sum(r.units), 0)`,
+  'the calls of a month under one plan version cost what it says': `
+    with billed as (
+      select c.consumer_tenant_id, c.listing_id, c.period, c.plan_version_id, sum(r.units) units, sum(r.amount_nanos) amount
+        from usage_counter c join usage_record r using (consumer_tenant_id, listing_id, period)
+       group by c.consumer_tenant_id, c.listing_id, c.period, c.plan_version_id having bool_and(r.plan_version_id is not distinct from c.plan_version_id)),
+    due as (
+      select b.*, coalesce(v.unit_price_nanos, 0)::numeric * greatest(0, b.units - coalesce(v.free_units, 0)) due
+        from billed b left join plan_version v on v.id = b.plan_version_id)
+    select consumer_tenant_id::text, listing_id::text, period, amount::text billed, due::text from due where amount <> due`,
   'every usage record has its counter': `
     select r.id::text, r.period from usage_record r
       left join usage_counter c using (consumer_tenant_id, listing_id, period) where c.period is null limit 100`,

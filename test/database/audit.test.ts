@@ -119,6 +119,7 @@ const BROKEN: Record<string, string[]> = {
   'a wallet holds what its leases can cost': ["update account set held_nanos = held_nanos - 1 where kind = 'WALLET'"],
   'used and leased units are within the quota': ['update usage_counter set quota_units = used_units + leased_units - 1'],
   'a counter is the sum of its usage records': ['update usage_counter set used_units = used_units - 1'],
+  'the calls of a month under one plan version cost what it says': ['update plan_version set unit_price_nanos = unit_price_nanos + 1'],
   'every usage record has its counter': ['delete from usage_counter'],
   'leased units are the sum of the leases': ['update lease set units = units - 1'],
   'every lease has its counter': ['delete from usage_counter'],
@@ -237,6 +238,8 @@ describe('the audit', () => {
     ],
     ['an alert is told of twice', [copy('outbox', { id: OTHER })]],
     ['a limit of an hour does not tell', ["delete from usage_alert where day <> ''"]],
+    ['a free unit was billed', ['update plan_version set free_units = 1']],
+    ['a call of the publisher itself was billed', ['update usage_record set amount_nanos = 1 where amount_nanos = 0']],
     ['a charge is posted twice', [copy('transfer', { id: OTHER })]],
     [
       'a charge pays the wrong publisher',
