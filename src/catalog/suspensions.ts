@@ -9,7 +9,8 @@ import type { Entitlement } from './entitlements.ts';
 
 /**
  * So many runs of one tenant's calls that ended their runner within the window suspend the version for that tenant. So many such consumers, or
- * the publisher, suspend it for everybody: no tenant can take a rival's model off the market alone.
+ * the publisher, suspend it for everybody: no tenant can take a rival's model off the market, or keep it off, alone. What an earlier suspension
+ * was for does not count again.
  */
 const STRIKES = { windowMinutes: 10, max: 3, consumers: 2 };
 /** The first time, and what each call that is let through and fails again doubles. */
@@ -23,7 +24,7 @@ const PROBING_RETRY_MS = 1_000;
 /** An open suspension as a process remembers it: `untilMs` of its monotonic clock. */
 export type Suspended = { id: string; untilMs: number; everyone: boolean };
 
-/** A call that was let through to see whether the version works again; exactly one of these is called. */
+/** A call that was let through to see whether the version works again; exactly one of these is called, or its strike is counted. */
 type Probe = {
   /** It was answered: the suspension ends. */
   answered(): Promise<void>;
@@ -34,30 +35,36 @@ type Probe = {
 export type Suspensions = {
   /**
    * Lets a call of a version pass: null where it is not suspended, at once. @throws MODEL_SUSPENDED with `retryAfterMs`; after that time one call
-   * at a time passes as a probe
+   * at a time passes as a probe: of the suspension of its own tenant, where a consumer has one, and else of everybody's
    */
   pass(entitlement: Entitlement): Promise<Probe> | null;
-  /** Counts a run that ended its runner against the tenant whose call it was. A suspension holds in this process when it resolves, in others soon. */
+  /**
+   * Counts a run that ended its runner against the tenant whose call it was. A probe that fails doubles the time: everybody's where the publisher's failed, or that
+   * of a consumer which had not struck yet, and else its own. A suspension holds in this process when it resolves, in others soon.
+   */
   strike(entitlement: Entitlement, killed: ModelKilled): Promise<void>;
 };
 
 type Options = { db: Database; inference: Inference; invalidations: Invalidations; log: Log };
 
 export function createSuspensions({ db, inference, invalidations, log }: Options): Suspensions {
-  function pass({ suspended, runnable }: Entitlement): Promise<Probe> | null {
+  function pass({ suspended, runnable, consumerTenantId, publisherTenantId }: Entitlement): Promise<Probe> | null {
     if (suspended.length === 0) return null;
     const leftMs = Math.max(...suspended.map(({ untilMs }) => untilMs)) - performance.now();
     if (leftMs > 0) throw refusal(suspended, leftMs);
-    return probe(suspended, runnable.runLimitMs);
+    const own = suspended.filter(({ everyone }) => !everyone);
+    // Who has a suspension of its own keeps nobody else from showing that the version works.
+    const probed = own.length > 0 && consumerTenantId !== publisherTenantId ? own : suspended;
+    return probe(suspended, probed, runnable.runLimitMs);
   }
 
-  async function probe(suspended: readonly Suspended[], runLimitMs: number): Promise<Probe> {
-    const ids = suspended.map(({ id }) => id);
+  async function probe(suspended: readonly Suspended[], probed: readonly Suspended[], runLimitMs: number): Promise<Probe> {
+    const ids = probed.map(({ id }) => id);
     const seconds = runLimitMs / 1000 + PROBE_GRACE_S;
     const claimed = await asSystem(db, async (tx) => {
       const open = await tx.$queryRaw<{ free: boolean }[]>`
-        select until <= mercato_now() and (probing_until is null or probing_until <= mercato_now()) free
-          from suspension where id = any(${ids}::uuid[]) and ended_at is null order by id for update`;
+        select until <= mercato_now() and (probing_until is null or probing_until <= mercato_now() or id <> all(${ids}::uuid[])) free
+          from suspension where id = any(${suspended.map(({ id }) => id)}::uuid[]) and ended_at is null order by id for update`;
       if (open.some(({ free }) => !free)) return false;
       await tx.$executeRaw`
         update suspension set probing_until = mercato_now() + make_interval(secs => ${seconds}) where id = any(${ids}::uuid[]) and ended_at is null`;
@@ -113,31 +120,59 @@ export function createSuspensions({ db, inference, invalidations, log }: Options
 
 type Struck = { versionId: string; publisherTenantId: string; consumerTenantId: string };
 type Count = { consumerTenantId: string; crashes: number; overruns: number };
+/** Everybody's, null, or of the tenant that struck. */
+type Open = { consumerTenantId: string | null; passed: boolean; since: Date };
 
 /** Opens or lengthens what the strikes of the window, and a failed probe, ask for. Returns for whom; null: for everybody. */
 async function suspend(tx: Tx, struck: Struck): Promise<(string | null)[]> {
   const { versionId, publisherTenantId, consumerTenantId } = struck;
-  const counts = await tx.$queryRaw<Count[]>`
-    select consumer_tenant_id "consumerTenantId", count(*) filter (where kind = 'CRASH')::int crashes, count(*) filter (where kind = 'OVERRUN')::int overruns
-      from strike where version_id = ${versionId}::uuid and created_at > mercato_now() - make_interval(mins => ${STRIKES.windowMinutes}::int) group by 1`;
-  const probed = await tx.$queryRaw<{ consumerTenantId: string | null }[]>`
-    select consumer_tenant_id "consumerTenantId" from suspension
-     where version_id = ${versionId}::uuid and ended_at is null and until <= mercato_now()
+  const open = await tx.$queryRaw<Open[]>`
+    select consumer_tenant_id "consumerTenantId", until <= mercato_now() passed, since from suspension
+     where version_id = ${versionId}::uuid and ended_at is null
        and (consumer_tenant_id is null or consumer_tenant_id = ${consumerTenantId}::uuid)`;
-  const offenders = counts.filter(({ crashes, overruns }) => crashes + overruns >= STRIKES.max);
+  const everybodys = open.find((row) => row.consumerTenantId === null);
+  const own = await countStrikes(tx, struck, consumerTenantId);
+  const all = await countStrikes(tx, struck, null);
+  const offenders = all.filter(isOffender);
   const consumers = offenders.filter((count) => count.consumerTenantId !== publisherTenantId);
-  const whom = new Set<string | null>(probed.map((row) => row.consumerTenantId));
-  if (offenders.some((count) => count.consumerTenantId === consumerTenantId)) whom.add(consumerTenantId);
-  if (consumers.length >= STRIKES.consumers || offenders.length > consumers.length) whom.add(null);
-  for (const tenant of [...whom].sort()) {
-    const concerned = tenant === null ? counts : counts.filter((count) => count.consumerTenantId === tenant);
-    await open(tx, struck, tenant, reasonOf(concerned));
+  const whom = new Set<string | null>();
+  if (own.some(isOffender) || open.some((row) => row.consumerTenantId !== null && row.passed)) whom.add(consumerTenantId);
+  if (everybodys === undefined) {
+    if (consumers.length >= STRIKES.consumers || offenders.length > consumers.length) whom.add(null);
+  } else if (everybodys.passed) {
+    const lengthens = await mayLengthen(tx, struck, everybodys.since);
+    whom.add(lengthens ? null : consumerTenantId);
+    // Without one of its own it was everybody's that its call probed: another may try.
+    if (!lengthens && open.length === 1)
+      await tx.$executeRaw`update suspension set probing_until = null where version_id = ${versionId}::uuid and consumer_tenant_id is null and ended_at is null`;
   }
+  for (const tenant of [...whom].sort()) await suspendFor(tx, struck, tenant, reasonOf(tenant === null ? all : own));
   return [...whom];
 }
 
+const isOffender = ({ crashes, overruns }: Count) => crashes + overruns >= STRIKES.max;
+
+/** The strikes of the window that no suspension of `tenant`, null: of everybody, has ended for since: of that tenant, null: of all. */
+async function countStrikes(tx: Tx, { versionId }: Struck, tenant: string | null): Promise<Count[]> {
+  return tx.$queryRaw<Count[]>`
+    select consumer_tenant_id "consumerTenantId", count(*) filter (where kind = 'CRASH')::int crashes, count(*) filter (where kind = 'OVERRUN')::int overruns
+      from strike where version_id = ${versionId}::uuid and (${tenant}::uuid is null or consumer_tenant_id = ${tenant}::uuid)
+       and created_at > greatest(mercato_now() - make_interval(mins => ${STRIKES.windowMinutes}::int),
+             (select max(ended_at) from suspension where version_id = ${versionId}::uuid and consumer_tenant_id is not distinct from ${tenant}::uuid))
+     group by 1`;
+}
+
+/** Once each consumer that had no part in everybody's suspension, or it would be one tenant that keeps the version off the market. */
+async function mayLengthen(tx: Tx, { versionId, publisherTenantId, consumerTenantId }: Struck, since: Date): Promise<boolean> {
+  if (consumerTenantId === publisherTenantId) return true;
+  const [row] = await tx.$queryRaw<{ strikes: number }[]>`
+    select count(*)::int strikes from strike where version_id = ${versionId}::uuid and consumer_tenant_id = ${consumerTenantId}::uuid
+       and created_at > ${since}::timestamptz - make_interval(mins => ${STRIKES.windowMinutes}::int)`;
+  return (row?.strikes ?? 0) <= 1;
+}
+
 /** What is open and has not yet passed stays: it was decided on what had already happened. */
-async function open(tx: Tx, { versionId, publisherTenantId }: Struck, tenant: string | null, reason: string): Promise<void> {
+async function suspendFor(tx: Tx, { versionId, publisherTenantId }: Struck, tenant: string | null, reason: string): Promise<void> {
   await tx.$executeRaw`
     insert into suspension as s (id, version_id, publisher_tenant_id, consumer_tenant_id, reason, until)
     values (${newId()}::uuid, ${versionId}::uuid, ${publisherTenantId}::uuid, ${tenant}::uuid, ${reason},
@@ -154,7 +189,7 @@ function reasonOf(counts: readonly Count[]): string {
     ...(sum('crashes') > 0 ? [`crashed ${sum('crashes')} times`] : []),
     ...(sum('overruns') > 0 ? [`exceeded its run limit ${sum('overruns')} times`] : []),
   ];
-  const callers = counts.length === 1 ? 'one tenant' : `${counts.length} tenants`;
+  const callers = counts.length <= 1 ? 'one tenant' : `${counts.length} tenants`;
   return `In ${STRIKES.windowMinutes} minutes the version ${parts.join(' and ') || 'failed again'}, called by ${callers}.`;
 }
 

@@ -100,6 +100,71 @@ test('after its time one call at a time is let through, and its answer ends the 
   for (const tenant of [publisher, one]) expect(await pass(tenant)).toBeNull();
 });
 
+/** A version that two of four consumers have had suspended for everybody, after its time. */
+async function suspendedByTwo() {
+  const offered = await offer(4);
+  const [one = '', two = '', three = '', four = ''] = offered.consumers;
+  await offered.strike(one, 3);
+  await offered.strike(two, 3);
+  await offered.wait(61);
+  return { ...offered, one, two, three, four };
+}
+
+test('who had a version suspended for everybody does not keep it so: its failed probe lengthens its own suspension alone', async () => {
+  const { publisher, one, two, three, four, pass, strike, leftS } = await suspendedByTwo();
+  expect(await pass(one)).not.toBeNull();
+  const honest = await pass(three);
+  await expect(pass(four)).rejects.toEqual(suspended('for everybody'));
+  await strike(one, 1);
+  expect(Math.abs((await leftS(one)) - 120)).toBeLessThan(10);
+  expect(await leftS(three)).toBeLessThan(0);
+  await honest?.answered();
+  await rig.access.invalidations.caughtUp();
+  for (const tenant of [publisher, three, four]) expect(await pass(tenant)).toBeNull();
+  await expect(pass(one)).rejects.toEqual(suspended('for your tenant'));
+  expect(await pass(two)).not.toBeNull();
+});
+
+test('a consumer that had no part in it lengthens the suspension for everybody once, and then its own', async () => {
+  const { three, four, pass, strike, wait, leftS } = await suspendedByTwo();
+  expect(await pass(three)).not.toBeNull();
+  await strike(three, 1);
+  expect(Math.abs((await leftS(four)) - 120)).toBeLessThan(10);
+  await wait(121);
+  expect(await pass(three)).not.toBeNull();
+  await strike(three, 1);
+  expect(await leftS(four)).toBeLessThan(0);
+  expect(await pass(four)).not.toBeNull();
+  await expect(pass(three)).rejects.toEqual(suspended('for everybody'));
+  expect(Math.abs((await leftS(three)) - 60)).toBeLessThan(10);
+});
+
+test('where all who call it have struck, whoever has shown that it works for itself may show it for everybody', async () => {
+  const { publisher, one, two, pass } = await suspendedByTwo();
+  await (await pass(one))?.answered();
+  await rig.access.invalidations.caughtUp();
+  const probe = await pass(one);
+  await expect(pass(publisher)).rejects.toMatchObject({ code: 'MODEL_SUSPENDED', data: { retryAfterMs: 1_000 } });
+  await probe?.answered();
+  await rig.access.invalidations.caughtUp();
+  for (const tenant of [publisher, one]) expect(await pass(tenant)).toBeNull();
+  expect(await pass(two)).not.toBeNull();
+});
+
+test('strikes that a version was suspended for do not suspend it again', async () => {
+  const { publisher, one, two, three, pass, strike } = await suspendedByTwo();
+  await (await pass(publisher))?.answered();
+  await rig.access.invalidations.caughtUp();
+  await (await pass(one))?.answered();
+  await strike(two, 1);
+  await strike(one, 2);
+  for (const tenant of [one, three, publisher]) expect(await pass(tenant)).toBeNull();
+  await strike(one, 1);
+  await expect(pass(one)).rejects.toEqual(suspended('for your tenant'));
+  await strike(two, 2);
+  for (const tenant of [three, publisher]) await expect(pass(tenant)).rejects.toEqual(suspended('for everybody'));
+});
+
 test('a probe that fails doubles the time, up to an hour', async () => {
   const { publisher, pass, strike, wait, leftS } = await offer(0);
   await strike(publisher, 3);
