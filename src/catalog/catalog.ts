@@ -93,7 +93,7 @@ export type Catalog = AsyncDisposable & {
   /**
    * A version of the upload's bytes; the same bytes in the same model give the version that there is, as it is. Waits up to 30 s for READY or
    * REJECTED. BAD_USER_INPUT (`maxBatchRows` 1–4096, `runLimitMs`, `deadlineMs` 1–60000), NOT_FOUND (model, upload), CONFLICT (no file yet,
-   * or used for another model).
+   * or used for another model), OVERLOADED (20 of the tenant's versions wait for their check).
    */
   createModelVersion(tenantId: string, input: VersionInput): Promise<ModelVersionView>;
   /** Returns when every server process knows. BAD_USER_INPUT, NOT_FOUND (model, version), CONFLICT (the version is not READY). */

@@ -1,23 +1,24 @@
 import type { Invalidations } from '../access/access.ts';
-import { asSystem, asTenant, type Database } from '../base/database.ts';
+import { asSystem, asTenant, type Database, type Tx } from '../base/database.ts';
 import { MercatoError } from '../base/errors.ts';
 import type { Log } from '../base/log.ts';
-import type { ModelVersion, ModelVersionState, Prisma } from '../generated/prisma/client.ts';
+import { type ModelVersion, type ModelVersionState, Prisma } from '../generated/prisma/client.ts';
 import type { Inference, Profile } from '../inference/inference.ts';
 import { releaseFile } from './files.ts';
 import type { CheckVersion, Jobs } from './jobs.ts';
 import { found } from './models.ts';
 import { rejectionOf } from './rejections.ts';
 import type { ModelStore } from './store.ts';
-import { type Checked, createVerifications, gateOf } from './verifications.ts';
+import { type Checked, createVerifications, gateOf, type OpenVersion } from './verifications.ts';
 import { type ModelVersionView, versionInclude, versionView } from './views.ts';
 
 type Options = { db: Database; store: ModelStore; inference: Inference; invalidations: Invalidations; jobs: Jobs; log: Log };
 
 const SWEEP_MS = 60_000;
 const SWEEP_MAX = 100;
-/** One slow check leaves room for another; each has a whole model in memory. */
+/** One slow check leaves room for another, of another tenant; each has a whole model in memory. */
 const CONCURRENCY = 2;
+const PER_TENANT = 1;
 /** How long a caller waits for the gate, and how often it looks where another process works. */
 const PATIENCE_MS = 30_000;
 const LOOK_MS = { first: 50, last: 2_000 };
@@ -99,7 +100,7 @@ export function createChecks({ db, store, inference, invalidations, jobs, log }:
   }
 
   async function request(data: CheckVersion): Promise<void> {
-    await asSystem(db, (tx) => jobs.enqueue(tx, 'check-version', data, data.versionId));
+    await asSystem(db, (tx) => enqueueOpen(tx, Prisma.sql`id = ${data.versionId}::uuid`));
     jobs.wake('check-version');
   }
 
@@ -136,21 +137,25 @@ export function createChecks({ db, store, inference, invalidations, jobs, log }:
     if (looks.size === 0) waiting.delete(versionId);
   }
 
-  /** What was made, but whose job was never written or was lost. */
+  /** What was made, but whose job was never written or was lost, or waits for its turn: that may be another by now. */
   async function sweep(): Promise<void> {
-    const count = await asSystem(db, async (tx) => {
-      const lost = await tx.$queryRaw<CheckVersion[]>`
-        select id as "versionId", tenant_id as "tenantId" from model_version
-        where state in ('DRAFT', 'CHECKED') and created_at < mercato_now() - interval '1 minute' order by id limit ${SWEEP_MAX}`;
-      for (const data of lost) await jobs.enqueue(tx, 'check-version', data, data.versionId);
-      return lost.length;
-    });
+    const count = await asSystem(db, (tx) => enqueueOpen(tx, Prisma.sql`created_at < mercato_now() - interval '1 minute'`));
     if (count > 0) jobs.wake('check-version');
+  }
+
+  /** Each tenant's first come before any tenant's second. Returns how many there are. */
+  async function enqueueOpen(tx: Tx, which: Prisma.Sql): Promise<number> {
+    const open = await tx.$queryRaw<OpenVersion[]>`
+      select id as "versionId", tenant_id as "tenantId",
+             (select count(*)::int from model_version o where o.tenant_id = v.tenant_id and o.state in ('DRAFT', 'CHECKED') and o.id < v.id) turn
+        from model_version v where state in ('DRAFT', 'CHECKED') and ${which} order by id limit ${SWEEP_MAX}`;
+    for (const { turn, ...data } of open) await jobs.enqueue(tx, 'check-version', data, data.versionId, { turn });
+    return open.length;
   }
 
   return {
     async start() {
-      await jobs.work('check-version', check, CONCURRENCY);
+      await jobs.work('check-version', check, CONCURRENCY, PER_TENANT);
       await sweep();
       await verifications.request();
       if (sweeping) clearInterval(sweeping);
@@ -173,7 +178,8 @@ export function createChecks({ db, store, inference, invalidations, jobs, log }:
   };
 }
 
-const OPEN = ['DRAFT', 'CHECKED'] as const satisfies ModelVersionState[];
+/** Of versions that are not checked yet. */
+export const OPEN = ['DRAFT', 'CHECKED'] as const satisfies ModelVersionState[];
 
 function isOpen(state: ModelVersionState): boolean {
   return state === 'DRAFT' || state === 'CHECKED';

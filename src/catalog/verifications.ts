@@ -10,6 +10,9 @@ import { measuresOf, type VersionMeasures } from './views.ts';
 
 type Options = { db: Database; store: ModelStore; inference: Inference; invalidations: Invalidations; jobs: Jobs; log: Log };
 
+/** What is to be checked; `turn`: how many of its tenant's are before it. */
+export type OpenVersion = CheckVersion & { turn: number };
+
 export type Checked = Prisma.ModelVersionGetPayload<{ include: { samples: true } }>;
 
 export type Verifications = {
@@ -65,15 +68,17 @@ export function createVerifications({ db, store, inference, invalidations, jobs,
     const here = await inference.grounds();
     const grounds = textOf(here);
     await asSystem(db, async (tx) => {
-      const open = await tx.$queryRaw<CheckVersion[]>`
-        select id as "versionId", tenant_id as "tenantId" from model_version v where state = 'READY' and sample_count > 0
+      const open = await tx.$queryRaw<OpenVersion[]>`
+        select id as "versionId", tenant_id as "tenantId", row_number() over (partition by tenant_id order by id)::int - 1 turn
+          from model_version v where state = 'READY' and sample_count > 0
           and (not ${JSON.stringify(here.devices)}::jsonb <@ (
                  select coalesce(jsonb_agg(one->'device'), '[]')
                    from jsonb_array_elements(coalesce(profile->'verifiedOn', jsonb_build_array(profile)) || coalesce(profile->'fallbacks', '[]')) one
                   where coalesce(one->>'runtime', ${here.runtime}) = ${here.runtime})
                or exists (select from suspension s where s.version_id = v.id and s.ended_at is null and s.until > mercato_now() + interval '1 year'))
         order by id`;
-      for (const data of open) await jobs.enqueue(tx, 'check-version', { ...data, grounds }, `${data.versionId} ${grounds}`, TRIES);
+      for (const { turn, ...data } of open)
+        await jobs.enqueue(tx, 'check-version', { ...data, grounds }, `${data.versionId} ${grounds}`, { tries: TRIES, turn });
     });
     jobs.wake('check-version');
   }

@@ -4,7 +4,7 @@ import { newId } from '../base/ids.ts';
 import { LIMITS } from '../base/limits.ts';
 import type { Prisma } from '../generated/prisma/client.ts';
 import { parseSamples, type Sample } from '../inference/inference.ts';
-import type { Checks } from './checks.ts';
+import { type Checks, OPEN } from './checks.ts';
 import { parseCount } from './input.ts';
 import { found } from './models.ts';
 import type { Stored } from './store.ts';
@@ -25,6 +25,8 @@ const BATCH_ROWS_MAX = 4096;
 export const DEFAULT_BOUNDS: Bounds = { maxBatchRows: 64, runLimitMs: 10_000, deadlineMs: LIMITS.deadlineMsDefault };
 /** Versions made at the same moment count up one after the other; each loser finds the next number free. */
 const ATTEMPTS_MAX = 20;
+/** Of one tenant's versions that wait for their check, beyond which it uploads no more; a check takes 180 s at most. */
+const OPEN_MAX = { count: 20, retryAfterMs: 10_000 };
 
 /** As `Catalog.createModelVersion`. */
 export async function createVersion(db: Database, checks: Checks, tenantId: string, input: VersionInput): Promise<ModelVersionView> {
@@ -37,7 +39,7 @@ export async function createVersion(db: Database, checks: Checks, tenantId: stri
   return checked(db, checks, tenantId, async (tx) => {
     const { id: modelId } = found(await tx.model.findFirst({ where: { id: input.modelId, tenantId } }));
     const { file, taken } = await takeUpload(tx, tenantId, input.uploadId);
-    if (taken) return insertVersion(tx, { tenantId, modelId, ...file, ...bounds, trusted: false, samples });
+    if (taken) return insertUploaded(tx, { tenantId, modelId, ...file, ...bounds, trusted: false, samples });
     const [existing] = await tx.modelVersion.findMany({
       where: { modelId, tenantId, sha256: file.sha256 },
       orderBy: { number: 'desc' },
@@ -89,6 +91,19 @@ export async function takeUpload(tx: Tx, tenantId: string, id: string): Promise<
 }
 
 type NewVersion = Stored & Bounds & { tenantId: string; modelId: string; trusted: boolean; samples?: Sample[] };
+
+/** As `insertVersion`, under a lock per tenant, or two calls would both take the last place. @throws OVERLOADED */
+async function insertUploaded(tx: Tx, version: NewVersion): Promise<{ id: string; created: boolean }> {
+  const { tenantId } = version;
+  await tx.$executeRaw`select pg_advisory_xact_lock(hashtext('mercato.open_versions'), hashtext(${tenantId}))`;
+  const inserted = await insertVersion(tx, version);
+  const { count, retryAfterMs } = OPEN_MAX;
+  if (inserted.created && (await tx.modelVersion.count({ where: { tenantId, state: { in: [...OPEN] } } })) > count) {
+    const message = `At most ${count} versions of a tenant wait for their check at once; make this one when another is READY or REJECTED.`;
+    throw new MercatoError('OVERLOADED', message, { limit: String(count), retryAfterMs });
+  }
+  return inserted;
+}
 
 /** A version with the model's next number, or the one that has these bytes already and was not rejected. */
 export async function insertVersion(tx: Tx, version: NewVersion): Promise<{ id: string; created: boolean }> {

@@ -16,7 +16,7 @@ const STOP_LIMIT_MS = 5_000;
  */
 export async function createJobs(db: Database, log: Log): Promise<Jobs & AsyncDisposable> {
   const boss = new PgBoss({
-    db: { executeSql: (sql, values) => asSystem(db, (tx) => execute(tx, sql, values)) },
+    db: { executeSql: (sql, values) => asSystem(db, (tx) => executeAlone(tx, sql, values)) },
     schema: 'pgboss',
     migrate: false,
     createSchema: false,
@@ -34,25 +34,35 @@ export async function createJobs(db: Database, log: Log): Promise<Jobs & AsyncDi
   timer.unref();
   const workers = new Map<string, string[]>();
 
+  function wake(queue: Queue): void {
+    for (const id of workers.get(queue) ?? []) boss.notifyWorker(id);
+  }
+
   return {
-    async enqueue(tx, queue, data, key, tries) {
+    async enqueue(tx, queue, data, key, { tries, turn = 0 } = {}) {
       const options = {
         singletonKey: key,
         singletonSeconds: ONCE_PER_SECONDS,
         heartbeatSeconds: HEARTBEAT_S,
+        group: { id: data.tenantId },
+        priority: -turn,
         ...(tries === undefined ? {} : { retryLimit: tries }),
       };
       await boss.send(queue, data, { ...options, db: { executeSql: (sql, values) => execute(tx, sql, values) } });
     },
-    wake(queue) {
-      for (const id of workers.get(queue) ?? []) boss.notifyWorker(id);
-    },
-    async work<Q extends Queue>(queue: Q, handler: (data: JobData[Q]) => Promise<void>, concurrency: number) {
+    wake,
+    async work<Q extends Queue>(queue: Q, handler: (data: JobData[Q]) => Promise<void>, concurrency: number, perTenant?: number) {
       // Embedded, this process is the only one and is woken by itself: polling finds retries alone.
       const pollingIntervalSeconds = db.kind === 'embedded' ? 10 : 2;
+      const options = { pollingIntervalSeconds, ...(perTenant === undefined ? {} : { groupConcurrency: perTenant }) };
       const work = () =>
-        boss.work<JobData[Q]>(queue, { pollingIntervalSeconds }, async (jobs) => {
-          for (const job of jobs) await handler(job.data);
+        boss.work<JobData[Q]>(queue, options, async (jobs) => {
+          try {
+            for (const job of jobs) await handler(job.data);
+          } finally {
+            // What was passed over meanwhile may be next.
+            wake(queue);
+          }
         });
       workers.set(queue, await Promise.all(Array.from({ length: concurrency }, work)));
     },
@@ -61,6 +71,12 @@ export async function createJobs(db: Database, log: Log): Promise<Jobs & AsyncDi
       await boss.stop({ graceful: true, timeout: STOP_LIMIT_MS });
     },
   };
+}
+
+/** Two that fetch at once would each find a tenant without a job at work, and take one of its jobs. */
+async function executeAlone(tx: Tx, sql: string, values?: unknown[]): Promise<{ rows: unknown[] }> {
+  if (sql.includes('SKIP LOCKED')) await tx.$executeRaw`select pg_advisory_xact_lock(hashtext('mercato.jobs'))`;
+  return execute(tx, sql, values);
 }
 
 async function execute(tx: Tx, sql: string, values: unknown[] = []): Promise<{ rows: unknown[] }> {

@@ -2,11 +2,12 @@ import { createReadStream } from 'node:fs';
 import { asTenant, type Database, type Tx } from '../base/database.ts';
 import { MercatoError } from '../base/errors.ts';
 import { LIMITS } from '../base/limits.ts';
-import { type Catalog, type ModelStore, rejectedAs } from '../catalog/catalog.ts';
+import type { Catalog, ModelStore } from '../catalog/catalog.ts';
 import type { Optimization, OptimizationKind, Prisma } from '../generated/prisma/client.ts';
 import type { OptimizationRuleInput, OptimizeVersionInput } from '../generated/schema.ts';
 import { parseLimits, within } from './bounds.ts';
 import { insertEvaluation } from './evaluations.ts';
+import { addReadyVersion } from './made-versions.ts';
 import type { Decision, Report, Rule } from './optimise/optimise.ts';
 import { metricOf } from './orders.ts';
 import { dataKeyOf, fetchRunData, runData } from './runs.ts';
@@ -68,8 +69,7 @@ export function createOptimisations({ db, store, catalog, works, workshop }: Opt
     const { answer, micros } = await workshop.perform(order, folder, { claim });
 
     const file = await store.put(createReadStream(folder.path(answer.model)), LIMITS.modelBytesMax);
-    const version = await catalog.addVersion(tenantId, { modelId: row.source.modelId, file, like: row.source });
-    if (version.state !== 'READY') throw rejectedAs(version.rejection);
+    const version = await addReadyVersion(catalog, claim, { modelId: row.source.modelId, file, like: row.source });
     const { report, decision, notes, source, figures } = answer;
     const metrics = { sourceMetric: source && metricOf(source), metric: figures && metricOf(figures) };
     const outcome: Outcome = { ...decision, report, notes, ...metrics };

@@ -5,7 +5,7 @@ import { asSystem, asTenant, type Database, type Tx } from '../base/database.ts'
 import { MercatoError } from '../base/errors.ts';
 import { type Connection, connection, type PageRequest } from '../base/ids.ts';
 import { LIMITS } from '../base/limits.ts';
-import { type Catalog, type ModelStore, rejectedAs, sweepKeys } from '../catalog/catalog.ts';
+import { type Catalog, type ModelStore, sweepKeys } from '../catalog/catalog.ts';
 import type { Dataset, Prisma, TrainingEpoch, TrainingRun } from '../generated/prisma/client.ts';
 import type { CreateTrainingRunInput } from '../generated/schema.ts';
 import { parseLimits } from './bounds.ts';
@@ -13,6 +13,7 @@ import type { Profile } from './data/data.ts';
 import { fetchDataset } from './datasets.ts';
 import type { Deployments } from './deployments.ts';
 import { insertEvaluation } from './evaluations.ts';
+import { addReadyVersion } from './made-versions.ts';
 import type { Progress, RunData, TrainingSpec } from './orders.ts';
 import { parseSpec } from './run-input.ts';
 import { type Claim, cancelWork, finish, insertWork, spend, type Works } from './work.ts';
@@ -67,8 +68,7 @@ export function createRuns({ db, store, catalog, works, workshop, deployments }:
     const { answer, micros } = await workshop.perform(order, folder, { claim, onProgress });
 
     const file = await store.put(createReadStream(folder.path(answer.model)), LIMITS.modelBytesMax);
-    const version = await catalog.addVersion(tenantId, { modelId: run.modelId, file });
-    if (version.state !== 'READY') throw rejectedAs(version.rejection);
+    const version = await addReadyVersion(catalog, claim, { modelId: run.modelId, file });
     const made = await asTenant(db, tenantId, async (tx) => {
       await insertEvaluation(tx, { tenantId, versionId: version.id, dataKey: dataKeyOf(run), figures: answer.figures });
       await tx.trainingRun.update({ where: { id }, data: { versionId: version.id } });

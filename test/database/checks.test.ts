@@ -1,14 +1,15 @@
 import { randomBytes } from 'node:crypto';
-import { beforeAll, expect, test, vi } from 'vitest';
-import { asSystem, asTenant } from '../../src/base/database.ts';
+import { beforeAll, describe, expect, test, vi } from 'vitest';
+import { asSystem, asTenant, type Tx } from '../../src/base/database.ts';
 import { MercatoError } from '../../src/base/errors.ts';
 import { createLog } from '../../src/base/log.ts';
 import { type Checks, createChecks } from '../../src/catalog/checks.ts';
 import type { CheckVersion, Jobs } from '../../src/catalog/jobs.ts';
 import type { ModelStore } from '../../src/catalog/store.ts';
-import { DEFAULT_BOUNDS, insertVersion } from '../../src/catalog/versions.ts';
+import { createVersion, DEFAULT_BOUNDS, insertVersion } from '../../src/catalog/versions.ts';
 import type { Inference, Inspection } from '../../src/inference/inference.ts';
 import { type CatalogRig, openCatalog } from '../support/catalog.ts';
+import { onPostgres, race } from '../support/races.ts';
 
 let rig: CatalogRig;
 beforeAll(async () => {
@@ -36,7 +37,7 @@ const inspection: Inspection = {
 
 function checksOf(inference: Partial<Inference>) {
   const store = { read: async () => new Uint8Array(), deleteFile: vi.fn(async () => {}) };
-  const jobs = { enqueue: vi.fn(async () => {}), wake() {}, async work() {} };
+  const jobs = { enqueue: vi.fn(async () => {}), wake() {}, work: vi.fn(async () => {}) };
   const checks = createChecks({
     db: rig.db,
     store: store as Partial<ModelStore> as ModelStore,
@@ -48,10 +49,10 @@ function checksOf(inference: Partial<Inference>) {
   return { checks, store, jobs };
 }
 
-/** A version that nobody checked, with a sample that nobody looks at. */
-async function draft(): Promise<CheckVersion> {
-  const { id: tenantId } = await rig.tenant();
-  const { id: modelId } = await rig.catalog.createModel(tenantId, { name: 'model' });
+/** A version that nobody checked, with a sample that nobody looks at; of the tenant that another is of, where one is given. */
+async function draft(beside?: CheckVersion): Promise<CheckVersion> {
+  const tenantId = beside?.tenantId ?? (await rig.tenant()).id;
+  const { id: modelId } = await rig.catalog.createModel(tenantId, { name: `m${randomBytes(6).toString('hex')}` });
   const file = { sha256: randomBytes(32).toString('hex'), sizeBytes: 1 };
   const samples = [{ inputs: [], outputs: [], tolerance: 0 }];
   const version = { tenantId, modelId, ...file, ...DEFAULT_BOUNDS, trusted: false, samples };
@@ -128,4 +129,74 @@ test('what was measured keeps its device where samples are answered on another, 
   expect(profile).toMatchObject({ ...grounds, ...measured, device: 'cuda:0', partlyOnCpu: true, fallbacks });
   expect(await asked()).toBe(0);
   await checks.stop();
+});
+
+test("a check has as many before it as its tenant's older versions that wait, and one tenant has one at a time", async () => {
+  const first = await draft();
+  const second = await draft(first);
+  const other = await draft();
+  const { checks, jobs } = checksOf({
+    inspect: async () => inspection,
+    grounds: async () => ({ devices: ['cpu'], runtime: 'onnxruntime-node 3' }),
+  });
+  const turnsOf = (...versions: CheckVersion[]) => {
+    const calls = jobs.enqueue.mock.calls as unknown[][];
+    return versions.map(({ versionId }) => calls.findLast(([, , job]) => (job as CheckVersion).versionId === versionId)?.[4]);
+  };
+  for (const data of [second, first, other]) await checks.request(data);
+  expect(turnsOf(first, second, other)).toEqual([{ turn: 0 }, { turn: 1 }, { turn: 0 }]);
+  await checks.check(first);
+  await checks.request(second);
+  expect(turnsOf(second)).toEqual([{ turn: 0 }]);
+  for (const data of [second, other]) await checks.check(data);
+  await checks.start();
+  expect(jobs.work).toHaveBeenCalledWith('check-version', expect.any(Function), 2, 1);
+  expect(turnsOf(first, second, other)).toEqual([0, 1, 0].map((turn) => ({ tries: 100, turn })));
+  await checks.stop();
+});
+
+describe('versions of a tenant that wait for their check', () => {
+  const overloaded = expect.objectContaining({ code: 'OVERLOADED', data: { limit: '20', retryAfterMs: 10_000 } });
+
+  /** A tenant with so many that wait; `make` makes one more, which nobody checks, of a new upload where none is given. */
+  async function waiting(count: number) {
+    const first = await draft();
+    for (let i = 1; i < count; i++) await draft(first);
+    const { tenantId } = first;
+    const { checks } = checksOf({});
+    await checks.stop();
+    const { id: modelId } = await rig.catalog.createModel(tenantId, { name: 'one-more' });
+    const upload = (bytes = randomBytes(32)) => rig.upload(tenantId, bytes);
+    const make = (uploadId: string) => createVersion(rig.db, checks, tenantId, { modelId, uploadId });
+    return { first, upload, make };
+  }
+
+  test('are 20 at most; what made one of them makes it again, and what was refused is made when another is checked', async () => {
+    const { first, upload, make } = await waiting(19);
+    const bytes = randomBytes(32);
+    const [last, again, more] = [await upload(bytes), await upload(bytes), await upload()];
+    const made = await make(last);
+    const trained = await draft(first);
+    await expect(make(more)).rejects.toEqual(overloaded);
+    for (const uploadId of [last, again]) expect(await make(uploadId)).toMatchObject({ id: made.id, state: 'DRAFT' });
+    for (const data of [first, trained]) await checksOf({ inspect: async () => inspection }).checks.check(data);
+    expect(await make(more)).toMatchObject({ number: 2, state: 'DRAFT' });
+  });
+
+  test.skipIf(!onPostgres)('are as many where two are made at once', async () => {
+    const { first, upload, make } = await waiting(19);
+    const uploadId = await upload();
+    const another = await upload();
+    const { id: modelId } = await rig.catalog.createModel(first.tenantId, { name: 'another' });
+    const version = { ...first, modelId, sha256: randomBytes(32).toString('hex'), sizeBytes: 1, ...DEFAULT_BOUNDS, trusted: false };
+    const before = async (tx: Tx) => {
+      await tx.$executeRaw`select set_config('role', 'none', true), pg_advisory_xact_lock(hashtext('mercato.open_versions'), hashtext(${first.tenantId}))`;
+      await insertVersion(tx, version);
+    };
+    expect(await race(rig.db, before, () => make(uploadId))).toMatchObject({
+      waited: true,
+      result: { status: 'rejected', reason: overloaded },
+    });
+    await expect(make(another)).rejects.toEqual(overloaded);
+  });
 });

@@ -109,10 +109,26 @@ const access: Guard[] = [
   ]),
 ];
 
-const prediction: Guard[] = guardsOf('lock', 'src/prediction/replays.ts', LOCKS, [
-  ['answers that expire are locked', ' for update skip locked', ''],
-  ['answers that another deletes are not waited for', 'for update skip locked', 'for update'],
-]);
+const prediction: Guard[] = [
+  ...guardsOf('lock', 'src/prediction/replays.ts', LOCKS, [
+    ['answers that expire are locked', ' for update skip locked', ''],
+    ['answers that another deletes are not waited for', 'for update skip locked', 'for update'],
+  ]),
+  ...guardsOf('lock', 'src/prediction/jobs.ts', 'database/jobs', [
+    [
+      'jobs are fetched by one at a time',
+      "if (sql.includes('SKIP LOCKED')) await tx.$executeRaw`select pg_advisory_xact_lock(hashtext('mercato.jobs'))`;",
+      '',
+    ],
+  ]),
+  ...guardsOf('lock', 'src/catalog/versions.ts', 'database/checks', [
+    [
+      "a tenant's versions that wait for their check are counted under a lock",
+      "await tx.$executeRaw`select pg_advisory_xact_lock(hashtext('mercato.open_versions'), hashtext(${tenantId}))`;",
+      '',
+    ],
+  ]),
+];
 
 const functions: Guard[] = [
   ...guardsOf('lock', INIT, LOCKS, [
