@@ -1,6 +1,7 @@
 import { type Joinable, joinInputs, splitOutputs } from './batch.ts';
 import { hostMs, type Outcomes, type RunnerStats } from './frames.ts';
-import { CallQueue, type Queued } from './queue.ts';
+import { Pace } from './pace.ts';
+import { CallQueue, type Lane, type Queued } from './queue.ts';
 import { REFUSES_MS_MAX } from './refusals.ts';
 import type { Tensor } from './tensor.ts';
 
@@ -35,8 +36,6 @@ export type Refusal = {
  */
 export type Call = Queued &
   Joinable & {
-    /** Calls of equal keys may run as one; null: alone. */
-    joinKey: string | null;
     arrivedMs: number;
     expiresMs: number;
     begin(mixed: boolean): void;
@@ -52,7 +51,7 @@ export type DispatchPort = {
   die(): void;
 };
 
-/** `filler`: rows that no call brought, beyond `rows`; `again`: of a call that failed with others. */
+/** `filler`: rows that no call brought, beyond `rows`; `paidMs`: what its tenants paid for it so far; `again`: of a call that failed with others. */
 type Run = {
   batch: number;
   calls: readonly Call[];
@@ -60,14 +59,20 @@ type Run = {
   again: boolean;
   rows: number;
   filler: number;
+  paidMs: number;
   startedMs: number;
   limit: NodeJS.Timeout;
 };
+
+/** Runs, and the rows in all of them. */
+type Work = { runs: number; rows: number };
 
 /** The weight of one call in the mean of queue times. */
 const QUEUE_MEAN_CALLS = 32;
 /** A call is let in where it is expected to be answered within this part of what is left to it: runs differ, and one that is late was in vain. */
 const IN_TIME = 0.8;
+/** Parts of runs add up to whole ones, but for this. */
+const ROUNDING = 1e-6;
 const RETRY_AFTER_MS = { min: 10, max: 5_000 };
 /** For so long each call of a tenant runs by itself, after one that made the run of others fail. */
 const APART_MS = 10_000;
@@ -91,8 +96,8 @@ export class Dispatcher {
   #dying = false;
   #batches = 0;
   #meanRunMs = 1;
-  /** From the beginning of a run to that of the next, where calls waited: what is done between runs counts. */
-  #meanTurnMs = 0;
+  /** Of runs from their beginning to their end here: what the threads say to each other counts. */
+  readonly #pace = new Pace();
   #meanQueueMs = 0;
   #busyMs = 0;
   #idleSinceMs = hostMs();
@@ -127,18 +132,59 @@ export class Dispatcher {
    * for it; a mean of runs is no promise, so a call that is let in may be late all the same.
    */
   #expectedWaitMs(call: Call): number {
-    if (this.#busyMs === 0 || this.#current === null) return 0;
-    const turnMs = Math.max(this.#meanRunMs, this.#meanTurnMs);
-    const restMs = Math.max(0, turnMs - (performance.now() - this.#current.startedMs));
-    const parts = this.#queue.ahead(call);
-    const { joinable, shared, maxBatchRows } = this.#settings;
-    const sum = (values: number[]) => values.reduce((total, value) => total + value, 0);
-    const runs = !joinable
-      ? sum(parts.map(({ calls }) => calls))
-      : shared
-        ? Math.floor(sum(parts.map(({ rows }) => rows)) / maxBatchRows)
-        : sum(parts.map(({ rows }, index) => (index === 0 ? Math.floor(rows / maxBatchRows) : Math.ceil(rows / maxBatchRows))));
-    return restMs + (this.#alone.length + runs + 1) * turnMs;
+    if (this.#current === null || this.#pace.rowMs === 0) return 0;
+    const { startedMs } = this.#current;
+    const restMs = Math.max(0, this.#pace.runMs(this.#current.rows + this.#current.filler) - (performance.now() - startedMs));
+    const againMs = this.#alone.reduce((sum, again) => sum + this.#runsMs({ runs: 1, rows: again.rows }), 0);
+    let waitMs = restMs + againMs;
+    const joined = new Map<string, Work>();
+    const join = (key: string, { runs, rows }: Work) => {
+      const work = joined.get(key) ?? { runs: 0, rows: 0 };
+      joined.set(key, { runs: work.runs + runs, rows: work.rows + rows });
+    };
+    for (const { lane, part } of this.#queue.ahead(call, (other) => this.#laneMs(other))) {
+      const { runs, rows, key } = this.#workOf(lane);
+      // Those that come later fill these runs up.
+      if (key !== null && (this.#settings.shared || lane.tenantKey === call.tenantKey)) join(key, { runs: part * runs, rows });
+      else waitMs += this.#runsMs({ runs: part * runs, rows: part * rows });
+    }
+    const { rows } = call;
+    if (call.joinKey === null || this.#isApart(call)) waitMs += this.#runsMs({ runs: 1, rows });
+    else join(call.joinKey, { runs: 1 / this.#callsOfRun(rows), rows });
+    for (const work of joined.values()) {
+      const most = Math.ceil(work.runs) * this.#settings.maxBatchRows;
+      waitMs += this.#runsMs({ runs: work.runs, rows: Math.min(work.rows, most) });
+    }
+    return waitMs;
+  }
+
+  /** What the calls of a tenant take that wait: by themselves, unless those of others that may be joined with them bear their parts of it. */
+  #laneMs(lane: Lane<Call>): number {
+    const { runs, rows, key } = this.#workOf(lane);
+    if (!this.#settings.shared || key === null) return this.#runsMs({ runs, rows });
+    return runs * this.#pace.runMs(this.#rowsOfRun(rows / runs));
+  }
+
+  /** What is begun of a run is run to its end. */
+  #runsMs({ runs, rows }: Work): number {
+    const whole = Math.max(1, Math.ceil(runs - ROUNDING));
+    return runs === 0 ? 0 : whole * this.#pace.runMs(this.#rowsOfRun(rows / whole));
+  }
+
+  /** Runs that the calls of a tenant need, as parts of full ones where all may be joined, which is by `key`. */
+  #workOf({ calls, rows, breaks }: Lane<Call>): Work & { key: string | null } {
+    const [first] = calls;
+    if (first === undefined || this.#isApart(first)) return { runs: calls.length, rows, key: null };
+    const full = calls.length / this.#callsOfRun(rows / calls.length);
+    return breaks === 0 ? { runs: full, rows, key: first.joinKey } : { runs: Math.max(breaks + 1, full), rows, key: null };
+  }
+
+  #callsOfRun(rowsOfCall: number): number {
+    return Math.max(1, Math.floor(this.#settings.maxBatchRows / Math.max(1, rowsOfCall)));
+  }
+
+  #rowsOfRun(rows: number): number {
+    return Math.max(rows, this.#settings.fixedRows ?? 0);
   }
 
   /** Forgets a call that waits, and whether it did; one that runs goes on, because others may share the run. */
@@ -162,7 +208,9 @@ export class Dispatcher {
     const limit = setTimeout(() => this.#overrun(), this.#settings.runLimitMs);
     const mixed = calls.some(({ tenantKey }) => tenantKey !== chosen.call.tenantKey);
     const { again } = chosen;
-    this.#current = { batch: ++this.#batches, calls, mixed, again, rows, filler, startedMs: performance.now(), limit };
+    // What is done again was paid for the first time.
+    const paidMs = again ? 0 : calls.reduce((sum, call) => sum + this.#queue.costMs(call), 0);
+    this.#current = { batch: ++this.#batches, calls, mixed, again, rows, filler, paidMs, startedMs: performance.now(), limit };
     for (const call of calls) {
       this.#meanQueueMs += (this.#current.startedMs - call.arrivedMs - this.#meanQueueMs) / QUEUE_MEAN_CALLS;
       call.begin(mixed);
@@ -178,7 +226,7 @@ export class Dispatcher {
     const parts = splitOutputs(calls, outputs, filler);
     if (parts === null) for (const call of calls) this.#unfilled.add(call);
     // The next run begins before these outputs are sent: the session thread is what callers wait for.
-    const run = this.#finish(this.#current, parts === null);
+    const run = this.#finish(this.#current, { repeat: parts === null, answered: true });
     if (run !== null && parts !== null) answer(run, parts, runMs);
   }
 
@@ -186,7 +234,7 @@ export class Dispatcher {
   failed(batch: number, message: string): void {
     if (this.#current?.batch !== batch) return;
     if (this.#current.again) this.#setApart(this.#current.calls);
-    const run = this.#finish(this.#current, this.#current.calls.length > 1);
+    const run = this.#finish(this.#current, { repeat: this.#current.calls.length > 1, answered: false });
     for (const call of run?.calls ?? []) call.refuse({ code: 'MODEL_FAILED', message });
   }
 
@@ -207,13 +255,17 @@ export class Dispatcher {
     const { shared, maxBatchRows } = this.#settings;
     const nowMs = performance.now();
     let rows = first.rows;
-    return this.#queue.takeWhile((call) => {
-      if (rows >= maxBatchRows) return 'stop';
-      const fits = call.joinKey === first.joinKey && rows + call.rows <= maxBatchRows && nowMs < call.expiresMs;
-      if (!fits || (!shared && call.tenantKey !== first.tenantKey) || this.#isApart(call)) return 'skip';
-      rows += call.rows;
-      return 'take';
-    });
+    if (rows >= maxBatchRows) return [];
+    return this.#queue.takeWhile(
+      (call) => {
+        if (rows >= maxBatchRows) return 'stop';
+        const fits = call.joinKey === first.joinKey && rows + call.rows <= maxBatchRows && nowMs < call.expiresMs;
+        if (!fits || this.#isApart(call)) return 'skip';
+        rows += call.rows;
+        return 'take';
+      },
+      shared ? undefined : first.tenantKey,
+    );
   }
 
   #setApart(calls: readonly Call[]): void {
@@ -237,15 +289,19 @@ export class Dispatcher {
   }
 
   /** Ends the run and begins the next one; null where it has to be repeated call by call. */
-  #finish(run: Run, repeat: boolean): Run | null {
+  #finish(run: Run, { repeat, answered }: { repeat: boolean; answered: boolean }): Run | null {
     clearTimeout(run.limit);
     this.#current = null;
     this.#idleSinceMs = hostMs();
-    this.#busyMs += performance.now() - run.startedMs;
+    const tookMs = performance.now() - run.startedMs;
+    this.#busyMs += tookMs;
+    const sizeRows = run.rows + run.filler;
+    // A run that fails soon says nothing of those that answer.
+    if (answered || tookMs > this.#pace.runMs(sizeRows)) this.#pace.add(sizeRows, tookMs);
+    this.#queue.charge(run.calls, tookMs - run.paidMs);
+    if (this.#pace.rowMs > 0) this.#queue.rowMs = this.#pace.rowMs;
     if (repeat) this.#alone.push(...run.calls);
     this.dispatch();
-    const next = this.#current as Run | null;
-    if (next !== null) this.#meanTurnMs += (next.startedMs - run.startedMs - this.#meanTurnMs) / 8;
     return repeat ? null : run;
   }
 }

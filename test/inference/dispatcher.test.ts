@@ -1,53 +1,10 @@
 import { afterEach, beforeEach, describe, expect, test, vi } from 'vitest';
-import { joinKey } from '../../src/inference/batch.ts';
-import { type Call, Dispatcher, type DispatchSettings, type Refusal } from '../../src/inference/dispatcher.ts';
-import type { Tensor } from '../../src/inference/tensor.ts';
-import { floats, numbersOf } from './setup.ts';
-
-const SETTINGS: DispatchSettings = { joinable: true, shared: false, maxBatchRows: 4, fixedRows: null, runLimitMs: 1_000 };
-
-/** A dispatcher over a session thread that the test plays itself. */
-function stage(changes: Partial<DispatchSettings> = {}) {
-  const settings = { ...SETTINGS, ...changes };
-  const runs: { batch: number; inputs: readonly Tensor[]; rows: number[] }[] = [];
-  const log: string[] = [];
-  const dispatcher = new Dispatcher(settings, {
-    run: (batch, inputs) => runs.push({ batch, inputs, rows: numbersOf(inputs[0]) }),
-    die: () => log.push('died'),
-  });
-  const calls = new Map<string, Call>();
-  function add(name: string, values: readonly number[], given: Partial<Call> = {}): void {
-    const shape = [values.length, 1];
-    const body = { rows: values.length, inputs: [floats(shape, values)], outputs: null, ...given };
-    const call: Call = {
-      tenantKey: name.slice(0, 1),
-      priority: 0,
-      bytes: 4,
-      joinKey: settings.joinable ? joinKey(body) : null,
-      arrivedMs: performance.now(),
-      expiresMs: Number.POSITIVE_INFINITY,
-      begin: () => log.push(`${name} begins`),
-      answer: (outputs, { batchRows }) => log.push(`${name}: ${numbersOf(outputs[0])} of ${batchRows}`),
-      refuse: ({ code, message, fatal }) => log.push(`${name}: ${code} ${message}${fatal === true ? ' fatal' : ''}`),
-      ...body,
-    };
-    calls.set(name, call);
-    dispatcher.accept(call);
-  }
-  const cancel = (name: string) => {
-    const call = calls.get(name);
-    if (call !== undefined) dispatcher.cancel(call);
-  };
-  /** The current run gives back its inputs. */
-  const echo = (runMs = 1) => {
-    const run = runs.at(-1);
-    dispatcher.ran(run?.batch ?? 0, run?.inputs ?? [], runMs);
-  };
-  return { dispatcher, runs, log, add, cancel, echo };
-}
+import type { Call, Refusal } from '../../src/inference/dispatcher.ts';
+import { floats } from './setup.ts';
+import { SETTINGS, stage } from './stage.ts';
 
 describe('the dispatcher of a runner', () => {
-  beforeEach(() => void vi.useFakeTimers({ toFake: ['setTimeout', 'clearTimeout'] }));
+  beforeEach(() => void vi.useFakeTimers({ toFake: ['setTimeout', 'clearTimeout', 'performance'] }));
   afterEach(() => void vi.useRealTimers());
 
   test('starts a call at once when idle and joins what came while it was busy, each caller getting its rows', () => {
@@ -151,7 +108,6 @@ describe('the dispatcher of a runner', () => {
   });
 
   test('lets a tenant whose input failed the run of others run by itself for a while', () => {
-    vi.useFakeTimers({ toFake: ['setTimeout', 'clearTimeout', 'performance'] });
     const { dispatcher, runs, add, echo } = stage({ shared: true });
     add('a1', [1]);
     add('b1', [2]);
@@ -160,11 +116,13 @@ describe('the dispatcher of a runner', () => {
     add('b2', [4]);
     add('b3', [5]);
     add('c2', [6]);
+    vi.advanceTimersByTime(1);
     dispatcher.failed(1, 'bad row');
     echo();
+    vi.advanceTimersByTime(1);
     dispatcher.failed(3, 'bad row');
     for (let run = 0; run < 3; run++) echo();
-    expect(runs.map(({ rows }) => rows)).toEqual([[1, 2], [1], [2], [3, 6], [4], [5]]);
+    expect(runs.map(({ rows }) => rows)).toEqual([[1, 2], [1], [2], [6, 3], [4], [5]]);
     vi.advanceTimersByTime(10_000);
     add('a3', [7]);
     add('b4', [8]);
@@ -297,5 +255,25 @@ describe('the dispatcher of a runner', () => {
     dispatcher.dispatch();
     expect(runs).toHaveLength(1);
     expect(log).toEqual(['a1 begins', 'a1: MODEL_FAILED The model exceeded its run limit of 1000 ms. fatal', 'died']);
+  });
+
+  test('looks at each tenant that waits once or twice before a run where rows are not shared', () => {
+    const { dispatcher, add, echo, rowReads } = stage({ maxBatchRows: 64 });
+    const tenants = 500;
+    for (let tenant = 0; tenant < tenants; tenant++) add(`t${tenant}`, [tenant], { tenantKey: `t${tenant}` });
+    dispatcher.dispatch();
+    const before = rowReads();
+    echo();
+    expect(rowReads() - before).toBeLessThan(3 * tenants);
+  });
+
+  test('looks at few more than that where none of those that wait may share the run', () => {
+    const { dispatcher, add, echo, rowReads } = stage({ shared: true, maxBatchRows: 64 });
+    const tenants = 512;
+    for (let tenant = 0; tenant < tenants; tenant++) add(`t${tenant}`, [tenant], { tenantKey: `t${tenant}`, outputs: [`y${tenant}`] });
+    dispatcher.dispatch();
+    const before = rowReads();
+    echo();
+    expect(rowReads() - before).toBeLessThan(4 * tenants * Math.log2(tenants));
   });
 });

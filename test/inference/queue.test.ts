@@ -1,7 +1,16 @@
 import { describe, expect, test } from 'vitest';
 import { CallQueue, QUEUE_BYTES_MAX, QUEUE_CALLS_MAX } from '../../src/inference/queue.ts';
 
-const call = (name: string, priority = 0, bytes = 1, rows = 1) => ({ name, tenantKey: name.slice(0, 1), priority, bytes, rows });
+const call = (name: string, priority = 0, bytes = 1, rows = 1, joinKey: string | null = 'x') => ({
+  ...{ name, tenantKey: name.slice(0, 1) },
+  ...{ priority, bytes, rows, joinKey },
+});
+
+/** Whose rows run before a call, by the queue. */
+function ahead(queue: CallQueue<ReturnType<typeof call>>, one: ReturnType<typeof call>): [string, number][] {
+  const parts = queue.ahead(one, ({ rows }) => rows).filter(({ part }) => part > 0);
+  return parts.map(({ lane, part }) => [lane.tenantKey, Math.round(part * lane.rows * 1e6) / 1e6]);
+}
 
 function drain(names: ReturnType<typeof call>[]): string[] {
   const queue = new CallQueue<ReturnType<typeof call>>();
@@ -44,10 +53,7 @@ describe('the queue of a runner', () => {
   test('lets a tenant that asks for less than its share run before those that always ask', () => {
     const queue = busy(['a', 'b']);
     for (const one of [call('q1'), call('q2')]) queue.add(one);
-    expect(queue.ahead(call('r1'))).toEqual([
-      { rows: 0, calls: 0 },
-      { rows: 1, calls: 1 },
-    ]);
+    expect(ahead(queue, call('r1'))).toEqual([['q', 1]]);
     expect(Array.from({ length: 3 }, () => queue.take()?.name)).toEqual(['q1', 'q2', 'a10']);
   });
 
@@ -91,15 +97,18 @@ describe('the queue of a runner', () => {
   test('counts a call without rows as one', () => {
     const queue = new CallQueue<ReturnType<typeof call>>();
     for (const name of ['h1', 'h2', 'h3']) queue.add(call(name, 5, 1, 0));
-    expect(queue.ahead(call('a', 0, 1, 0))).toMatchObject([{ calls: 0 }, { calls: 3 }]);
+    expect(ahead(queue, call('a', 0, 1, 0))).toEqual([['h', 3]]);
   });
 
   test('lets a call that is larger than what its tenant has saved wait until the others had as much', () => {
     const queue = busy(['a']);
     queue.add(call('q', 0, 1, 20));
-    expect(queue.ahead(call('r', 0, 1, 20))).toMatchObject([{ rows: 0 }, { rows: 13 }, { rows: 20 }]);
+    expect(ahead(queue, call('r', 0, 1, 20))).toEqual([
+      ['a', 12],
+      ['q', 20],
+    ]);
     const served = Array.from({ length: 14 }, () => queue.take()?.tenantKey);
-    expect(served.indexOf('q')).toBe(12);
+    expect(served.indexOf('q')).toBe(11);
   });
 
   test('gives a tenant that asks again whenever it is answered no more than its turns', () => {
@@ -119,10 +128,14 @@ describe('the queue of a runner', () => {
   test('knows what runs before a new call: its own, higher priorities, and of others no more than its own', () => {
     const queue = new CallQueue<ReturnType<typeof call>>();
     for (const one of [call('a1'), call('b1', 0, 1, 9), call('c1', 5, 1, 3), call('d1', -1, 1, 7)]) queue.add(one);
-    expect(queue.ahead(call('a2', 0, 1, 2))).toEqual([
-      { rows: 1, calls: 1 },
-      { rows: 3, calls: 1 },
-      { rows: 3, calls: 1 },
+    expect(ahead(queue, call('a2', 0, 1, 2))).toEqual([
+      ['a', 1],
+      ['c', 3],
+    ]);
+    expect(ahead(queue, call('a2', 0, 1, 12))).toEqual([
+      ['a', 1],
+      ['b', 9],
+      ['c', 3],
     ]);
   });
 
@@ -159,5 +172,56 @@ describe('the queue of a runner', () => {
     const taken = queue.takeWhile(({ tenantKey }) => (tenantKey === 'a' ? 'skip' : 'take'));
     expect(taken.map(({ name }) => name)).toEqual(['b1', 'b2']);
     expect(queue.take()?.name).toBe('a1');
+  });
+
+  test('walks over the calls of one tenant alone where it is asked to, in every priority', () => {
+    const queue = new CallQueue<ReturnType<typeof call>>();
+    for (const one of [call('a1'), call('b1', 5), call('b2'), call('a2', 5), call('a3')]) queue.add(one);
+    expect(queue.takeWhile(() => 'take', 'a').map(({ name }) => name)).toEqual(['a2', 'a1', 'a3']);
+    expect(queue.size).toBe(2);
+  });
+
+  test('lets a tenant whose run cost more than its rows wait until the others had as much, also one whose calls are all taken', () => {
+    const queue = busy(['a', 'b']);
+    expect(queue.take()?.tenantKey).toBe('a');
+    queue.charge([call('a')], 6);
+    const served = Array.from({ length: 9 }, () => queue.take()?.tenantKey);
+    expect(served.join('')).toBe('bbbbbbbab');
+
+    queue.add(call('q1'));
+    expect(queue.take()?.name).toBe('q1');
+    queue.charge([call('q')], 20);
+    queue.add(call('q2'));
+    const after = Array.from({ length: 40 }, () => queue.take()?.tenantKey);
+    // It had saved eight rows, of which its call was one.
+    expect(after.indexOf('q')).toBe(2 * (20 - 7));
+  });
+
+  test('shares what a run cost among its tenants by their rows, and gives back what it did not', () => {
+    const queue = busy(['a', 'b']);
+    queue.charge([call('a', 0, 1, 1), call('b', 0, 1, 3)], 8);
+    expect(Array.from({ length: 6 }, () => queue.take()?.tenantKey).join('')).toBe('aaaaba');
+    queue.charge([call('b')], -3);
+    expect(Array.from({ length: 4 }, () => queue.take()?.tenantKey).join('')).toBe('bbba');
+  });
+
+  test('knows how many of the calls of a tenant cannot run with the one before, whatever is taken and cancelled', () => {
+    const queue = new CallQueue<ReturnType<typeof call>>();
+    const breaks = () => queue.ahead(call('b', -1), ({ rows }) => rows)[0]?.lane.breaks;
+    const calls = ['x', 'x', 'y', null, null, 'y', 'x', 'x'].map((key, index) => call(`a${index}`, 0, 1, 1, key));
+    for (const one of calls) queue.add(one);
+    const [, , y, none, , , x] = calls;
+    expect(breaks()).toBe(5);
+    for (const [gone, left] of [
+      [none, 4],
+      [y, 3],
+      [x, 3],
+    ] as const) {
+      if (gone !== undefined) queue.remove(gone);
+      expect(breaks()).toBe(left);
+    }
+    queue.take();
+    queue.take();
+    expect(breaks()).toBe(2);
   });
 });
