@@ -1,4 +1,5 @@
 import { type ChildProcessByStdio, spawn } from 'node:child_process';
+import { rm } from 'node:fs/promises';
 import { totalmem } from 'node:os';
 import type { Readable, Writable } from 'node:stream';
 import { fileURLToPath } from 'node:url';
@@ -17,7 +18,7 @@ const STDERR_CHARS_MAX = 1_000;
 /** What a model may take at least; more is a quarter of the memory. */
 const MODEL_BYTES_MIN = 2 * 1024 ** 3;
 
-/** A live runner process. `ended` resolves when the process is gone; `onLost` listeners are called when it takes no further call. */
+/** A live runner process. `ended` resolves when the process is gone, and its socket with it; `onLost` listeners are called when it takes no further call. */
 export type Runner = {
   pid: number;
   /** Its socket, for other connections. */
@@ -42,10 +43,14 @@ export async function startRunner({ folder, env, gpu }: RunnerSettings, log: Log
   const [command, ...args] = confined([process.execPath, RUNNER, socketPath], { bytes: modelBytes(), writes: gpu });
   const child = spawn(command, args, { cwd: folder.workingDirectory, env, stdio: ['pipe', 'pipe', 'pipe'] });
   if (child.pid !== undefined) endFirst(child.pid);
-  const ended = new Promise<void>((resolve) => {
+  const gone = new Promise<void>((resolve) => {
     child.once('close', resolve);
     child.once('error', () => resolve());
   });
+  // Who is killed leaves its socket; no other runner ever gets the name.
+  const ended = gone
+    .then(() => rm(socketPath, { force: true }))
+    .catch((error: unknown) => log.warn({ err: error, path: socketPath }, 'the socket of a runner stays'));
   let wanted = false;
   let connected: RunnerConnection | null = null;
   const kill = () => {

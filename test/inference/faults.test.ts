@@ -5,7 +5,9 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { describe, expect, onTestFinished, test, vi } from 'vitest';
-import type { Inference } from '../../src/inference/inference.ts';
+import { loadable } from '../../src/inference/hosts.ts';
+import { createInference, type Inference } from '../../src/inference/inference.ts';
+import { Trials } from '../../src/inference/trials.ts';
 import { isAlive, longs, numbersOf, request, testFleet, testInference, versionOf } from './setup.ts';
 import { identityModel, loopModel } from './tiny-models.ts';
 
@@ -64,6 +66,34 @@ describe('a runner', () => {
     process.kill(spare ?? 0, 'SIGKILL');
     await vi.waitFor(() => inference.status().then(({ spares }) => expect(spares).toBe(0)), WAIT);
     expect(numbersOf((await inference.run(request(version, [longs([1])]))).outputs[0])).toEqual([1]);
+  });
+
+  test('leaves no socket, whatever killed it', async () => {
+    const dataDir = await mkdtemp(join(tmpdir(), 'mercato-test-'));
+    const fleet = await testFleet({ dataDir });
+    const inference = createInference(fleet);
+    onTestFinished(() => inference[Symbol.asyncDispose]());
+    const sockets = async () => (await readdir(join(dataDir, 'run'), { recursive: true })).filter((name) => name.endsWith('.sock'));
+    const endless = { inputs: [longs([ENDLESS])], outputs: null, rows: 1, alone: true, tenantKey: 'tenant', priority: 0 };
+
+    const late = versionOf(loopModel(), { id: 'late', runLimitMs: 1_000 });
+    await expect(inference.run(request(late, endless.inputs))).rejects.toMatchObject({ code: 'MODEL_FAILED' });
+    await vi.waitFor(async () => expect(await sockets()).toEqual([]), WAIT);
+
+    const crashed = versionOf(loopModel(), { id: 'crashed' });
+    const running = inference.run(request(crashed, endless.inputs)).catch((error: unknown) => error);
+    const pid = await busyRunner(inference);
+    expect(await sockets()).toHaveLength(1);
+    process.kill(pid, 'SIGKILL');
+    expect(await running).toMatchObject({ code: 'MODEL_FAILED', data: { rule: 'CRASH' } });
+    await vi.waitFor(async () => expect(await sockets()).toEqual([]), WAIT);
+
+    await inference.inspect(identityModel(), { runLimitMs: 5_000, maxBatchRows: 1 });
+    expect(await sockets()).toEqual([]);
+    const trials = new Trials(fleet);
+    expect(await trials.run(loadable(late), { ...endless, inputs: [longs([1])] }, 'webgpu', null)).toMatchObject({ device: 'cpu' });
+    expect(await trials.run(loadable(late), endless, 'webgpu', { kind: 'CRASH', runner: 'one' })).toBe('fails');
+    expect(await sockets()).toEqual([]);
   });
 
   test('ends when its supervisor is killed, and the next one clears what it left', async () => {
