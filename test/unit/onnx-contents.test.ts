@@ -34,6 +34,22 @@ function file(nodes: OnnxNode[], constants: OnnxTensor[] = [], x: (number | stri
 /** What a run of one row takes. */
 const runOf = (bytes: Uint8Array) => readContents(bytes).estimates[0] ?? { flops: null, activationBytes: null };
 
+/** Nodes whose sizes the file makes up, so that a sum of bytes would fall or be no number. */
+const MADE_UP: [name: string, made: OnnxNode][] = [
+  ['a Pad', node('Pad', ['w0', 'pads'], ['m'])],
+  ['a ConstantOfShape', node('ConstantOfShape', ['size'], ['m'])],
+  ['zeros beyond any number', node('ConstantOfShape', ['beyond'], ['m'])],
+  ['a Reshape', node('Reshape', ['w0', 'size'], ['m'])],
+  ['an Expand', node('Expand', ['w0', 'size'], ['m'])],
+  ['a Tile', node('Tile', ['w0', 'size'], ['m'])],
+  ['a Resize', node('Resize', ['w0', '', '', 'size'], ['m'])],
+  ['a Split', node('Split', ['w0', 'size'], ['m'], { axis: 0 })],
+  ['a OneHot', node('OneHot', ['index', 'size', 'w0'], ['m'])],
+  ['a TopK', node('TopK', ['w0', 'size'], ['m', 'n'])],
+  ['a ConvTranspose', node('ConvTranspose', ['cube', 'cube'], ['m'], { pads: [2 ** 40, 0] })],
+  ['an RNN', node('RNN', ['cube', 'cube', 'cube'], ['m'], { hidden_size: -(2 ** 40) })],
+];
+
 describe('what a file says by itself', () => {
   it('estimates a run for any sizes of its inputs, named or not', () => {
     const bytes = file([node('MatMul', ['x', 'w'], ['m']), node('Relu', ['m'], ['y'])], [floats('w', 4, 3)], ['N', 'words', null, 4]);
@@ -148,8 +164,20 @@ describe('what a file says by itself', () => {
       Array.from({ length: 30 }, (_, index) => node('Concat', [`w${index}`, `w${index}`], [`w${index + 1}`], { axis: 0 })),
       'graph.node[29] (Concat)',
     ],
+    ...MADE_UP.map(([name, made]): [string, OnnxNode[], string] => [
+      `16 GB that ${name} would hide`,
+      [node('ConstantOfShape', ['s'], ['w']), made],
+      'graph.node[0] (ConstantOfShape)',
+    ]),
   ])('refuses %s', (_name, bomb, place) => {
-    const bytes = file([...bomb, node('Relu', ['x'], ['y'])], [longs('s', 2 ** 16, 2 ** 16), floats('w0', 1)]);
+    const made = [
+      longs('pads', -(2 ** 40), 0),
+      longs('size', -(2 ** 40)),
+      longs('beyond', ...Array(40).fill(2 ** 62), 0),
+      longs('index', 0),
+    ];
+    const constants = [longs('s', 2 ** 16, 2 ** 16), ...made, floats('w0', 1), floats('cube', 1, 1, 1)];
+    const bytes = file([...bomb, node('Relu', ['x'], ['y'])], constants);
     const refused = () => readContents(bytes);
     expect(refused).toThrow(MercatoError);
     expect(refused).toThrow(

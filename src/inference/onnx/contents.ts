@@ -105,9 +105,9 @@ function toldOf({ computed, unknown, ...run }: Estimate): Omit<RunEstimate, 'row
   return { flops, activationBytes, weightBytes, reason: unknown !== null ? unknownFrom(unknown) : isWhole ? null : BEYOND };
 }
 
-/** Sizes that a file makes up may be negative, or beyond any number: then nothing can be told. */
+/** Sizes that a file makes up may be beyond any number: then nothing can be told. */
 function told(count: number | null): number | null {
-  return Number.isSafeInteger(count) && Number(count) >= 0 ? count : null;
+  return Number.isSafeInteger(count) ? count : null;
 }
 
 function sizesOf({ graph }: OnnxModel, rows: number): Sizes {

@@ -13,16 +13,23 @@ export const UNKNOWN: Info = { elemType: 0, dims: null, numbers: null };
 /** More dimensions than any operator takes; without a bound a chain of nodes could make them without end. */
 export const RANK_MAX = 64;
 
+/** What is no size, as a file may make up of others, is one that is not known. */
 export function info(elemType: number, dims: Dims | null, numbers: Dims | null = null): Info {
-  return { elemType, dims: dims === null || dims.length > RANK_MAX ? null : dims, numbers };
+  if (dims === null || dims.length > RANK_MAX) return { elemType, dims: null, numbers };
+  return { elemType, dims: dims.every(mayBeSize) ? dims : dims.map((dim) => (mayBeSize(dim) ? dim : null)), numbers };
 }
 
-/** The product where every size is a number, or one of them is 0; else null, also of a batch by 1: callers ask for sizes, not for names. */
+/** A whole number from 0, infinity too, or what is not known: no sum of such falls. */
+function mayBeSize(dim: Dim): boolean {
+  return typeof dim !== 'number' || (dim >= 0 && Math.floor(dim) === dim);
+}
+
+/** The product where every one is a number and a size; else null, also of a batch by 1: callers ask for sizes, not for names. 0 times any is 0. */
 export function product(dims: Dims): number | null {
   let result = 1;
   for (const dim of dims) {
-    if (typeof dim !== 'number') return null;
-    result *= dim;
+    if (typeof dim !== 'number' || !mayBeSize(dim)) return null;
+    result = result === 0 || dim === 0 ? 0 : result * dim;
   }
   return result;
 }
