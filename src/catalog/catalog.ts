@@ -20,7 +20,7 @@ import { createUploads } from './uploads.ts';
 import { addVersion, createVersion, takeUpload, type VersionInput } from './versions.ts';
 import type { ModelVersionView, ModelView, PlanView, SubscriptionView, UploadView } from './views.ts';
 
-export type { DeviceMemory, RunEstimate } from '../inference/inference.ts';
+export type { DeviceStatus, RunEstimate, SeenOn } from '../inference/inference.ts';
 export { aliasesByModel } from './aliases.ts';
 export type { HostedVersion } from './deployments.ts';
 export type { Entitlement } from './entitlements.ts';

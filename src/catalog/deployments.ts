@@ -3,7 +3,7 @@ import { asSystem, asTenant, type Database, type Tx } from '../base/database.ts'
 import { badInput, MercatoError } from '../base/errors.ts';
 import type { Log } from '../base/log.ts';
 import type { ModelVersion, Prisma } from '../generated/prisma/client.ts';
-import type { Deployment, DeviceMemory, Inference } from '../inference/inference.ts';
+import type { Deployment, DeviceStatus, Inference } from '../inference/inference.ts';
 import { parseCount } from './input.ts';
 import { found } from './models.ts';
 import { devicesOf, runnable } from './runnable.ts';
@@ -21,7 +21,7 @@ export type Deployments = {
   /** What is loaded, or being loaded, on the host of this process. */
   list(owner: Owner): Promise<HostedVersion[]>;
   /** What works on the host of this process, in the order in which versions are tried there. */
-  devices(): Promise<DeviceMemory[]>;
+  devices(): Promise<DeviceStatus[]>;
   /** Loads a version before anybody calls it. NOT_FOUND, CONFLICT (not READY), OVERLOADED, MODEL_FAILED. */
   load(owner: Owner, versionId: string): Promise<HostedVersion>;
   /** Ends its runners once they have answered; the next call loads it again. NOT_FOUND, CONFLICT (it stays loaded, and the operator does not ask). */

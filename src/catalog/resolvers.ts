@@ -4,10 +4,11 @@ import { globalId, type NodeType, pageRequest, parseGlobalId } from '../base/ids
 import type { Resolvers } from '../generated/schema.ts';
 import {
   aliasesByModel,
-  type DeviceMemory,
+  type DeviceStatus,
   type HostedVersion,
   type ModelVersionView,
   type RunEstimate,
+  type SeenOn,
   strikeReports,
   suspensionsByVersion,
   versionsByModel,
@@ -44,15 +45,17 @@ function shownEstimate({ activationBytes, weightBytes, ...estimate }: RunEstimat
   return { ...estimate, activationBytes: shown(activationBytes), weightBytes: shown(weightBytes), peakMemoryBytes: shown(peak) };
 }
 
-const shownDevice = ({ device, memoryBytes, memoryBytesMax }: DeviceMemory) => ({
+const shownDevice = ({ device, hardware, memoryBytes, memoryBytesMax }: DeviceStatus) => ({
   name: device,
+  hardware,
   memoryBytes: String(memoryBytes),
   memoryBytesMax: String(memoryBytesMax),
 });
 
 function fallbackFindings(profile: ModelVersionView['profile']): string[] {
-  const ran = profile?.verifiedOn[0]?.device ?? profile?.device;
-  return profile?.fallbacks?.map(({ device, fault }) => `It does not run on ${device}, but on ${ran}: ${fault}`) ?? [];
+  const nameOf = ({ device, hardware }: SeenOn) => (hardware === undefined ? device : `${device} (${hardware})`);
+  const ran = profile?.verifiedOn[0] ?? profile;
+  return profile?.fallbacks?.map((one) => `It does not run on ${nameOf(one)}, but on ${ran && nameOf(ran)}: ${one.fault}`) ?? [];
 }
 
 export const resolvers = {
@@ -196,7 +199,7 @@ export const resolvers = {
         peakMemoryBytes: String(profile.peakMemoryBytes),
         peakDeviceBytes: profile.peakOnDevice ? String(profile.peakOnDevice.bytes) : null,
         fixedRows: profile.fixedRows?.rows ?? null,
-        verifiedOn: sampleCount === 0 ? [] : profile.verifiedOn,
+        verifiedOn: sampleCount === 0 ? [] : profile.verifiedOn.map(({ hardware = null, ...one }) => ({ ...one, hardware })),
       },
     suspension: (version, _, ctx) => ctx.loaders.load(suspensionsByVersion, version.id),
     strikes: (version, _, ctx) => (isPublisher(ctx, version) ? ctx.loaders.load(strikeReports, version.id) : null),

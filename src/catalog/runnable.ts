@@ -1,4 +1,4 @@
-import { type Profile, RUNTIME, type RunnableVersion, type Signature, type VersionDevices } from '../inference/inference.ts';
+import { type Profile, RUNTIME, type RunnableVersion, type SeenOn, type Signature, type VersionDevices } from '../inference/inference.ts';
 import type { ModelVersionView } from './views.ts';
 
 /** A version as the inference loads it. */
@@ -30,7 +30,9 @@ type Measured = { sampleCount: number; profile: Pick<Profile, 'fallbacks' | 'ver
 
 /** What was answered by another runtime than that of this process tells nothing. */
 export function devicesOf({ sampleCount, profile }: Measured): VersionDevices {
-  const passedOver = profile?.fallbacks?.map(({ device }) => device) ?? [];
+  const passedOver = profile?.fallbacks?.map(seenOn) ?? [];
   const answered = profile?.verifiedOn.filter(({ runtime }) => runtime === RUNTIME) ?? [];
-  return { passedOver, verifiedOn: sampleCount === 0 ? null : answered.map(({ device }) => device) };
+  return { passedOver, verifiedOn: sampleCount === 0 ? null : answered.map(seenOn) };
 }
+
+const seenOn = ({ device, hardware }: SeenOn): SeenOn => ({ device, hardware });

@@ -2,7 +2,7 @@ import type { Invalidations } from '../access/access.ts';
 import { asSystem, asTenant, type Database, type Tx } from '../base/database.ts';
 import type { Log } from '../base/log.ts';
 import type { ModelVersion, Prisma } from '../generated/prisma/client.ts';
-import type { Inference, Sample, Verified } from '../inference/inference.ts';
+import type { Grounds, Inference, Sample, SeenOn, Verified } from '../inference/inference.ts';
 import type { CheckVersion, Jobs } from './jobs.ts';
 import type { ModelStore } from './store.ts';
 import { resumeVerified, suspendUntilVerified } from './suspensions.ts';
@@ -67,12 +67,13 @@ export function createVerifications({ db, store, inference, invalidations, jobs,
     if (sampled === 0) return;
     const here = await inference.grounds();
     const grounds = textOf(here);
+    const wanted = JSON.stringify(here.devices.map((device) => ({ device, hardware: here.hardware[device] })));
     await asSystem(db, async (tx) => {
       const open = await tx.$queryRaw<OpenVersion[]>`
         select id as "versionId", tenant_id as "tenantId", row_number() over (partition by tenant_id order by id)::int - 1 turn
           from model_version v where state = 'READY' and sample_count > 0
-          and (not ${JSON.stringify(here.devices)}::jsonb <@ (
-                 select coalesce(jsonb_agg(one->'device'), '[]')
+          and (not ${wanted}::jsonb <@ (
+                 select coalesce(jsonb_agg(one), '[]')
                    from jsonb_array_elements(coalesce(profile->'verifiedOn', jsonb_build_array(profile)) || coalesce(profile->'fallbacks', '[]')) one
                   where coalesce(one->>'runtime', ${here.runtime}) = ${here.runtime})
                or exists (select from suspension s where s.version_id = v.id and s.ended_at is null and s.until > mercato_now() + interval '1 year'))
@@ -86,11 +87,18 @@ export function createVerifications({ db, store, inference, invalidations, jobs,
   return { verify, request };
 }
 
-const textOf = ({ devices, runtime }: Pick<Verified, 'devices' | 'runtime'>) => `${devices.join()} ${runtime}`;
+const textOf = ({ devices, hardware, runtime }: Grounds) =>
+  `${devices.map((device) => `${device} (${hardware[device]})`).join()} ${runtime}`;
 
-/** Devices of one name count as one, whichever host's they are: what this host cannot tell stays as it was. */
-function withVerified(before: VersionMeasures | null, { devices, runtime, verifiedOn, fallbacks }: Verified) {
-  const isElsewhere = (one: { device: string; runtime?: string }) => !devices.includes(one.device) || (one.runtime ?? runtime) !== runtime;
+/**
+ * Devices of one name and hardware count as one, whichever host's they are: what this host cannot tell stays as it was. What was seen before hardware was told is
+ * decided by the first host that has a device of that name.
+ */
+function withVerified(before: VersionMeasures | null, { devices, hardware, runtime, verifiedOn, fallbacks }: Verified) {
+  const isElsewhere = (one: SeenOn & { runtime?: string }) =>
+    !devices.includes(one.device) ||
+    (one.hardware ?? hardware[one.device]) !== hardware[one.device] ||
+    (one.runtime ?? runtime) !== runtime;
   return {
     ...before,
     verifiedOn: [...(before?.verifiedOn ?? []).filter(isElsewhere), ...verifiedOn],

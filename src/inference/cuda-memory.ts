@@ -44,15 +44,27 @@ export async function cudaBytesByDevice(): Promise<ReadonlyMap<number, number>> 
   return sums(await Promise.race([query('--query-gpu=index,memory.total'), sleep(WAIT_MS, [], { ref: false })]));
 }
 
+/** Names of CUDA devices with the version of their driver, by their number in the order of the bus; waits ten seconds for them, and is empty as above. */
+export async function cudaModels(): Promise<ReadonlyMap<number, string>> {
+  const rows = await table('--query-gpu=index,name,driver_version');
+  const told = rows.filter(([index = '', name, driver]) => /^\d+$/.test(index) && name && driver);
+  return new Map(told.map(([index, name, driver]) => [Number(index), `${name} ${driver}`]));
+}
+
 const LIMITS = { timeout: LIMIT_MS, killSignal: 'SIGKILL' } as const;
 
 type Pair = readonly [id: number, bytes: number];
 
-/** Of NVIDIA's System Management Interface: a number and MiB a line; what it does not know it writes in brackets. */
+/** A number and MiB a line; what the tool does not know it writes in brackets. */
 async function query(what: string): Promise<Pair[]> {
-  const answer = await promisify(execFile)('nvidia-smi', [what, '--format=csv,noheader,nounits'], LIMITS).catch(() => null);
-  const pairs = (answer?.stdout ?? '').split('\n').map((line) => line.split(',').map((cell) => Number.parseInt(cell, 10)));
+  const pairs = (await table(what)).map((cells) => cells.map((cell) => Number.parseInt(cell, 10)));
   return pairs.flatMap(([id = Number.NaN, mib = Number.NaN]) => (Number.isNaN(id + mib) ? [] : [[id, mib * MIB] as const]));
+}
+
+/** Cells of NVIDIA's System Management Interface, by lines; none where the tool fails. */
+async function table(what: string): Promise<string[][]> {
+  const answer = await promisify(execFile)('nvidia-smi', [what, '--format=csv,noheader,nounits'], LIMITS).catch(() => null);
+  return (answer?.stdout ?? '').split('\n').map((line) => line.split(',').map((cell) => cell.trim()));
 }
 
 /** A process may hold some of several devices. */

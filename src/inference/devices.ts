@@ -4,12 +4,13 @@ import type { Log } from '../base/log.ts';
 import { kindOf } from './budget.ts';
 import { RunnerLost } from './connection.ts';
 import { cudaBytesByDevice } from './cuda-memory.ts';
+import type { SeenOn } from './hardware.ts';
 import { loadInto } from './load.ts';
 import { encodeModel, graph, model, node, value } from './onnx/onnx.ts';
 import type { Runner } from './runner-process.ts';
 
 /** A device that did not run a model which a later one ran; `fault`: what went wrong. */
-export type Fallback = { device: string; fault: string };
+export type Fallback = SeenOn & { fault: string };
 
 /** What went wrong on a device, in words. */
 export function faultOf(error: unknown): string {
@@ -73,10 +74,14 @@ export async function usableDevices(
   return first === undefined ? ['cpu'] : [first, ...rest];
 }
 
-/** Bytes of memory of the devices that tell. Numbers of CUDA devices are the driver's only where nobody chose among them. */
+/** Whether numbers of CUDA devices are the driver's: nobody chose among them. */
+export function areDrivers(env: DeviceEnvironment): boolean {
+  return env.CUDA_VISIBLE_DEVICES === undefined && env.CUDA_DEVICE_ORDER === CUDA_ENVIRONMENT.CUDA_DEVICE_ORDER;
+}
+
+/** Bytes of memory of the devices that tell. */
 export async function bytesOfDevices(devices: DeviceChain, env: DeviceEnvironment): Promise<ReadonlyMap<string, number>> {
-  const areDrivers = env.CUDA_VISIBLE_DEVICES === undefined && env.CUDA_DEVICE_ORDER === CUDA_ENVIRONMENT.CUDA_DEVICE_ORDER;
-  const tell = areDrivers && devices.some((device) => kindOf(device) === 'cuda');
+  const tell = areDrivers(env) && devices.some((device) => kindOf(device) === 'cuda');
   const bytes = tell ? await cudaBytesByDevice() : [];
   return new Map([...bytes].map(([number, size]) => [`cuda:${number}`, size]));
 }

@@ -11,6 +11,7 @@ import type { FleetPort, Lender } from './fleet-port.ts';
 const METHODS = [
   'claim',
   'devices',
+  'hardware',
   'borrow',
   'lend',
   'deviceBytesOf',
@@ -129,6 +130,7 @@ function asking(send: (ask: Ask, failed: (error: Error) => void) => void): { fle
   const fleet: FleetPort = {
     claim: (version, dead) => ask('claim', version, dead),
     devices: () => ask('devices'),
+    hardware: () => ask('hardware'),
     borrow: (fileBytes, device) => ask('borrow', fileBytes, device),
     lend: (version, device) => ask('lend', version, device),
     deviceBytesOf: (loanId) => ask('deviceBytesOf', loanId),

@@ -3,6 +3,7 @@ import type { DeviceMemory, Peaks } from './budget.ts';
 import type { Place } from './connection.ts';
 import type { DeviceChain } from './devices.ts';
 import type { Outcomes, RunnerStats } from './frames.ts';
+import type { Hardware, SeenOn } from './hardware.ts';
 import type { ReplicaBounds } from './scaling.ts';
 
 /**
@@ -25,8 +26,11 @@ export type LoadableVersion = {
 } & VersionDevices &
   Peaks;
 
-/** `passedOver`: devices that were seen not to run a version; `verifiedOn`: those that answer its publisher's samples, the only ones that it runs on; null: it has none. */
-export type VersionDevices = { passedOver: readonly string[]; verifiedOn: readonly string[] | null };
+/**
+ * `passedOver`: devices that were seen not to run a version; `verifiedOn`: those that answer its publisher's samples, the only ones that it runs on; null: it has none. What was seen of one with other
+ * hardware than a host's of that name tells nothing there; of one whose hardware was not told, of any.
+ */
+export type VersionDevices = { passedOver: readonly SeenOn[]; verifiedOn: readonly SeenOn[] | null };
 
 /** A runner that its borrower may use up. */
 export type Loan = { id: string; path: string };
@@ -53,8 +57,11 @@ export type Deployment = {
   replicas: ReplicaStatus[];
 };
 
+/** The memory of a device, and what computes there. */
+export type DeviceStatus = DeviceMemory & { hardware: string };
+
 /** `memory`: of the host, as `cpu`, and of each other device that works. */
-export type InferenceStatus = { deployments: Deployment[]; spares: number; memory: DeviceMemory[] };
+export type InferenceStatus = { deployments: Deployment[]; spares: number; memory: DeviceStatus[] };
 
 /** The way to the host's runners, from whichever of its server processes. */
 export type FleetPort = {
@@ -65,6 +72,8 @@ export type FleetPort = {
   claim(version: LoadableVersion, dead: readonly string[]): Promise<Place[]>;
   /** What versions are tried on, in this order. */
   devices(): Promise<DeviceChain>;
+  /** What computes on each of them, and on the CPU. */
+  hardware(): Promise<Hardware>;
   /** A runner with room for a model file of so many bytes on a device. OVERLOADED where there is none within 30 s. */
   borrow(fileBytes: number, device: string): Promise<Loan>;
   /** A runner with the version on the next device after `device` that takes it; null where there is no next. OVERLOADED, MODEL_FAILED as `claim`. */
@@ -89,4 +98,4 @@ export type FleetPort = {
 };
 
 /** What lends runners, with which the gate tries models. */
-export type Lender = Pick<FleetPort, 'devices' | 'borrow' | 'deviceBytesOf' | 'giveBack'>;
+export type Lender = Pick<FleetPort, 'devices' | 'hardware' | 'borrow' | 'deviceBytesOf' | 'giveBack'>;

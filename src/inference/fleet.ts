@@ -8,6 +8,7 @@ import { CudaMemory } from './cuda-memory.ts';
 import type { DeviceChain } from './devices.ts';
 import type { Deployment, FleetPort, InferenceStatus, LoadableVersion, LoadFailure, Loan, VersionDevices } from './fleet-port.ts';
 import { hostMs, NO_STATS } from './frames.ts';
+import type { Hardware } from './hardware.ts';
 import { failureOf, loadVersion, mostBytes } from './load.ts';
 import { type Holder, held, hogOf, type Replica, Room } from './room.ts';
 import { type ReplicaBounds, Scaler, withinHost } from './scaling.ts';
@@ -18,6 +19,8 @@ export type FleetOptions = MemoryBounds & {
   readModel: (file: string) => Promise<Uint8Array>;
   /** What versions are tried on, in this order. */
   devices: Promise<DeviceChain>;
+  /** What computes there. */
+  hardware: Promise<Hardware>;
   /** Bytes of memory of those that tell. */
   deviceBytes: Promise<ReadonlyMap<string, number>>;
   /** Runners with a model at once. */
@@ -79,7 +82,7 @@ export class Fleet implements FleetPort {
     this.#options = options;
     this.#supervisor = supervisor;
     this.#log = log;
-    this.#devices = new DevicesOfVersions(options.devices);
+    this.#devices = new DevicesOfVersions(options);
     this.#budget = new MemoryBudget(options, () => [...this.#replicas(), ...this.#loans.values()].map(held));
     this.#room = new Room(this.#budget, options.maxLoaded, {
       replicas: () => this.#replicas(),
@@ -110,6 +113,10 @@ export class Fleet implements FleetPort {
 
   devices(): Promise<DeviceChain> {
     return this.#options.devices;
+  }
+
+  hardware(): Promise<Hardware> {
+    return this.#options.hardware;
   }
 
   async borrow(fileBytes: number, device: string): Promise<Loan> {
@@ -199,11 +206,13 @@ export class Fleet implements FleetPort {
 
   async status(): Promise<InferenceStatus> {
     await this.#ask();
+    const { devices, hardware } = this.#options;
+    const deviceOf = async (device: string) => ({ ...this.#budget.memoryOf(device), hardware: (await hardware)[device] ?? '' });
     const deployments = [...this.#deployed.values()].map((deployed) => this.#show(deployed));
     return {
       deployments: deployments.filter(({ replicas, state }) => replicas.length > 0 || state !== 'LOADED'),
       spares: this.#supervisor.spares,
-      memory: [...new Set([...(await this.#options.devices), 'cpu'])].map((device) => this.#budget.memoryOf(device)),
+      memory: await Promise.all([...new Set([...(await devices), 'cpu'])].map(deviceOf)),
     };
   }
 

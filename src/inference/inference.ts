@@ -5,6 +5,7 @@ import { bytesOfDevices, CUDA_ENVIRONMENT, type DeviceEnvironment, usableDevices
 import { Fleet, type FleetOptions } from './fleet.ts';
 import type { FleetPort, InferenceStatus, VersionDevices } from './fleet-port.ts';
 import { Gates, type OnRead } from './gate.ts';
+import { hardwareOf } from './hardware.ts';
 import { Hosts, type RunnableVersion } from './hosts.ts';
 import type { Inspection } from './inspect.ts';
 import { createRunFolder } from './run-folder.ts';
@@ -13,11 +14,11 @@ import { Supervisor } from './supervisor.ts';
 import { Trials } from './trials.ts';
 import { type Grounds, groundsOf, type Verified } from './verify.ts';
 
-export type { DeviceMemory } from './budget.ts';
 export { ModelKilled, type RunRequest, type RunResult } from './calls.ts';
 export { confined, confinement } from './confinement.ts';
 export { connectFleet, serveFleet } from './fleet-ipc.ts';
-export type { Deployment, FleetPort, InferenceStatus, VersionDevices } from './fleet-port.ts';
+export type { Deployment, DeviceStatus, FleetPort, InferenceStatus, VersionDevices } from './fleet-port.ts';
+export type { SeenOn } from './hardware.ts';
 export type { RunnableVersion } from './hosts.ts';
 export type { Inspection } from './inspect.ts';
 export { type Contents, contentsNow, REJECTION_RULES, type RejectionRule, type RunEstimate } from './onnx/onnx.ts';
@@ -36,7 +37,7 @@ export {
   type Tensor,
 } from './tensor.ts';
 export { checkAgainst, type GivenTensor, parseInputs, toBase64, toJson, wantedOf } from './tensor-input.ts';
-export { RUNTIME, type Verified } from './verify.ts';
+export { type Grounds, RUNTIME, type Verified } from './verify.ts';
 
 export type Inference = AsyncDisposable & {
   /**
@@ -67,7 +68,7 @@ export type Inference = AsyncDisposable & {
 };
 
 export type HostFleet = FleetPort & AsyncDisposable;
-export type FleetConfig = Omit<FleetOptions, 'devices' | 'deviceBytes'> & {
+export type FleetConfig = Omit<FleetOptions, 'devices' | 'deviceBytes' | 'hardware'> & {
   dataDir: string;
   spares: number;
   /** `auto`, or devices with commas between: `cuda:0,webgpu,cpu`. */
@@ -89,7 +90,9 @@ export function createFleet(config: FleetConfig, log: Log): HostFleet {
   const devices = gpu ? usableDevices(config.devices, env, () => supervisor.take(), log) : CPU_ALONE;
   // Whoever loads something meets a failure.
   const deviceBytes = devices.then((usable) => bytesOfDevices(usable, env)).catch(() => new Map<string, number>());
-  const fleet = new Fleet({ ...config, devices, deviceBytes }, supervisor, log);
+  const hardware = devices.then((usable) => hardwareOf(usable, env));
+  hardware.catch(() => {});
+  const fleet = new Fleet({ ...config, devices, deviceBytes, hardware }, supervisor, log);
   supervisor.refill();
   return Object.assign(fleet, {
     async [Symbol.asyncDispose]() {

@@ -136,7 +136,8 @@ async function onChain<T extends { doubt: string | null }>(
   fleet: Lender,
   work: (device: string) => Promise<T>,
 ): Promise<{ done: T } & Chosen> {
-  const devices = await fleet.devices();
+  const [devices, hardware] = [await fleet.devices(), await fleet.hardware()];
+  const fallback = (device: string, fault: string): Fallback => ({ device, hardware: hardware[device], fault });
   const fallbacks: Fallback[] = [];
   let unsure: ({ done: T } & Chosen) | null = null;
   let failure: unknown = null;
@@ -145,11 +146,11 @@ async function onChain<T extends { doubt: string | null }>(
       const done = await work(device);
       if (done.doubt === null) return { done, devices, fallbacks };
       unsure ??= { done, devices, fallbacks: [...fallbacks] };
-      fallbacks.push({ device, fault: done.doubt });
+      fallbacks.push(fallback(device, done.doubt));
     } catch (error) {
       failure = error;
       if (error instanceof TooSlow || !mayBeDevices(error)) break;
-      fallbacks.push({ device, fault: faultOf(error) });
+      fallbacks.push(fallback(device, faultOf(error)));
     }
   }
   if (unsure === null) throw failure;

@@ -2,6 +2,7 @@ import { availableParallelism } from 'node:os';
 import type { CallResult } from './connection.ts';
 import { RunnerLost } from './connection.ts';
 import type { DeviceChain, Fallback } from './devices.ts';
+import type { SeenOn } from './hardware.ts';
 import type { Contents } from './onnx/onnx.ts';
 import { type InputRange, randomInputs } from './random-inputs.ts';
 import type { Signature, Tensor } from './tensor.ts';
@@ -10,7 +11,7 @@ import type { Signature, Tensor } from './tensor.ts';
 export type Latency = { rows: number; p50Ms: number; rowsPerSecond: number };
 
 /** A device on which a version answered its samples, by the runtime of then. */
-export type Answered = { device: string; runtime: string };
+export type Answered = SeenOn & { runtime: string };
 
 /**
  * What the gate measured of a version, on this machine and alone. `partlyOnCpu`: its device has no kernel for some of its operators. `devices`: the chain that there

@@ -3,22 +3,28 @@ import { MercatoError } from '../base/errors.ts';
 import type { DeviceChain } from './devices.ts';
 import { FailingDevices } from './failing-devices.ts';
 import type { LoadableVersion, VersionDevices } from './fleet-port.ts';
+import type { Hardware, SeenOn } from './hardware.ts';
 
 /** How long who asks for a version waits until its samples are answered here. */
 const SAMPLES_WAIT_MS = 30_000;
 const UNANSWERED_RETRY_MS = 2_000;
 
+/** `VersionDevices` of this host, by their names. */
+type Known = { passedOver: readonly string[]; verifiedOn: readonly string[] | null };
+
 /** Which devices of the host may run each version: by what it was read with, by what was said of it since, and by what failed of late. */
 export class DevicesOfVersions {
   readonly #devices: Promise<DeviceChain>;
+  readonly #hardware: Promise<Hardware>;
   readonly #failing = new FailingDevices();
   /** Since what a version was read with. */
   readonly #said = new Map<string, VersionDevices>();
   /** Resolved when something is said of a version, or it is of no use to wait. */
   readonly #waiting = new Map<string, PromiseWithResolvers<void>>();
 
-  constructor(devices: Promise<DeviceChain>) {
+  constructor({ devices, hardware }: { devices: Promise<DeviceChain>; hardware: Promise<Hardware> }) {
     this.#devices = devices;
+    this.#hardware = hardware;
   }
 
   /** As `FleetPort.setDevices`. */
@@ -46,14 +52,14 @@ export class DevicesOfVersions {
 
   /** In their order; none where it is not known of any whether it answers the version's samples. */
   async of(version: LoadableVersion): Promise<readonly string[]> {
-    return mayRunOn(await this.#devices, this.#knownOf(version), (device) => this.#failing.has(version.id, device));
+    return (await this.#look(version)).allowed;
   }
 
   /** Those after `device`. OVERLOADED where there is none, and of some it is not known yet. */
   async after(version: LoadableVersion, device: string): Promise<readonly string[]> {
-    const devices = await this.#devices;
-    const next = (await this.of(version)).filter((other) => devices.indexOf(other) > devices.indexOf(device));
-    if (next.length === 0 && !(await this.#isDecided(version))) throw unanswered();
+    const { devices, allowed, isDecided } = await this.#look(version);
+    const next = allowed.filter((other) => devices.indexOf(other) > devices.indexOf(device));
+    if (next.length === 0 && !isDecided) throw unanswered();
     return next;
   }
 
@@ -63,10 +69,10 @@ export class DevicesOfVersions {
     try {
       for (;;) {
         const woken = this.#wakingOf(version.id);
-        const devices = await this.of(version);
+        const { allowed, isDecided } = await this.#look(version);
         const leftMs = giveUpMs - performance.now();
-        if (devices.length > 0) return devices;
-        if (leftMs <= 0 || isOver() || (await this.#isDecided(version))) throw unanswered();
+        if (allowed.length > 0) return allowed;
+        if (leftMs <= 0 || isOver() || isDecided) throw unanswered();
         await Promise.race([woken, sleep(leftMs, undefined, { ref: false })]);
       }
     } finally {
@@ -86,15 +92,22 @@ export class DevicesOfVersions {
     return waking.promise;
   }
 
-  #knownOf(version: LoadableVersion): VersionDevices {
-    return this.#said.get(version.id) ?? version;
+  /** `allowed`: as `of`; `isDecided`: it is known of every device whether the version runs there. All of one moment. */
+  async #look(version: LoadableVersion): Promise<{ devices: DeviceChain; allowed: readonly string[]; isDecided: boolean }> {
+    const [devices, hardware] = await Promise.all([this.#devices, this.#hardware]);
+    const known = knownOn(hardware, this.#said.get(version.id) ?? version);
+    const allowed = mayRunOn(devices, known, (device) => this.#failing.has(version.id, device));
+    const { passedOver, verifiedOn } = known;
+    const isDecided = verifiedOn === null || devices.every((device) => passedOver.includes(device) || verifiedOn.includes(device));
+    return { devices, allowed, isDecided };
   }
+}
 
-  /** Whether it is known of every device whether the version runs there. */
-  async #isDecided(version: LoadableVersion): Promise<boolean> {
-    const { passedOver, verifiedOn } = this.#knownOf(version);
-    return verifiedOn === null || (await this.#devices).every((device) => passedOver.includes(device) || verifiedOn.includes(device));
-  }
+/** What was seen of other hardware than a device's here tells nothing of it. */
+function knownOn(hardware: Hardware, { passedOver, verifiedOn }: VersionDevices): Known {
+  const isHere = (one: SeenOn) => (one.hardware ?? hardware[one.device]) === hardware[one.device];
+  const namesOf = (seen: readonly SeenOn[]) => seen.filter(isHere).map(({ device }) => device);
+  return { passedOver: namesOf(passedOver), verifiedOn: verifiedOn && namesOf(verifiedOn) };
 }
 
 function unanswered(): MercatoError {
@@ -106,11 +119,7 @@ function unanswered(): MercatoError {
  * The devices that may run a version; where each of those that answer its samples was seen to fail, the last of them, and of one without samples the last of all. None where it is not known
  * of any whether it answers them.
  */
-function mayRunOn(
-  devices: DeviceChain,
-  { passedOver, verifiedOn }: VersionDevices,
-  isFailing: (device: string) => boolean,
-): readonly string[] {
+function mayRunOn(devices: DeviceChain, { passedOver, verifiedOn }: Known, isFailing: (device: string) => boolean): readonly string[] {
   const allowed = devices.filter((device) => !passedOver.includes(device) && (verifiedOn === null || verifiedOn.includes(device)));
   const left = allowed.filter((device) => !isFailing(device));
   if (left.length > 0) return left;

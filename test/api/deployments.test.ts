@@ -60,10 +60,11 @@ test('a version is loaded, shown with its runner, unloaded, and loaded again by 
 });
 
 test('the operator sees what the runners hold of the memory of each device, and nobody else does', async () => {
-  const query = '{ devices { name memoryBytes memoryBytesMax } }';
+  const query = '{ devices { name hardware memoryBytes memoryBytesMax } }';
   const held = async () => {
-    const { devices } = await client.ask<{ devices: { name: string; memoryBytes: string; memoryBytesMax: string }[] }>(query, {}, operator);
-    expect(devices.map(({ name }) => name)).toEqual(['cpu']);
+    type Shown = Record<'name' | 'hardware' | 'memoryBytes' | 'memoryBytesMax', string>;
+    const { devices } = await client.ask<{ devices: Shown[] }>(query, {}, operator);
+    expect(devices).toMatchObject([{ name: 'cpu', hardware: expect.stringMatching(/ [0-9a-f]{8}$/) }]);
     const [cpu] = devices.map(({ memoryBytes, memoryBytesMax }) => [Number(memoryBytes), Number(memoryBytesMax)]);
     expect(cpu?.[1]).toBeGreaterThanOrEqual(64 * 2 ** 20);
     return cpu?.[0];

@@ -18,6 +18,7 @@ beforeAll(async () => {
 });
 
 const grounds = { devices: ['cuda:0', 'cpu'], runtime: 'onnxruntime-node 1' } as const;
+const hardware = { 'cuda:0': 'a GPU', webgpu: 'another GPU', cpu: 'a CPU' };
 const measured = { loadMs: 1, threads: 1, latencies: [{ rows: 1, p50Ms: 1, rowsPerSecond: 1_000 }], peakMemoryBytes: 1 };
 const inspection: Inspection = {
   signature: { inputs: [], outputs: [], batchDimension: 'N' },
@@ -85,11 +86,12 @@ test.each([
 test('what no device of one host answers suspends a version where no other host is known to, until one does', async () => {
   const data = await draft();
   const fault = new MercatoError('MODEL_REJECTED', 'Sample 0 is not answered.');
-  const here = { devices: ['webgpu'], runtime: grounds.runtime } as const;
-  const fallbacks = [{ device: 'webgpu', fault: fault.message }];
+  const here = { devices: ['webgpu'], hardware, runtime: grounds.runtime } as const;
+  const there = { ...grounds, hardware };
+  const fallbacks = [{ device: 'webgpu', hardware: hardware.webgpu, fault: fault.message }];
   const wrong = { verify: async () => ({ verifiedOn: [], fallbacks, fault, ...here }), grounds: async () => here, unload: async () => {} };
-  const answered = ['cpu', 'cuda:0'].map((device) => ({ device, runtime: grounds.runtime }));
-  const right = { verify: async () => ({ verifiedOn: answered, fallbacks: [], fault: null, ...grounds }), grounds: async () => grounds };
+  const answered = there.devices.map((device) => ({ device, hardware: hardware[device], runtime: grounds.runtime }));
+  const right = { verify: async () => ({ verifiedOn: answered, fallbacks: [], fault: null, ...there }), grounds: async () => there };
   const suspensions = () => asSystem(rig.db, (tx) => tx.suspension.count({ where: { versionId: data.versionId, endedAt: null } }));
   const profile = async () => (await reread(data)).profile;
   await checksOf({ inspect: async () => inspection }).checks.check(data);
@@ -101,30 +103,34 @@ test('what no device of one host answers suspends a version where no other host 
   await checksOf(wrong).checks.check(data);
   expect(await suspensions()).toBe(0);
   expect(await profile()).toMatchObject({ verifiedOn: answered, fallbacks });
-  const elsewhere = checksOf(right).checks.check({ ...data, grounds: 'webgpu onnxruntime-node 1' });
+  const elsewhere = checksOf(right).checks.check({ ...data, grounds: 'webgpu (another GPU) onnxruntime-node 1' });
   await expect(elsewhere).rejects.toThrow(/another host/);
 });
 
+/** What a host that starts asks for of a version. */
+async function askedBy(checks: Checks, jobs: ReturnType<typeof checksOf>['jobs'], { versionId }: CheckVersion): Promise<CheckVersion[]> {
+  jobs.enqueue.mockClear();
+  await checks.start();
+  return (jobs.enqueue.mock.calls as unknown[][]).map(([, , job]) => job as CheckVersion).filter((job) => job.versionId === versionId);
+}
+
 test('what was measured keeps its device where samples are answered on another, and is verified there once', async () => {
   const data = await draft();
-  const now = { devices: ['cpu'], runtime: 'onnxruntime-node 2' } as const;
+  const now = { devices: ['cpu'], hardware, runtime: 'onnxruntime-node 2' } as const;
+  const answered = { device: 'cpu', hardware: hardware.cpu, runtime: now.runtime };
   const fallbacks = [{ device: 'cuda:0', fault: 'seen on another host' }];
   const elsewhere = { device: 'cpu', runtime: grounds.runtime };
   const { checks, jobs } = checksOf({
     inspect: async () => ({ ...inspection, profile: { ...inspection.profile, fallbacks, verifiedOn: [elsewhere] } }),
-    verify: async () => ({ verifiedOn: [{ device: 'cpu', runtime: now.runtime }], fallbacks: [], fault: null, ...now }),
+    verify: async () => ({ verifiedOn: [answered], fallbacks: [], fault: null, ...now }),
     grounds: async () => now,
   });
-  const asked = async () => {
-    jobs.enqueue.mockClear();
-    await checks.start();
-    return (jobs.enqueue.mock.calls as unknown[][]).filter(([, , job]) => (job as CheckVersion).versionId === data.versionId).length;
-  };
+  const asked = async () => (await askedBy(checks, jobs, data)).length;
   await checks.check(data);
   const { profile } = await reread(data);
   expect(await asked()).toBe(1);
   await checks.check(data);
-  const verifiedOn = [elsewhere, { device: 'cpu', runtime: now.runtime }];
+  const verifiedOn = [elsewhere, answered];
   expect((await reread(data)).profile).toEqual({ ...(profile as object), verifiedOn });
   expect(profile).toMatchObject({ ...grounds, ...measured, device: 'cuda:0', partlyOnCpu: true, fallbacks });
   expect(await asked()).toBe(0);
@@ -137,7 +143,7 @@ test("a check has as many before it as its tenant's older versions that wait, an
   const other = await draft();
   const { checks, jobs } = checksOf({
     inspect: async () => inspection,
-    grounds: async () => ({ devices: ['cpu'], runtime: 'onnxruntime-node 3' }),
+    grounds: async () => ({ devices: ['cpu'], hardware: { cpu: 'a CPU' }, runtime: 'onnxruntime-node 3' }),
   });
   const turnsOf = (...versions: CheckVersion[]) => {
     const calls = jobs.enqueue.mock.calls as unknown[][];
@@ -199,4 +205,41 @@ describe('versions of a tenant that wait for their check', () => {
     });
     await expect(make(another)).rejects.toEqual(overloaded);
   });
+});
+
+/** A host whose one device is `cpu`. `fault`: what it says of the samples. */
+function hostOf(cpu: string, fault: MercatoError | null = null) {
+  const here = { devices: ['cpu'], hardware: { cpu }, runtime: grounds.runtime } as const;
+  const seen = { device: 'cpu', hardware: cpu };
+  const verifiedOn = fault === null ? [{ ...seen, runtime: grounds.runtime }] : [];
+  const fallbacks = fault === null ? [] : [{ ...seen, fault: fault.message }];
+  const host = checksOf({
+    inspect: async () => ({ ...inspection, profile: { ...inspection.profile, device: 'cpu', devices: ['cpu'], verifiedOn } }),
+    verify: async () => ({ ...here, verifiedOn, fallbacks, fault }),
+    grounds: async () => here,
+    unload: async () => {},
+  });
+  return { ...host, verifiedOn, fallbacks, asked: (data: CheckVersion) => askedBy(host.checks, host.jobs, data) };
+}
+
+test('other hardware under the name of a device must answer the samples too, on each host once', async () => {
+  const data = await draft();
+  const first = hostOf('a CPU with VNNI');
+  const second = hostOf('a CPU without', new MercatoError('MODEL_REJECTED', 'Sample 0 is not answered.'));
+  const seen = async () => (await reread(data)).profile;
+  await first.checks.check(data);
+  expect(await first.asked(data)).toEqual([]);
+  const [job] = await second.asked(data);
+  await expect(first.checks.check(job ?? data)).rejects.toThrow(/another host/);
+  await second.checks.check(job ?? data);
+  for (const host of [first, second, first, second]) expect(await host.asked(data)).toEqual([]);
+  expect(await seen()).toMatchObject({ verifiedOn: first.verifiedOn, fallbacks: second.fallbacks });
+
+  const profile = { ...((await seen()) as object), verifiedOn: [{ device: 'cpu', runtime: grounds.runtime }], fallbacks: [] };
+  await asTenant(rig.db, data.tenantId, (tx) => tx.modelVersion.updateMany({ where: { id: data.versionId }, data: { profile } }));
+  expect(await first.asked(data)).toHaveLength(1);
+  await first.checks.check(data);
+  expect(await seen()).toMatchObject({ verifiedOn: first.verifiedOn });
+  expect([(await first.asked(data)).length, (await second.asked(data)).length]).toEqual([0, 1]);
+  for (const { checks } of [first, second]) await checks.stop();
 });

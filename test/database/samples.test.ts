@@ -137,6 +137,18 @@ test('samples never change', async () => {
   await expect(change).rejects.toThrow(/permission denied/);
 });
 
+test('other hardware under the name of a device must answer them too', async () => {
+  const version = await make([{ inputs: [x], outputs: [y(1.5, 2.5)] }]);
+  const profile = (await reread(version)).profile as { verifiedOn: { device: string }[] };
+  const verifiedOn = profile.verifiedOn.map((one) => ({ ...one, hardware: 'another' }));
+  const where = { id: version.id, tenantId: version.tenantId };
+  await asTenant(rig.db, version.tenantId, (tx) => tx.modelVersion.updateMany({ where, data: { profile: { ...profile, verifiedOn } } }));
+  await rig.catalog.start();
+  await expect
+    .poll(async () => (await reread(version)).profile, { timeout: 20_000 })
+    .toEqual({ ...profile, verifiedOn: [...verifiedOn, ...profile.verifiedOn] });
+});
+
 test('another device or runtime must answer them too: a version is suspended until it does', async () => {
   const right = await make([{ inputs: [x], outputs: [y(1.5, 2.5)] }]);
   const { tenantId } = right;

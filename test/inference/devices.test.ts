@@ -123,7 +123,7 @@ describe('the chain of devices', () => {
     expect(profile).toMatchObject({ device: 'cpu', partlyOnCpu: false, devices: ['webgpu', 'cpu'] });
     expect(profile.fallbacks).toMatchObject([{ device: 'webgpu', fault: expect.stringContaining('Indices') }]);
     expect(profile.latencies.map(({ rows }) => rows)).toEqual([1, 2]);
-    const ill = versionOf(poolModel(), { id: 'ill', passedOver: ['webgpu'] });
+    const ill = versionOf(poolModel(), { id: 'ill', passedOver: [{ device: 'webgpu' }] });
     const well = versionOf(network(), { id: 'well' });
     await Promise.all([ill, well].map((version) => inference.load(version)));
     const { deployments } = await inference.status();
@@ -265,11 +265,11 @@ describe('the chain of devices', () => {
 
   test.skipIf(!hasVulkan)(`has a budget of memory for each device${unlessVulkan}`, LIMIT, async () => {
     const inference = await testInference({ devices: 'webgpu,cpu', deviceEnvironment: vulkan, deviceMemoryBytesMax: 80 * MIB });
-    const use = (id: string, passedOver: string[] = []) =>
+    const use = (id: string, passedOver: { device: string }[] = []) =>
       inference.run(
         request(versionOf(network(), { id, passedOver, peakMemoryBytes: 110 * MIB }), [floats([1, 1, 8, 8], new Array(64).fill(1))]),
       );
-    await use('host', ['webgpu']);
+    await use('host', [{ device: 'webgpu' }]);
     await use('first');
     await use('second');
     const { deployments, memory } = await inference.status();
@@ -278,7 +278,7 @@ describe('the chain of devices', () => {
       { device: 'webgpu', memoryBytes: 46 * MIB, memoryBytesMax: 80 * MIB },
       { device: 'cpu', memoryBytesMax: 2 ** 34 },
     ]);
-    await use('host', ['webgpu']);
+    await use('host', [{ device: 'webgpu' }]);
     expect((await inference.status()).deployments).toHaveLength(2);
   });
 
@@ -317,7 +317,7 @@ describe('the chain of devices', () => {
     await fleet.scale(version.id, { min: 1, max: null });
     await fleet.claim(version, []);
     expect(await devicesOf(fleet)).toEqual(['webgpu']);
-    await fleet.setDevices(version.id, { passedOver: ['webgpu'], verifiedOn: null });
+    await fleet.setDevices(version.id, { passedOver: [{ device: 'webgpu' }], verifiedOn: null });
     await vi.waitFor(async () => expect(await devicesOf(fleet)).toEqual(['cpu']), { timeout: 60_000 });
   });
 
@@ -343,12 +343,12 @@ describe('the chain of devices', () => {
 
   test.skipIf(!hasVulkan)(`stays on the one that answers a version's samples where runs fail there${unlessVulkan}`, LIMIT, async () => {
     const fleet = await testFleet({ devices: 'webgpu,cpu', deviceEnvironment: vulkan });
-    const version = loadable(versionOf(network(), { verifiedOn: ['webgpu'] }));
+    const version = loadable(versionOf(network(), { verifiedOn: [{ device: 'webgpu' }] }));
     await fleet.claim(version, []);
     await fleet.fallBack(version.id, 'webgpu', null);
     // Of the CPU it is not known.
     await expect(fleet.lend(version, 'webgpu')).rejects.toMatchObject({ code: 'OVERLOADED' });
-    await fleet.setDevices(version.id, { passedOver: ['cpu'], verifiedOn: ['webgpu'] });
+    await fleet.setDevices(version.id, { passedOver: [{ device: 'cpu' }], verifiedOn: [{ device: 'webgpu' }] });
     expect(await fleet.lend(version, 'webgpu')).toBeNull();
     expect(await devicesOf(fleet)).toEqual(['webgpu']);
   });

@@ -47,9 +47,9 @@ describe('hosting', () => {
       expect((await fleet.status()).deployments).toMatchObject([{ versionId: version.id, state: 'LOADING', replicas: [] }]);
     const early = fleet.claim(version, []);
     await vi.waitFor(waits, WAIT);
-    await fleet.setDevices(version.id, { passedOver: [], verifiedOn: ['webgpu'] });
+    await fleet.setDevices(version.id, { passedOver: [], verifiedOn: [{ device: 'webgpu' }] });
     expect(readModel).not.toHaveBeenCalled();
-    await fleet.setDevices(version.id, { passedOver: [], verifiedOn: ['webgpu', 'cpu'] });
+    await fleet.setDevices(version.id, { passedOver: [], verifiedOn: [{ device: 'webgpu' }, { device: 'cpu' }] });
     await vi.waitFor(() => expect(readModel).toHaveBeenCalled(), WAIT);
     // Of a process that has not heard of it yet.
     const unaware = fleet.claim(version, []);
@@ -57,14 +57,28 @@ describe('hosting', () => {
     expect(await Promise.all([early, unaware])).toMatchObject([[{ device: 'cpu' }], [{ device: 'cpu' }]]);
     await fleet.unload(version.id);
     await fleet.setDevices(version.id, { passedOver: [], verifiedOn: [] });
-    const late = fleet.claim({ ...version, verifiedOn: ['cpu'] }, []).catch((error: unknown) => error);
+    const late = fleet.claim({ ...version, verifiedOn: [{ device: 'cpu' }] }, []).catch((error: unknown) => error);
     await vi.waitFor(waits, WAIT);
     await fleet.unload(version.id);
     expect(await late).toMatchObject({ code: 'OVERLOADED', data: { retryAfterMs: 2_000 } });
-    await fleet.setDevices(version.id, { passedOver: ['cpu'], verifiedOn: [] });
+    await fleet.setDevices(version.id, { passedOver: [{ device: 'cpu' }], verifiedOn: [] });
     await expect(fleet.claim(version, [])).rejects.toMatchObject({ code: 'OVERLOADED' });
-    await fleet.setDevices(version.id, { passedOver: [], verifiedOn: ['cpu'] });
+    await fleet.setDevices(version.id, { passedOver: [], verifiedOn: [{ device: 'cpu' }] });
     expect(await fleet.claim(version, [])).toMatchObject([{ device: 'cpu' }]);
+  });
+
+  test('takes what was seen of a device for true only where the same hardware computes there', async () => {
+    const fleet = await testFleet();
+    const version = loadable(versionOf(identityModel()));
+    const [own, other] = [
+      { device: 'cpu', hardware: (await fleet.hardware()).cpu },
+      { device: 'cpu', hardware: 'another' },
+    ];
+    await fleet.setDevices(version.id, { passedOver: [], verifiedOn: [other] });
+    await expect(fleet.lend(version, 'webgpu')).rejects.toMatchObject({ code: 'OVERLOADED' });
+    await fleet.setDevices(version.id, { passedOver: [other], verifiedOn: [other, own] });
+    expect(await fleet.claim(version, [])).toMatchObject([{ device: 'cpu' }]);
+    expect((await fleet.status()).memory).toMatchObject([own]);
   });
 
   test('tries again after a load that failed, and says why it failed', async () => {

@@ -2,11 +2,13 @@ import { existsSync, readdirSync, readFileSync } from 'node:fs';
 import { availableParallelism, getPriority } from 'node:os';
 import { describe, expect, onTestFinished, test, vi } from 'vitest';
 import { MercatoError } from '../../src/base/errors.ts';
+import { boxed } from '../../src/inference/check-runner.ts';
 import { RunnerLost } from '../../src/inference/connection.ts';
 import { createInference, encodeBytes, type FleetPort } from '../../src/inference/inference.ts';
 import { inspectModel } from '../../src/inference/inspect.ts';
 import { node, readContents, tensor } from '../../src/inference/onnx/onnx.ts';
 import { checkSamples } from '../../src/inference/samples.ts';
+import { askSamples } from '../../src/inference/verify.ts';
 import { testFleet, testInference } from './setup.ts';
 import { identityModel, loopModel, mixingModel, tableModel, tinyModel } from './tiny-models.ts';
 
@@ -15,6 +17,7 @@ const lending = (fleet: FleetPort, borrow: FleetPort['borrow']): FleetPort =>
   ({
     borrow,
     devices: () => fleet.devices(),
+    hardware: () => fleet.hardware(),
     deviceBytesOf: (id: string) => fleet.deviceBytesOf(id),
     giveBack: (id: string) => fleet.giveBack(id),
     onPlace: () => {},
@@ -336,4 +339,13 @@ describe('an inspection', () => {
       await expect(inference.inspect(model, GATE)).rejects.toMatchObject({ code: 'MODEL_REJECTED' });
     }
   });
+});
+
+test('samples are asked on each hardware of a kind of device', async () => {
+  const hardware = { 'cuda:0': 'one GPU', 'cuda:1': 'another', 'cuda:2': 'one GPU' };
+  const lender = { hardware: async () => hardware, borrow: () => Promise.reject(new RunnerLost(false)) } as Partial<FleetPort>;
+  const where = { fleet: lender as FleetPort, devices: ['cuda:1', 'cuda:2'], answered: ['cuda:0'], rowsMax: 1 };
+  const { verifiedOn, fallbacks } = await askSamples(identityModel(), GATE, boxed(GATE), where);
+  expect(verifiedOn).toMatchObject(['cuda:0', 'cuda:2'].map((device) => ({ device, hardware: 'one GPU' })));
+  expect(fallbacks).toEqual([{ device: 'cuda:1', hardware: 'another', fault: 'its process crashed' }]);
 });

@@ -2,7 +2,9 @@ import { chmod, mkdtemp, readFile, rm, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { delimiter, join } from 'node:path';
 import { describe, expect, it, onTestFinished } from 'vitest';
-import { CudaMemory, cudaBytesByDevice } from '../../src/inference/cuda-memory.ts';
+import { CudaMemory, cudaBytesByDevice, cudaModels } from '../../src/inference/cuda-memory.ts';
+import { CUDA_ENVIRONMENT } from '../../src/inference/devices.ts';
+import { hardwareOf } from '../../src/inference/hardware.ts';
 
 const MIB = 1024 ** 2;
 
@@ -42,6 +44,22 @@ describe.skipIf(process.platform === 'win32')('what the driver tells of memory',
   it('is nothing where the tool fails, or prints no table', async () => {
     await tool('echo "NVIDIA-SMI has failed because it could not communicate with the driver."; exit 9');
     expect([await new CudaMemory().byProcess(), await cudaBytesByDevice()]).toEqual([new Map(), new Map()]);
+  });
+
+  it('has the models of its devices, of which any may be one that the operator chose', async () => {
+    await tool('printf "0, NVIDIA H100, 550.1\\n1, NVIDIA A100, 550.1\\n\\nFailed to initialize NVML\\n"');
+    expect(await cudaModels()).toEqual(
+      new Map([
+        [0, 'NVIDIA H100 550.1'],
+        [1, 'NVIDIA A100 550.1'],
+      ]),
+    );
+    const [known, { cpu }] = [await hardwareOf(['cuda:1', 'cuda:0', 'cpu'], CUDA_ENVIRONMENT), await hardwareOf(['cpu'], {})];
+    expect(known).toEqual({ cpu, 'cuda:0': `NVIDIA H100 550.1, ${cpu}`, 'cuda:1': `NVIDIA A100 550.1, ${cpu}` });
+    const chosen = await hardwareOf(['cuda:0'], { ...CUDA_ENVIRONMENT, CUDA_VISIBLE_DEVICES: '1' });
+    expect(chosen).toEqual({ cpu, 'cuda:0': `NVIDIA A100 550.1 or NVIDIA H100 550.1, ${cpu}` });
+    await tool('exit 9');
+    expect(await hardwareOf(['cuda:0'], CUDA_ENVIRONMENT)).toEqual({ cpu, 'cuda:0': `unknown, ${cpu}` });
   });
 
   it('is not waited for by anybody where the tool hangs, nor asked again', async () => {
