@@ -153,15 +153,24 @@ export function createChecks({ db, store, inference, invalidations, jobs, log }:
     return open.length;
   }
 
+  function verifyHere(listingId: string): void {
+    if (stopped) return;
+    verifications
+      .request(listingId)
+      .catch((error: unknown) => log.warn({ err: error, listingId }, 'samples could not be asked for; they are within a minute'));
+  }
+
   return {
     async start() {
       await jobs.work('check-version', check, CONCURRENCY, PER_TENANT);
       await sweep();
       await verifications.request();
-      if (sweeping) clearInterval(sweeping);
+      // What was measured on another host may compute otherwise on this one: its callers here wait for that.
+      if (sweeping === null) invalidations.on('listing', verifyHere);
+      else clearInterval(sweeping);
       sweeping = setInterval(() => {
         sweep()
-          .then(verifications.request)
+          .then(() => verifications.request())
           .catch((error: unknown) => log.error({ err: error }, 'looking for lost checks failed'));
       }, SWEEP_MS);
       sweeping.unref();

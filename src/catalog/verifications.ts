@@ -1,7 +1,7 @@
 import type { Invalidations } from '../access/access.ts';
 import { asSystem, asTenant, type Database, type Tx } from '../base/database.ts';
 import type { Log } from '../base/log.ts';
-import type { ModelVersion, Prisma } from '../generated/prisma/client.ts';
+import { type ModelVersion, Prisma } from '../generated/prisma/client.ts';
 import type { Grounds, Inference, Sample, SeenOn, Verified } from '../inference/inference.ts';
 import type { CheckVersion, Jobs } from './jobs.ts';
 import type { ModelStore } from './store.ts';
@@ -21,8 +21,11 @@ export type Verifications = {
    * where `grounds` are another host's, or nothing can be told: it may be tried again.
    */
   verify(version: Checked, grounds: string | undefined): Promise<void>;
-  /** Asks for that of each version of which it is not known whether the devices of this host answer its samples by this runtime, and of those that are suspended. */
-  request(): Promise<void>;
+  /**
+   * Asks for that of each version, where given of one listing, of which it is not known whether the devices of this host answer its samples by this runtime, and of
+   * those that are suspended.
+   */
+  request(listingId?: string): Promise<void>;
 };
 
 /** At 5 s each: others' jobs are left to them until these may be asked for again. */
@@ -62,17 +65,19 @@ export function createVerifications({ db, store, inference, invalidations, jobs,
     return invalidations.publish(tx, 'pin', [id]);
   }
 
-  async function request(): Promise<void> {
-    const sampled = await asSystem(db, (tx) => tx.modelVersion.count({ where: { state: 'READY', sampleCount: { gt: 0 } } }));
-    if (sampled === 0) return;
+  async function request(listingId?: string): Promise<void> {
+    const model = Prisma.sql`${listingId ?? null}::uuid is null or model_id = (select model_id from listing where id = ${listingId ?? null}::uuid)`;
+    const sampled = Prisma.sql`state = 'READY' and sample_count > 0 and (${model})`;
+    const some = await asSystem(db, (tx) => tx.$queryRaw<unknown[]>`select id from model_version where ${sampled} limit 1`);
+    if (some.length === 0) return;
     const here = await inference.grounds();
     const grounds = textOf(here);
     const wanted = JSON.stringify(here.devices.map((device) => ({ device, hardware: here.hardware[device] })));
     await asSystem(db, async (tx) => {
       const open = await tx.$queryRaw<OpenVersion[]>`
         select id as "versionId", tenant_id as "tenantId", row_number() over (partition by tenant_id order by id)::int - 1 turn
-          from model_version v where state = 'READY' and sample_count > 0
-          and (not ${wanted}::jsonb <@ (
+          from model_version v where ${sampled}
+           and (not ${wanted}::jsonb <@ (
                  select coalesce(jsonb_agg(one), '[]')
                    from jsonb_array_elements(coalesce(profile->'verifiedOn', jsonb_build_array(profile)) || coalesce(profile->'fallbacks', '[]')) one
                   where coalesce(one->>'runtime', ${here.runtime}) = ${here.runtime})
