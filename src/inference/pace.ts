@@ -25,11 +25,17 @@ export class Pace {
     return this.#rowMs;
   }
 
-  /** What a run of so many rows takes: as those of the nearest size that was seen, the smaller first; 0: not known. */
+  /**
+   * What a run of so many rows takes: as those of the nearest size that was seen, the smaller first; 0: not known. Never more than one of more rows, nor than as many
+   * smaller ones as would do: a size that was slow once, as when it was first planned, is not left for ever, since only its runs would tell that it no longer is.
+   */
   runMs(rows: number): number {
     const size = sizeOf(rows);
-    const smaller = this.#means.findLast((mean, at) => mean !== undefined && at <= size);
-    return (smaller ?? this.#means.find((mean) => mean !== undefined))?.ms ?? 0;
+    const nearest = this.#means.findLast((mean, at) => mean !== undefined && at <= size) ?? this.#means.find((mean) => mean !== undefined);
+    return this.#means.reduce(
+      (least, mean, at) => Math.min(least, at < size ? mean.ms * Math.ceil(rows / mean.rows) : mean.ms),
+      nearest?.ms ?? 0,
+    );
   }
 }
 

@@ -27,6 +27,19 @@ test('the first run of a size says little of the next, and later ones change the
   expect([pace.runMs(4), pace.rowMs]).toEqual([9, 2.25]);
 });
 
+test('a size that was slow once is taken for no slower than smaller runs that do as much, or than larger ones', () => {
+  const pace = paceOf([
+    [16, 20],
+    [32, 120],
+  ]);
+  expect([16, 23, 32, 40].map((rows) => pace.runMs(rows))).toEqual([20, 40, 40, 60]);
+  const cold = paceOf([
+    [1, 1_000],
+    [8, 10],
+  ]);
+  expect([cold.runMs(1), cold.runMs(8)]).toEqual([10, 10]);
+});
+
 test('a run without rows counts as one of one', () => {
   const pace = paceOf([[0, 3]]);
   expect([pace.runMs(0), pace.runMs(1), pace.rowMs]).toEqual([3, 3, 3]);
