@@ -247,6 +247,8 @@ export function createLeaseMemory(time: Time, onOwed: () => void) {
     forget,
     /** Units that came free after their block was closed, to be returned; the caller takes them over. */
     takeOwed: () => owed.splice(0),
+    /** The leases whose units are still to be returned. */
+    owing: () => new Set(owed.map(({ leaseId }) => leaseId)),
     owe: (returned: readonly ReturnedUnits[]) => {
       owed = [...owed, ...returned];
     },

@@ -103,21 +103,26 @@ export function createLeaseReturns(options: { store: LeaseStore; time: Time; mem
 
   /** Renews leases in flight, before whatever else may take its time; returns idle units, drops the finished, sweeps the expired ones of any process. */
   async function maintain(): Promise<void> {
-    const blocksNow = () => memory.all().flatMap((entry) => entry.blocks);
-    const busy = blocksNow().flatMap(({ leaseId, inFlight }) => (inFlight > 0 ? [leaseId] : []));
+    const busy = memory.all().flatMap(({ blocks }) => blocks.flatMap(({ leaseId, inFlight }) => (inFlight > 0 ? [leaseId] : [])));
     if (busy.length > 0) await store.renew(busy);
     const now = time.nowMs();
     const spent = (block: Block) => now >= block.usableUntil || block.free === 0;
     const unused = memory.all().flatMap((entry) => memory.close(entry, spent));
-    try {
-      await putBack([...memory.takeOwed(), ...unused], false);
-      for (const entry of memory.all()) await putBackRequests(entry);
-      const done = blocksNow().flatMap(({ leaseId, open, inFlight }) => (!open && inFlight === 0 ? [leaseId] : []));
-      if (done.length > 0) await store.drop(done);
-      memory.forget(done);
-    } finally {
-      await store.sweep();
-    }
+    const failures: unknown[] = [];
+    const attempt = (work: Promise<void>) => work.catch((error: unknown) => failures.push(error));
+    await attempt(putBack([...memory.takeOwed(), ...unused], false));
+    await attempt(dropDone());
+    await attempt(store.sweep());
+    if (failures.length > 0) throw failures[0];
+  }
+
+  async function dropDone(): Promise<void> {
+    for (const entry of memory.all()) await putBackRequests(entry);
+    const owing = memory.owing();
+    const isDone = ({ leaseId, open, inFlight }: Block) => !open && inFlight === 0 && !owing.has(leaseId);
+    const done = memory.all().flatMap(({ blocks }) => blocks.filter(isDone).map(({ leaseId }) => leaseId));
+    if (done.length > 0) await store.drop(done);
+    memory.forget(done);
   }
 
   /**

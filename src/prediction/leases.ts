@@ -87,6 +87,8 @@ export async function createLeases(options: LeaseOptions): Promise<Leases> {
   /** What was granted or refused before may be so under other limits than there are now. */
   function distrust(entry: Entry): void {
     entry.exhausted = null;
+    // What comes next may be closed as soon: it grows by what is used, not by what is granted.
+    entry.lastGrant = 0;
     memory.owe(memory.close(entry));
   }
 

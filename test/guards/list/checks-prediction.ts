@@ -147,7 +147,7 @@ export const predictionChecks: Guard[] = [
     ['what is refused of several is put back one by one', 'returned.length > 1 && wasRefused(error)', 'false'],
     ['a lease in flight is renewed', 'if (busy.length > 0) await store.renew(busy);', ''],
     ['a lease that is done is dropped', 'if (done.length > 0) await store.drop(done);', ''],
-    ['expired leases are swept', 'await store.sweep();', '', LEASES],
+    ['expired leases are swept', 'await attempt(store.sweep());', '', LEASES],
     ['a recall returns what is unused', 'memory.owe(concerned.flatMap((entry) => memory.close(entry)));', '', LEASES],
     ['a recall marks no lease of which units are on their way', 'while (underWay.size > 0) await Promise.all(underWay);', '', SIMULATION],
     ['a grant whose answer was lost is returned', 'memory.owe([memory.returnOf({ leaseId }, null, null)]);', '', SIMULATION],
