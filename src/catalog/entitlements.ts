@@ -89,12 +89,13 @@ async function askedVersion(tx: Tx, listing: Listing, ownerId: string | null, { 
   const which = ownerId === null ? 'published' : 'READY';
   if (number !== null) {
     const numbered = await tx.modelVersion.findFirst({ where: { ...visible, number } });
-    if (numbered === null) throw notFound(`${handle} has no ${which} version ${number}.`);
+    if (numbered === null) throw notFound(`No ${which} version is named ${handle}@${number}.`);
     return numbered;
   }
   const aliased = await tx.modelVersion.findFirst({ where: { ...visible, aliases: { some: { name: alias ?? LIVE } } } });
   if (aliased !== null) return aliased;
-  if (alias !== null || ownerId === null) throw notFound(`${handle} has no ${which} version that ${alias ?? LIVE} points to.`);
+  if (alias !== null) throw notFound(`No ${which} version is named ${handle}@${alias}.`);
+  if (ownerId === null) throw notFound(`${handle} has no published version.`);
   const newest = await tx.modelVersion.findFirst({ where: visible, orderBy: { number: 'desc' } });
   if (newest === null) throw notFound(`${handle} has no READY version yet.`);
   return newest;

@@ -42,7 +42,7 @@ describe('an alias', () => {
     expect([await versionOf(buyer, ''), await versionOf(buyer, '@live'), await versionOf(buyer, '@2')]).toEqual([1, 1, 1]);
     await promote(2, 'next');
     expect([await versionOf(buyer, ''), await versionOf(buyer, '@next'), await versionOf(owner.id, '@next')]).toEqual([1, 2, 2]);
-    await expect(versionOf(buyer, '@other')).rejects.toThrow(`${model.handle} has no published version that other points to.`);
+    await expect(versionOf(buyer, '@other')).rejects.toThrow(`No published version is named ${model.handle}@other.`);
   });
 
   it('goes back to what was there before, as often as there was something', async () => {
