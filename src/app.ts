@@ -71,7 +71,9 @@ export async function createApp(config: Config, overrides: Overrides = {}): Prom
   let url = '';
   const uploadsUrl = () => `${config.publicUrl ?? url}/uploads`;
   const { invalidations } = access;
-  const catalog = stack.use(createCatalog({ db, store, inference, invalidations, jobs, currency: config.currency, uploadsUrl, log }));
+  const catalog = stack.use(
+    createCatalog({ db, store, inference, invalidations, jobs, processId: access.processId, currency: config.currency, uploadsUrl, log }),
+  );
   const predictions = stack.use(
     await createPredictions({ db, access, catalog, billing, inference, store, replayHours: config.replayHours, log }),
   );

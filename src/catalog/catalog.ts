@@ -44,6 +44,8 @@ export type CatalogOptions = {
   inference: Inference;
   invalidations: Invalidations;
   jobs: Jobs;
+  /** This server process in `server_process`. */
+  processId: string;
   /** ISO 4217; plans are priced in it. */
   currency: string;
   /** Where uploads go, `https://host/uploads` without a slash at the end; asked for when needed, since a free port is known only then. */

@@ -12,7 +12,15 @@ import type { ModelStore } from './store.ts';
 import { type Checked, createVerifications, gateOf, type OpenVersion } from './verifications.ts';
 import { type ModelVersionView, versionInclude, versionView } from './views.ts';
 
-type Options = { db: Database; store: ModelStore; inference: Inference; invalidations: Invalidations; jobs: Jobs; log: Log };
+type Options = {
+  db: Database;
+  store: ModelStore;
+  inference: Inference;
+  invalidations: Invalidations;
+  jobs: Jobs;
+  processId: string;
+  log: Log;
+};
 
 const SWEEP_MS = 60_000;
 const SWEEP_MAX = 100;
@@ -27,25 +35,26 @@ export type Checks = {
   start(): Promise<void>;
   stop(): Promise<void>;
   /**
-   * Puts a version through the gate; of one that is READY it runs the samples again, and suspends it where it answers otherwise. What is wrong with
-   * the model ends in REJECTED; anything else throws, and may be tried again.
+   * Puts a version through the gate; of one that is READY, and is asked for on grounds, it runs the samples again, and suspends it where it answers otherwise. What
+   * is wrong with the model ends in REJECTED; anything else throws, and may be tried again, as where the grounds are another host's.
    */
   check(data: CheckVersion): Promise<void>;
-  /** Asks for a check, by whichever process. */
-  request(data: CheckVersion): Promise<void>;
+  /** Asks for a check, by whichever process. `turn`: as a job's; absent: behind its tenant's older versions. */
+  request(data: CheckVersion, turn?: number): Promise<void>;
   /** Lets go of a file that was brought for a version that has been rejected already. */
   release(sha256: string): Promise<void>;
   /** The version once it is READY or REJECTED and every process knows it, or as it is after 30 s. */
   settled(data: CheckVersion): Promise<ModelVersionView>;
 };
 
-export function createChecks({ db, store, inference, invalidations, jobs, log }: Options): Checks {
+export function createChecks({ db, store, inference, invalidations, jobs, processId, log }: Options): Checks {
   const waiting = new Map<string, Set<() => void>>();
-  const verifications = createVerifications({ db, store, inference, invalidations, jobs, log });
+  const verifications = createVerifications({ db, store, inference, invalidations, jobs, processId, log });
   let sweeping: NodeJS.Timeout | null = null;
   let stopped = false;
 
   async function check({ tenantId, versionId, grounds }: CheckVersion): Promise<void> {
+    if (grounds !== undefined && !(await verifications.isHere(grounds))) throw new Error('the samples are to be answered on another host');
     const version = await asTenant(db, tenantId, (tx) =>
       tx.modelVersion.findFirst({ where: { id: versionId, tenantId }, include: { samples: true } }),
     );
@@ -54,7 +63,7 @@ export function createChecks({ db, store, inference, invalidations, jobs, log }:
       // The runners end after the checks: what was found meanwhile may be their end, not the model.
       if (stopped) throw new Error('the checks were stopped; the version is checked again');
       await settle(version, verdict);
-    } else if (version?.state === 'READY' && version.sampleCount > 0) await verifications.verify(version, grounds);
+    } else if (version?.state === 'READY' && version.sampleCount > 0 && grounds !== undefined) await verifications.verify(version);
     for (const look of waiting.get(versionId) ?? []) look();
   }
 
@@ -99,8 +108,8 @@ export function createChecks({ db, store, inference, invalidations, jobs, log }:
     await releaseFile(db, store, sha256).catch((error: unknown) => log.error({ err: error, sha256 }, 'a rejected file stays in the store'));
   }
 
-  async function request(data: CheckVersion): Promise<void> {
-    await asSystem(db, (tx) => enqueueOpen(tx, Prisma.sql`id = ${data.versionId}::uuid`));
+  async function request(data: CheckVersion, turn?: number): Promise<void> {
+    await asSystem(db, (tx) => enqueueOpen(tx, Prisma.sql`id = ${data.versionId}::uuid`, turn));
     jobs.wake('check-version');
   }
 
@@ -143,13 +152,13 @@ export function createChecks({ db, store, inference, invalidations, jobs, log }:
     if (count > 0) jobs.wake('check-version');
   }
 
-  /** Each tenant's first come before any tenant's second. Returns how many there are. */
-  async function enqueueOpen(tx: Tx, which: Prisma.Sql): Promise<number> {
+  /** Each tenant's first come before any tenant's second, unless their turn is given. Returns how many there are. */
+  async function enqueueOpen(tx: Tx, which: Prisma.Sql, given?: number): Promise<number> {
     const open = await tx.$queryRaw<OpenVersion[]>`
       select id as "versionId", tenant_id as "tenantId",
              (select count(*)::int from model_version o where o.tenant_id = v.tenant_id and o.state in ('DRAFT', 'CHECKED') and o.id < v.id) turn
         from model_version v where state in ('DRAFT', 'CHECKED') and ${which} order by id limit ${SWEEP_MAX}`;
-    for (const { turn, ...data } of open) await jobs.enqueue(tx, 'check-version', data, data.versionId, { turn });
+    for (const { turn, ...data } of open) await jobs.enqueue(tx, 'check-version', data, data.versionId, { turn: given ?? turn });
     return open.length;
   }
 

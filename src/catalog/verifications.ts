@@ -8,7 +8,15 @@ import type { ModelStore } from './store.ts';
 import { resumeVerified, suspendUntilVerified } from './suspensions.ts';
 import { measuresOf, type VersionMeasures } from './views.ts';
 
-type Options = { db: Database; store: ModelStore; inference: Inference; invalidations: Invalidations; jobs: Jobs; log: Log };
+type Options = {
+  db: Database;
+  store: ModelStore;
+  inference: Inference;
+  invalidations: Invalidations;
+  jobs: Jobs;
+  processId: string;
+  log: Log;
+};
 
 /** What is to be checked; `turn`: how many of its tenant's are before it. */
 export type OpenVersion = CheckVersion & { turn: number };
@@ -16,14 +24,16 @@ export type OpenVersion = CheckVersion & { turn: number };
 export type Checked = Prisma.ModelVersionGetPayload<{ include: { samples: true } }>;
 
 export type Verifications = {
+  /** Whether these are the grounds of this host. */
+  isHere(grounds: string): Promise<boolean>;
   /**
-   * Runs the samples of a READY version on the devices of this host. One that no device of any host is known to answer by this runtime is suspended for everybody, until one does. Rejects
-   * where `grounds` are another host's, or nothing can be told: it may be tried again.
+   * Runs the samples of a READY version on the devices of this host. One that no device of a living host is known to answer by this runtime is suspended for everybody, until one does. Rejects
+   * where nothing can be told: it may be tried again.
    */
-  verify(version: Checked, grounds: string | undefined): Promise<void>;
+  verify(version: Checked): Promise<void>;
   /**
    * Asks for that of each version, where given of one listing, of which it is not known whether the devices of this host answer its samples by this runtime, and of
-   * those that are suspended.
+   * those that are suspended, or that none of a living host answers.
    */
   request(listingId?: string): Promise<void>;
 };
@@ -31,14 +41,17 @@ export type Verifications = {
 /** At 5 s each: others' jobs are left to them until these may be asked for again. */
 const TRIES = 100;
 
-export function createVerifications({ db, store, inference, invalidations, jobs, log }: Options): Verifications {
-  async function verify(version: Checked, grounds: string | undefined): Promise<void> {
+export function createVerifications({ db, store, inference, invalidations, jobs, processId, log }: Options): Verifications {
+  async function isHere(grounds: string): Promise<boolean> {
+    return grounds === textOf(await inference.grounds());
+  }
+
+  async function verify(version: Checked): Promise<void> {
     const { id } = version;
-    if (grounds !== undefined && grounds !== textOf(await inference.grounds()))
-      throw new Error('the samples are to be answered on another host');
     const verified = await inference.verify(await store.read(version.sha256), gateOf(version));
     const { fault, fallbacks } = verified;
-    const answers = await asTenant(db, version.tenantId, (tx) => answersBy(tx, version, verified));
+    const alive = await asSystem(db, livingDevices);
+    const answers = await asTenant(db, version.tenantId, (tx) => answersBy(tx, version, verified, alive));
     await asSystem(db, (tx) => (answers ? resumeVerified(tx, id) : suspendUntilVerified(tx, version, fault?.message ?? '')));
     // Last: a version of which each device of here is decided is not looked at again.
     const seq = await asTenant(db, version.tenantId, (tx) => write(tx, version, verified));
@@ -49,10 +62,12 @@ export function createVerifications({ db, store, inference, invalidations, jobs,
     await invalidations.confirmed(seq);
   }
 
-  /** Whether, with what was found here, some device is known to answer by this runtime. */
-  async function answersBy(tx: Tx, { id }: Checked, verified: Verified): Promise<boolean> {
+  /** Whether, with what was found here, some device of a living host is known to answer by this runtime. */
+  async function answersBy(tx: Tx, { id }: Checked, verified: Verified, alive: readonly SeenOn[] | null): Promise<boolean> {
     const { verifiedOn } = withVerified(measuresOf(await tx.modelVersion.findUniqueOrThrow({ where: { id } })), verified);
-    return verifiedOn.some(({ runtime }) => runtime === verified.runtime);
+    const isAlive = ({ device, hardware }: SeenOn) =>
+      alive === null || hardware === undefined || alive.some((one) => one.device === device && one.hardware === hardware);
+    return verifiedOn.some((one) => one.runtime === verified.runtime && isAlive(one));
   }
 
   /** Hosts may verify a version at once, each for its devices. */
@@ -73,7 +88,11 @@ export function createVerifications({ db, store, inference, invalidations, jobs,
     const here = await inference.grounds();
     const grounds = textOf(here);
     const wanted = JSON.stringify(here.devices.map((device) => ({ device, hardware: here.hardware[device] })));
+    const own = JSON.stringify(Object.fromEntries(here.devices.map((device) => [device, here.hardware[device]])));
     await asSystem(db, async (tx) => {
+      await tx.$executeRaw`update server_process set hardware = ${own}::jsonb where id = ${processId}::uuid and hardware is distinct from ${own}::jsonb`;
+      const devices = await livingDevices(tx);
+      const alive = devices && JSON.stringify(devices);
       const open = await tx.$queryRaw<OpenVersion[]>`
         select id as "versionId", tenant_id as "tenantId", row_number() over (partition by tenant_id order by id)::int - 1 turn
           from model_version v where ${sampled}
@@ -81,6 +100,10 @@ export function createVerifications({ db, store, inference, invalidations, jobs,
                  select coalesce(jsonb_agg(one), '[]')
                    from jsonb_array_elements(coalesce(profile->'verifiedOn', jsonb_build_array(profile)) || coalesce(profile->'fallbacks', '[]')) one
                   where coalesce(one->>'runtime', ${here.runtime}) = ${here.runtime})
+               or ${alive}::jsonb is not null and not exists (
+                 select from jsonb_array_elements(coalesce(profile->'verifiedOn', jsonb_build_array(profile))) one
+                  where coalesce(one->>'runtime', ${here.runtime}) = ${here.runtime} and (one->'hardware' is null
+                    or ${alive}::jsonb @> jsonb_build_array(jsonb_build_object('device', one->'device', 'hardware', one->'hardware'))))
                or exists (select from suspension s where s.version_id = v.id and s.ended_at is null and s.until > mercato_now() + interval '1 year'))
         order by id`;
       for (const { turn, ...data } of open)
@@ -89,10 +112,19 @@ export function createVerifications({ db, store, inference, invalidations, jobs,
     jobs.wake('check-version');
   }
 
-  return { verify, request };
+  return { isHere, verify, request };
 }
 
-const textOf = ({ devices, hardware, runtime }: Grounds) =>
+/** What computes on the hosts of living processes; null: some have not told yet. */
+async function livingDevices(tx: Tx): Promise<SeenOn[] | null> {
+  const processes = await tx.$queryRaw<{ hardware: Record<string, string> | null }[]>`
+    select hardware from server_process where heartbeat_at > mercato_now() - interval '1 minute'`;
+  if (processes.some(({ hardware }) => hardware === null)) return null;
+  return processes.flatMap(({ hardware }) => Object.entries(hardware ?? {}).map(([device, text]) => ({ device, hardware: text })));
+}
+
+/** What a host computes with, as jobs name it. */
+export const textOf = ({ devices, hardware, runtime }: Grounds) =>
   `${devices.map((device) => `${device} (${hardware[device]})`).join()} ${runtime}`;
 
 /**

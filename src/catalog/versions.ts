@@ -58,22 +58,29 @@ export function addVersion(
   { modelId, file, like = DEFAULT_BOUNDS }: { modelId: string; file: Stored; like?: Bounds },
 ): Promise<ModelVersionView> {
   const { maxBatchRows, runLimitMs, deadlineMs } = like;
-  return checked(db, checks, tenantId, async (tx) => {
-    found(await tx.model.findFirst({ where: { id: modelId, tenantId } }));
-    return insertVersion(tx, { tenantId, modelId, ...file, maxBatchRows, runLimitMs, deadlineMs, trusted: false });
-  });
+  return checked(
+    db,
+    checks,
+    tenantId,
+    async (tx) => {
+      found(await tx.model.findFirst({ where: { id: modelId, tenantId } }));
+      return insertVersion(tx, { tenantId, modelId, ...file, maxBatchRows, runLimitMs, deadlineMs, trusted: false });
+    },
+    0,
+  );
 }
 
-/** Puts what `insert` made through the gate. */
+/** Puts what `insert` made through the gate; what work waits for before its tenant's uploads, for `turn` 0. */
 async function checked(
   db: Database,
   checks: Checks,
   tenantId: string,
   insert: (tx: Tx) => Promise<{ id: string; created: boolean }>,
+  turn?: number,
 ): Promise<ModelVersionView> {
   const version = await asTenant(db, tenantId, insert);
   const data = { tenantId, versionId: version.id };
-  if (version.created) await checks.request(data);
+  if (version.created) await checks.request(data, turn);
   const settled = await checks.settled(data);
   if (!version.created && settled.state === 'REJECTED') await checks.release(settled.sha256);
   return settled;

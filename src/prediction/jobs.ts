@@ -57,12 +57,11 @@ export async function createJobs(db: Database, log: Log): Promise<Jobs & AsyncDi
       const options = { pollingIntervalSeconds, ...(perTenant === undefined ? {} : { groupConcurrency: perTenant }) };
       const work = () =>
         boss.work<JobData[Q]>(queue, options, async (jobs) => {
-          try {
-            for (const job of jobs) await handler(job.data);
-          } finally {
-            // What was passed over meanwhile may be next.
-            wake(queue);
-          }
+          for (const job of jobs) await handler(job.data);
+          if (perTenant === undefined) return;
+          for (const { data } of jobs) await advance(db, queue, data.tenantId);
+          // What was passed over meanwhile may be next.
+          wake(queue);
         });
       workers.set(queue, await Promise.all(Array.from({ length: concurrency }, work)));
     },
@@ -84,6 +83,15 @@ async function execute(tx: Tx, sql: string, values: unknown[] = []): Promise<{ r
   const readable = sql.replace(/(to_regclass\('[^']*'\))(?!::)/g, '$1::text');
   const rows = await tx.$queryRawUnsafe<unknown>(readable, ...values);
   return { rows: Array.isArray(rows) ? rows : [] };
+}
+
+/** One of the tenant's jobs is done: its others are one turn nearer. */
+async function advance(db: Database, queue: Queue, tenantId: string): Promise<void> {
+  await asSystem(
+    db,
+    (tx) => tx.$executeRaw`
+      update pgboss.job set priority = priority + 1 where name = ${queue} and group_id = ${tenantId} and state < 'active' and priority < 0`,
+  );
 }
 
 /** Removes what is long done, and lets others have, or removes, what a dead process held. */

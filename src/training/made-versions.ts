@@ -1,10 +1,10 @@
 import { type Catalog, type ModelVersionView, rejectedAs } from '../catalog/catalog.ts';
 import type { Claim } from './work.ts';
 
-/** A check that waits for others of its tenant's is waited for, so many times what `addVersion` waits. */
-const WAITS_MAX = 20;
+/** A check that waits for another of its tenant's is waited for, so many times what `addVersion` waits: each takes three minutes at most. */
+const WAITS_MAX = 14;
 
-/** As `Catalog.addVersion`, once the version is READY. @throws MODEL_REJECTED; the signal's reason, where the work is no longer this process's; an Error after about ten minutes */
+/** As `Catalog.addVersion`, once the version is READY. @throws MODEL_REJECTED; the signal's reason, where the work is no longer this process's; an Error after about seven minutes */
 export async function addReadyVersion(
   { addVersion }: Pick<Catalog, 'addVersion'>,
   { tenantId, signal }: Pick<Claim, 'tenantId' | 'signal'>,

@@ -1,19 +1,28 @@
 import { randomBytes } from 'node:crypto';
-import { beforeAll, describe, expect, test, vi } from 'vitest';
+import { beforeAll, beforeEach, describe, expect, test, vi } from 'vitest';
+import { register, signOff } from '../../src/access/process-rows.ts';
 import { asSystem, asTenant, type Tx } from '../../src/base/database.ts';
 import { MercatoError } from '../../src/base/errors.ts';
+import { newId } from '../../src/base/ids.ts';
 import { createLog } from '../../src/base/log.ts';
 import { type Checks, createChecks } from '../../src/catalog/checks.ts';
 import type { CheckVersion, Jobs } from '../../src/catalog/jobs.ts';
 import type { ModelStore } from '../../src/catalog/store.ts';
+import { textOf } from '../../src/catalog/verifications.ts';
 import { createVersion, DEFAULT_BOUNDS, insertVersion } from '../../src/catalog/versions.ts';
-import type { Inference, Inspection } from '../../src/inference/inference.ts';
+import type { Grounds, Inference, Inspection } from '../../src/inference/inference.ts';
 import { type CatalogRig, openCatalog } from '../support/catalog.ts';
 import { onPostgres, race } from '../support/races.ts';
 
 let rig: CatalogRig;
+/** Living processes that have not told yet what computes there. */
+const processes = Array.from({ length: 60 }, newId);
 beforeAll(async () => {
   rig = await openCatalog();
+  await asSystem(rig.db, async (tx) => {
+    for (const processId of processes) await register(tx, processId);
+  });
+  beforeEach(() => asSystem(rig.db, (tx) => tx.$executeRaw`update server_process set heartbeat_at = mercato_now()`));
   return () => rig[Symbol.asyncDispose]();
 });
 
@@ -39,15 +48,17 @@ const inspection: Inspection = {
 function checksOf(inference: Partial<Inference>) {
   const store = { read: async () => new Uint8Array(), deleteFile: vi.fn(async () => {}) };
   const jobs = { enqueue: vi.fn(async () => {}), wake() {}, work: vi.fn(async () => {}) };
+  const processId = processes.pop() ?? '';
   const checks = createChecks({
     db: rig.db,
     store: store as Partial<ModelStore> as ModelStore,
     inference: inference as Inference,
     invalidations: rig.access.invalidations,
     jobs: jobs as Jobs,
+    processId,
     log: createLog('silent'),
   });
-  return { checks, store, jobs };
+  return { checks, store, jobs, processId };
 }
 
 /** A version that nobody checked, with a sample that nobody looks at; of the tenant that another is of, where one is given. */
@@ -95,12 +106,13 @@ test('what no device of one host answers suspends a version where no other host 
   const suspensions = () => asSystem(rig.db, (tx) => tx.suspension.count({ where: { versionId: data.versionId, endedAt: null } }));
   const profile = async () => (await reread(data)).profile;
   await checksOf({ inspect: async () => inspection }).checks.check(data);
-  await checksOf(wrong).checks.check(data);
+  const again = (host: Partial<Inference>, on: Grounds) => checksOf(host).checks.check({ ...data, grounds: textOf(on) });
+  await again(wrong, here);
   expect(await profile()).toMatchObject({ verifiedOn: [], fallbacks });
   expect(await suspensions()).toBe(1);
-  await checksOf(right).checks.check(data);
+  await again(right, there);
   expect(await suspensions()).toBe(0);
-  await checksOf(wrong).checks.check(data);
+  await again(wrong, here);
   expect(await suspensions()).toBe(0);
   expect(await profile()).toMatchObject({ verifiedOn: answered, fallbacks });
   const elsewhere = checksOf(right).checks.check({ ...data, grounds: 'webgpu (another GPU) onnxruntime-node 1' });
@@ -132,6 +144,8 @@ test('what was measured keeps its device where samples are answered on another, 
   const { profile } = await reread(data);
   expect(await asked()).toBe(1);
   await checks.check(data);
+  expect((await reread(data)).profile).toEqual(profile);
+  await checks.check({ ...data, grounds: textOf(now) });
   const verifiedOn = [elsewhere, answered];
   expect((await reread(data)).profile).toEqual({ ...(profile as object), verifiedOn });
   expect(profile).toMatchObject({ ...grounds, ...measured, device: 'cuda:0', partlyOnCpu: true, fallbacks });
@@ -153,6 +167,8 @@ test("a check has as many before it as its tenant's older versions that wait, an
   };
   for (const data of [second, first, other]) await checks.request(data);
   expect(turnsOf(first, second, other)).toEqual([{ turn: 0 }, { turn: 1 }, { turn: 0 }]);
+  await checks.request(second, 0);
+  expect(turnsOf(second)).toEqual([{ turn: 0 }]);
   await checks.check(first);
   await checks.request(second);
   expect(turnsOf(second)).toEqual([{ turn: 0 }]);
@@ -221,7 +237,7 @@ function hostOf(cpu: string, fault: MercatoError | null = null) {
     grounds: async () => here,
     unload: async () => {},
   });
-  return { ...host, verifiedOn, fallbacks, asked: (data: CheckVersion) => askedBy(host.checks, host.jobs, data) };
+  return { ...host, verifiedOn, fallbacks, grounds: textOf(here), asked: (data: CheckVersion) => askedBy(host.checks, host.jobs, data) };
 }
 
 test('a version that another host measured is asked for as soon as it is READY, where the hardware is another', async () => {
@@ -251,8 +267,29 @@ test('other hardware under the name of a device must answer the samples too, on 
   const profile = { ...((await seen()) as object), verifiedOn: [{ device: 'cpu', runtime: grounds.runtime }], fallbacks: [] };
   await asTenant(rig.db, data.tenantId, (tx) => tx.modelVersion.updateMany({ where: { id: data.versionId }, data: { profile } }));
   expect(await first.asked(data)).toHaveLength(1);
-  await first.checks.check(data);
+  await first.checks.check({ ...data, grounds: first.grounds });
   expect(await seen()).toMatchObject({ verifiedOn: first.verifiedOn });
   expect([(await first.asked(data)).length, (await second.asked(data)).length]).toEqual([0, 1]);
   for (const { checks } of [first, second]) await checks.stop();
+});
+
+test('what only hardware answered that no living host has is suspended', async () => {
+  const data = await draft();
+  const first = hostOf('a CPU that goes');
+  const second = hostOf('a CPU that stays', new MercatoError('MODEL_REJECTED', 'Sample 0 is not answered.'));
+  const suspensions = () => asSystem(rig.db, (tx) => tx.suspension.count({ where: { versionId: data.versionId, endedAt: null } }));
+  await asSystem(rig.db, (tx) => tx.$executeRaw`update server_process set hardware = '{}' where hardware is null`);
+  await first.checks.check(data);
+  expect(await first.asked(data)).toEqual([]);
+  const again = { ...data, grounds: second.grounds };
+  expect(await second.asked(data)).toEqual([again]);
+  await second.checks.check(again);
+  expect(await suspensions()).toBe(0);
+  expect(await second.asked(data)).toEqual([]);
+  await asSystem(rig.db, (tx) => signOff(tx, first.processId));
+  expect(await second.asked(data)).toEqual([again]);
+  await second.checks.check(again);
+  expect(await suspensions()).toBe(1);
+  for (const { checks } of [first, second]) await checks.stop();
+  await asSystem(rig.db, (tx) => tx.$executeRaw`update server_process set hardware = null`);
 });

@@ -145,6 +145,7 @@ const BREACHES: Record<string, Row[]> = {
 
 /** The columns that may be null. */
 const OPTIONAL: Record<string, readonly string[]> = {
+  server_process: ['hardware'],
   session: ['revoked_at'],
   refresh_token: ['used_at'],
   api_key: ['created_by_user_id', 'expires_at', 'revoked_at'],

@@ -122,6 +122,24 @@ test("each tenant's first job is done before any tenant's second", async () => {
   expect(done.map((data) => turns.findIndex(([one]) => one.versionId === data.versionId))).toEqual([1, 3, 0, 4, 2]);
 });
 
+test("a tenant's second job has the place of a first when its first is done", async () => {
+  await using db = await openTestDatabase();
+  await using jobs = await createJobs(db, log);
+  const tenantId = newId();
+  const [first, second, other] = [jobOf(tenantId), jobOf(tenantId), jobOf(newId())];
+  const enqueue = (data: CheckVersion, turn: number) =>
+    asSystem(db, (tx) => jobs.enqueue(tx, 'check-version', data, data.versionId, { turn }));
+  await enqueue(first, 0);
+  await enqueue(second, 1);
+  const done: string[] = [];
+  const work = async ({ versionId }: CheckVersion) => {
+    if (versionId === first.versionId) await enqueue(other, 0);
+    done.push(versionId);
+  };
+  await jobs.work('check-version', work, 1, 1);
+  await expect.poll(() => done, { timeout: 20_000 }).toEqual([first, second, other].map(({ versionId }) => versionId));
+});
+
 test.skipIf(!onPostgres)('two processes that look for work at once do not both take of one tenant', async () => {
   await using db = await openTestDatabase();
   await using one = await createJobs(db, log);

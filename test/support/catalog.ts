@@ -65,7 +65,9 @@ export async function openCatalog(options: Partial<FleetConfig> = {}, log: Log =
   const inference = resources.use(createInference(fleet));
   const { invalidations } = access;
   const uploadsUrl = () => 'http://localhost/uploads';
-  const catalog = resources.use(createCatalog({ db, store, inference, invalidations, jobs, currency: 'EUR', uploadsUrl, log }));
+  const catalog = resources.use(
+    createCatalog({ db, store, inference, invalidations, jobs, processId: access.processId, currency: 'EUR', uploadsUrl, log }),
+  );
   await catalog.start();
 
   async function tenant(): Promise<{ id: string; name: string }> {
