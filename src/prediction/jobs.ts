@@ -58,9 +58,8 @@ export async function createJobs(db: Database, log: Log): Promise<Jobs & AsyncDi
       const work = () =>
         boss.work<JobData[Q]>(queue, options, async (jobs) => {
           for (const job of jobs) await handler(job.data);
-          if (perTenant === undefined) return;
-          for (const { data } of jobs) await advance(db, queue, data.tenantId);
-          // What was passed over meanwhile may be next.
+          if (perTenant !== undefined) for (const { data } of jobs) await advance(db, queue, data.tenantId);
+          // What waited for its turn, or was passed over meanwhile, may be next.
           wake(queue);
         });
       workers.set(queue, await Promise.all(Array.from({ length: concurrency }, work)));
