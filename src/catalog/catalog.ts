@@ -1,22 +1,20 @@
 import type { Readable } from 'node:stream';
-import type { Invalidations, Principal } from '../access/access.ts';
-import type { Database, Tx } from '../base/database.ts';
+import type { Principal } from '../access/access.ts';
+import type { Tx } from '../base/database.ts';
 import type { Connection, PageRequest } from '../base/ids.ts';
-import type { Log } from '../base/log.ts';
-import type { Inference } from '../inference/inference.ts';
 import { aliasTarget, createAliases, type Mover } from './aliases.ts';
 import { createChecks } from './checks.ts';
 import { createDeployments, type Deployments } from './deployments.ts';
 import { createEntitlements, type Entitlement } from './entitlements.ts';
 import { createEstimates, type EstimateRun } from './estimates.ts';
 import { importShipped } from './imports.ts';
-import type { Jobs } from './jobs.ts';
 import * as listings from './listings.ts';
 import * as models from './models.ts';
-import type { ModelStore, Stored } from './store.ts';
+import type { Stored } from './store.ts';
 import * as subscriptions from './subscriptions.ts';
 import { createSuspensions, type Suspensions } from './suspensions.ts';
 import { createUploads } from './uploads.ts';
+import type { CheckOptions } from './verifications.ts';
 import { addVersion, createVersion, takeUpload, type VersionInput } from './versions.ts';
 import type { ModelVersionView, ModelView, PlanView, SubscriptionView, UploadView } from './views.ts';
 
@@ -38,19 +36,11 @@ export type { ModelVersionView, ModelView, PlanTerms, PlanView, SubscriptionView
 
 type NewFile = { modelId: string; file: Stored; like?: Pick<ModelVersionView, 'maxBatchRows' | 'runLimitMs' | 'deadlineMs'> };
 
-export type CatalogOptions = {
-  db: Database;
-  store: ModelStore;
-  inference: Inference;
-  invalidations: Invalidations;
-  jobs: Jobs;
-  /** This server process in `server_process`. */
-  processId: string;
+export type CatalogOptions = CheckOptions & {
   /** ISO 4217; plans are priced in it. */
   currency: string;
   /** Where uploads go, `https://host/uploads` without a slash at the end; asked for when needed, since a free port is known only then. */
   uploadsUrl(): string;
-  log: Log;
 };
 
 /**

@@ -1,26 +1,13 @@
-import type { Invalidations } from '../access/access.ts';
-import { asSystem, asTenant, type Database, type Tx } from '../base/database.ts';
+import { asSystem, asTenant, type Tx } from '../base/database.ts';
 import { MercatoError } from '../base/errors.ts';
-import type { Log } from '../base/log.ts';
 import { type ModelVersion, type ModelVersionState, Prisma } from '../generated/prisma/client.ts';
-import type { Inference, Profile } from '../inference/inference.ts';
+import type { Profile } from '../inference/inference.ts';
 import { releaseFile } from './files.ts';
-import type { CheckVersion, Jobs } from './jobs.ts';
+import type { CheckVersion } from './jobs.ts';
 import { found } from './models.ts';
 import { rejectionOf } from './rejections.ts';
-import type { ModelStore } from './store.ts';
-import { type Checked, createVerifications, gateOf, type OpenVersion } from './verifications.ts';
+import { type Checked, type CheckOptions, createVerifications, gateOf, type OpenVersion } from './verifications.ts';
 import { type ModelVersionView, versionInclude, versionView } from './views.ts';
-
-type Options = {
-  db: Database;
-  store: ModelStore;
-  inference: Inference;
-  invalidations: Invalidations;
-  jobs: Jobs;
-  processId: string;
-  log: Log;
-};
 
 const SWEEP_MS = 60_000;
 const SWEEP_MAX = 100;
@@ -47,7 +34,7 @@ export type Checks = {
   settled(data: CheckVersion): Promise<ModelVersionView>;
 };
 
-export function createChecks({ db, store, inference, invalidations, jobs, processId, log }: Options): Checks {
+export function createChecks({ db, store, inference, invalidations, jobs, processId, log }: CheckOptions): Checks {
   const waiting = new Map<string, Set<() => void>>();
   const verifications = createVerifications({ db, store, inference, invalidations, jobs, processId, log });
   let sweeping: NodeJS.Timeout | null = null;

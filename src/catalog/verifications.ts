@@ -8,12 +8,14 @@ import type { ModelStore } from './store.ts';
 import { resumeVerified, suspendUntilVerified } from './suspensions.ts';
 import { measuresOf, type VersionMeasures } from './views.ts';
 
-type Options = {
+/** What checks work with. */
+export type CheckOptions = {
   db: Database;
   store: ModelStore;
   inference: Inference;
   invalidations: Invalidations;
   jobs: Jobs;
+  /** This server process in `server_process`. */
   processId: string;
   log: Log;
 };
@@ -41,7 +43,7 @@ export type Verifications = {
 /** At 5 s each: others' jobs are left to them until these may be asked for again. */
 const TRIES = 100;
 
-export function createVerifications({ db, store, inference, invalidations, jobs, processId, log }: Options): Verifications {
+export function createVerifications({ db, store, inference, invalidations, jobs, processId, log }: CheckOptions): Verifications {
   async function isHere(grounds: string): Promise<boolean> {
     return grounds === textOf(await inference.grounds());
   }
