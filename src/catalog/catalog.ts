@@ -20,6 +20,7 @@ import type { ModelVersionView, ModelView, PlanView, SubscriptionView, UploadVie
 
 export type { DeviceStatus, RunEstimate, SeenOn } from '../inference/inference.ts';
 export { aliasesByModel } from './aliases.ts';
+export { checksOfVersions } from './check-progress.ts';
 export type { HostedVersion } from './deployments.ts';
 export type { Entitlement } from './entitlements.ts';
 export type { PlanInput } from './input.ts';

@@ -45,13 +45,22 @@ export function createChecks({ db, store, inference, invalidations, jobs, proces
     const version = await asTenant(db, tenantId, (tx) =>
       tx.modelVersion.findFirst({ where: { id: versionId, tenantId }, include: { samples: true } }),
     );
-    if (version !== null && isOpen(version.state)) {
+    if (version !== null) await attempt(version, grounds !== undefined).catch((error: unknown) => putOff(versionId, error));
+    for (const look of waiting.get(versionId) ?? []) look();
+  }
+
+  async function attempt(version: Checked, again: boolean): Promise<void> {
+    if (isOpen(version.state)) {
       const verdict = await judge(version);
       // The runners end after the checks: what was found meanwhile may be their end, not the model.
       if (stopped) throw new Error('the checks were stopped; the version is checked again');
       await settle(version, verdict);
-    } else if (version?.state === 'READY' && version.sampleCount > 0 && grounds !== undefined) await verifications.verify(version);
-    for (const look of waiting.get(versionId) ?? []) look();
+    } else if (again && version.state === 'READY' && version.sampleCount > 0) await verifications.verify(version);
+  }
+
+  function putOff(versionId: string, error: unknown): never {
+    if (!stopped) log.warn({ err: error, versionId }, 'a check ended without a verdict; it is tried again');
+    throw error;
   }
 
   async function judge(version: Checked): Promise<Prisma.ModelVersionUpdateManyMutationInput> {

@@ -4,6 +4,7 @@ import { globalId, type NodeType, pageRequest, parseGlobalId } from '../base/ids
 import type { Resolvers } from '../generated/schema.ts';
 import {
   aliasesByModel,
+  checksOfVersions,
   type DeviceStatus,
   type HostedVersion,
   type ModelVersionView,
@@ -21,6 +22,8 @@ const tenantOf = ({ principal }: Caller, scope: Scope) => authorize(principal, s
 
 const isPublisher = ({ principal }: Caller, { tenantId }: ModelVersionView) =>
   principal?.tenantId === tenantId && principal.scopes.has('model:read');
+
+const isOpen = ({ state }: ModelVersionView) => state === 'DRAFT' || state === 'CHECKED';
 
 /** Whose versions a caller may load: the operator anybody's. */
 const ownerOf = ({ principal }: Caller, scope: Scope) => (principal?.isOperator ? null : authorize(principal, scope).tenantId);
@@ -201,6 +204,7 @@ export const resolvers = {
         fixedRows: profile.fixedRows?.rows ?? null,
         verifiedOn: sampleCount === 0 ? [] : profile.verifiedOn.map(({ hardware = null, ...one }) => ({ ...one, hardware })),
       },
+    check: (version, _, ctx) => (isPublisher(ctx, version) && isOpen(version) ? ctx.loaders.load(checksOfVersions, version.id) : null),
     suspension: (version, _, ctx) => ctx.loaders.load(suspensionsByVersion, version.id),
     strikes: (version, _, ctx) => (isPublisher(ctx, version) ? ctx.loaders.load(strikeReports, version.id) : null),
   },

@@ -187,6 +187,7 @@ describe('the roles', () => {
     );
     const system = { tenant: false, system: true, all: false };
     expect(rows).toEqual([
+      { ...system, name: 'mercato_checks', tenant: true, system: false, settings: '{"search_path=public, pg_temp"}' },
       { ...system, name: 'mercato_close_period', settings: '{"search_path=public, pg_temp",lock_timeout=2s}' },
       { tenant: true, system: false, all: false, name: 'mercato_consumer_suspensions', settings: '{"search_path=public, pg_temp"}' },
       { ...system, name: 'mercato_drop_old_alerts', settings: '{"search_path=public, pg_temp"}' },
