@@ -8,8 +8,10 @@ export const LIMITS = {
   answerBytes: 24 * 1024 * 1024,
   /** What the outputs of one call may take as text: those bytes once as Base64, or 1.3 million elements as JSON. */
   answerChars: 32 * 1024 * 1024,
-  /** Of the outputs that one server process holds for clients that have not read them. */
+  /** Of the outputs that one server process holds for clients that have not read them; half for one tenant. */
   answersBytes: 512 * 1024 * 1024,
+  /** So many times the largest body one server process holds at once of GraphQL requests over 64 KiB, until their answers have left; half for one tenant. */
+  bodiesHeld: 16,
   nameLength: 255,
   idempotencyKeyLength: 255,
   deadlineMsMax: 60_000,

@@ -3,6 +3,7 @@ import { ApolloServer, HeaderMap, type HTTPGraphQLResponse } from '@apollo/serve
 import type { Access, Invalidations, Principal } from '../access/access.ts';
 import type { Database } from '../base/database.ts';
 import { MercatoError } from '../base/errors.ts';
+import type { Hold } from '../base/held-bytes.ts';
 import type { Log } from '../base/log.ts';
 import { Call } from './call.ts';
 import { createContext, type RequestParts } from './context.ts';
@@ -25,6 +26,8 @@ export type GraphQLRequest = {
   headers: IncomingHttpHeaders;
   /** The parsed JSON body, whatever it is. */
   body: unknown;
+  /** What it holds of memory; null: nothing that is counted. */
+  bodyHold: Hold | null;
   /** Its `close` before the answer is the client hanging up. */
   response: ServerResponse;
 };
@@ -113,6 +116,7 @@ export async function serveGraphQL<S extends Base>(
       assertDocumentWithinLimits(request.body, known);
       const found = services.access.authenticate(credentialsOf(request.headers));
       principal = found instanceof Promise ? await found : found;
+      if (principal !== null) request.bodyHold?.moveTo(principal.tenantId);
     } catch (error) {
       if (!(error instanceof MercatoError && error.code === 'UNAUTHENTICATED' && asksForCredentials(request.body))) {
         return refuse(error, request, log);

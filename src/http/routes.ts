@@ -5,13 +5,14 @@ import type { FastifyInstance } from 'fastify';
 import { badInput, MercatoError } from '../base/errors.ts';
 import { LIMITS } from '../base/limits.ts';
 import type { GraphQLServer } from '../graphql/graphql.ts';
+import { countBodies } from './bodies.ts';
 import { EVENT_STREAM, type LiveTransports } from './live.ts';
 
 /** Takes the file of an upload. @throws MercatoError */
 export type ReceiveUpload = (token: string, body: Readable) => Promise<{ sha256: string | null; sizeBytes: bigint | number | null }>;
 
 /** POST /graphql, JSON only: a browser sends other types across origins without asking first. Who accepts events gets a stream of them. */
-export function addGraphql(fastify: FastifyInstance, graphql: GraphQLServer, live: LiveTransports | null): void {
+export function addGraphql(fastify: FastifyInstance, graphql: GraphQLServer, live: LiveTransports | null, bodiesBytes: number): void {
   fastify.removeAllContentTypeParsers();
   fastify.addContentTypeParser<string>('application/json', { parseAs: 'string' }, (_, body, done) => {
     try {
@@ -20,12 +21,13 @@ export function addGraphql(fastify: FastifyInstance, graphql: GraphQLServer, liv
       done(badInput('body', `The body is not valid JSON: ${error instanceof Error ? error.message.slice(0, 200) : ''}`));
     }
   });
-  fastify.post('/graphql', async (request, reply) => {
+  fastify.post('/graphql', { preParsing: countBodies(fastify, bodiesBytes) }, async (request, reply) => {
     if (live !== null && request.headers.accept === EVENT_STREAM) {
       reply.hijack();
       return live.stream(request.id, request.headers, request.body, reply.raw);
     }
-    const asked = { requestId: request.id, headers: request.headers, body: request.body, response: reply.raw };
+    const { id: requestId, headers, body, bodyHold } = request;
+    const asked = { requestId, headers, body, bodyHold, response: reply.raw };
     const made = await graphql.handle(asked);
     const released = graphql.release(made, asked);
     const answer = released instanceof Promise ? await released : released;

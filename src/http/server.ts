@@ -73,7 +73,7 @@ export async function createHttp(options: HttpOptions): Promise<HttpServer> {
   addHeaders(fastify, () => draining);
   addErrorAnswers(fastify, options);
   const live = options.live === null ? null : openLive(fastify.server, options.live, options.log);
-  addGraphql(fastify, options.graphql, live);
+  addGraphql(fastify, options.graphql, live, LIMITS.bodiesHeld * options.maxBodyBytes);
   addHealth(fastify, () => !draining && options.isReady());
   addUploads(fastify, options.receiveUpload);
   addExport(fastify, options.exportUsage);

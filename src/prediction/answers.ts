@@ -1,4 +1,5 @@
-import { badInput, MercatoError } from '../base/errors.ts';
+import { badInput } from '../base/errors.ts';
+import { HeldBytes } from '../base/held-bytes.ts';
 import { LIMITS } from '../base/limits.ts';
 import { bytesOf, elementCount, type Tensor } from '../inference/inference.ts';
 
@@ -10,17 +11,16 @@ const ELEMENT_CHARS = 25;
 const TEXT_FACTOR = 2;
 /** Too few to be counted. */
 const SMALL_BYTES = 64 * 1024;
-const RETRY_AFTER_MS = 1_000;
 
 /** What this process holds of answers on their way to clients, each of which may read as slowly as it likes. */
 export class Answers {
-  #bytes = 0;
+  readonly #held = new HeldBytes(LIMITS.answersBytes, 'Too many large answers have not been read by their clients.');
 
   /**
    * Lets outputs into an answer, to be called before they are billed; returns what gives their room back, null where they take none.
-   * @throws BAD_USER_INPUT (as text they are longer than LIMITS.answerChars), OVERLOADED (answers that others have not read take all room)
+   * @throws BAD_USER_INPUT (as text they are longer than LIMITS.answerChars), OVERLOADED (answers that were not read take all room, or the tenant's half of it)
    */
-  admit(outputs: readonly Tensor[], written: Written): (() => void) | null {
+  admit(tenantId: string, outputs: readonly Tensor[], written: Written): (() => void) | null {
     const bytes = bytesOf(outputs);
     if (bytes * (written.json + written.base64) <= SMALL_BYTES) return null;
     const chars = charsOf(outputs, written);
@@ -29,13 +29,9 @@ export class Answers {
       const message = `Written as this document asks, the outputs take up to ${chars} characters; an answer has ${expected}. Ask for data(encoding: BASE64), once, for fewer outputs, or for fewer rows.`;
       throw badInput('outputs', message, { given: String(chars), expected, limit: String(LIMITS.answerChars) });
     }
-    if (this.#bytes + bytes > LIMITS.answersBytes) {
-      throw new MercatoError('OVERLOADED', 'Too many large answers have not been read by their clients.', { retryAfterMs: RETRY_AFTER_MS });
-    }
-    this.#bytes += bytes;
-    return () => {
-      this.#bytes -= bytes;
-    };
+    const hold = this.#held.hold(tenantId);
+    hold.grow(bytes);
+    return hold.release;
   }
 }
 

@@ -155,7 +155,7 @@ export async function createPredictions(options: PredictionOptions): Promise<Pre
   }
 
   function admitAnswer(caller: Caller, outputs: readonly Tensor[]): void {
-    const leave = answers.admit(outputs, caller.written);
+    const leave = answers.admit(caller.principal.tenantId, outputs, caller.written);
     if (leave !== null) caller.onGone(leave);
   }
 

@@ -16,15 +16,20 @@ const BASE64 = { json: 0, base64: 1 };
 test('answers that nobody has read refuse further large ones until one has left, and no small one', () => {
   const answers = new Answers();
   const large = bytes(LIMITS.answerBytes);
-  const leaves = Array.from({ length: Math.floor(LIMITS.answersBytes / LIMITS.answerBytes) }, () => answers.admit(large, BASE64));
-  expect(() => answers.admit(large, BASE64)).toThrow(expect.objectContaining({ code: 'OVERLOADED', data: { retryAfterMs: 1_000 } }));
-  expect(answers.admit(bytes(1_000), BASE64)).toBeNull();
+  const half = Math.floor(LIMITS.answersBytes / 2 / LIMITS.answerBytes);
+  const overloaded = expect.objectContaining({ code: 'OVERLOADED', data: { retryAfterMs: 1_000 } });
+  const leaves = Array.from({ length: half }, () => answers.admit('one', large, BASE64));
+  expect(() => answers.admit('one', large, BASE64)).toThrow(overloaded);
+  for (let i = 0; i < half; i++) answers.admit('another', large, BASE64);
+  answers.admit('a third', large, BASE64);
+  expect(() => answers.admit('a third', bytes(LIMITS.answerBytes), BASE64)).toThrow(overloaded);
+  expect(answers.admit('one', bytes(1_000), BASE64)).toBeNull();
   leaves[0]?.();
-  expect(answers.admit(large, BASE64)).toBeTypeOf('function');
+  expect(answers.admit('a third', large, BASE64)).toBeTypeOf('function');
 });
 
 test('outputs that are not written take room of their bytes alone', () => {
-  expect(new Answers().admit(bytes(LIMITS.answerBytes), { json: 0, base64: 0 })).toBeNull();
+  expect(new Answers().admit('one', bytes(LIMITS.answerBytes), { json: 0, base64: 0 })).toBeNull();
 });
 
 test.each([

@@ -1,0 +1,65 @@
+import { afterAll, beforeAll, beforeEach, expect, test } from 'vitest';
+import { codeOf, startTinyServer, type TinyServer } from '../support/tiny-server.ts';
+
+/** All bodies together have 16 times that, and those of one tenant half of it: 11 of these, and 22 in all. */
+const BODY_BYTES_MAX = 100_000;
+const BODY = { query: '{ wait }', variables: { text: 'x'.repeat(70_000) } };
+
+let server: TinyServer;
+let waiting = 0;
+let answered: PromiseWithResolvers<string>;
+beforeAll(async () => {
+  const wait = () => {
+    waiting++;
+    return answered.promise;
+  };
+  server = await startTinyServer(
+    { typeDefs: 'type Query { wait: String }', resolvers: { Query: { wait } } },
+    { maxBodyBytes: BODY_BYTES_MAX },
+  );
+});
+beforeEach(() => {
+  waiting = 0;
+  answered = Promise.withResolvers();
+});
+afterAll(() => server[Symbol.asyncDispose]());
+
+/** As many calls that wait for their answer; of a tenant where they have its key. */
+async function hold(count: number, headersOf: (index: number) => Record<string, string>): Promise<Promise<string>[]> {
+  const before = waiting;
+  const calls = Array.from({ length: count }, async (_, index) => codeOf(await server.post(BODY, headersOf(index))));
+  await expect.poll(() => waiting).toBe(before + count);
+  return calls;
+}
+
+const known = (index: number) => ({ 'x-api-key': 'good', authorization: `another ${index}` });
+const someone = (index: number) => ({ authorization: `someone ${index}` });
+
+test('of one tenant, whatever it sends as credentials, large bodies hold half of the room; others the other half; small ones none', async () => {
+  const calls = await hold(11, known);
+  expect(await codeOf(await server.post(BODY, known(11)))).toBe('OVERLOADED');
+  calls.push(...(await hold(11, someone)));
+  const full = await server.post(BODY, someone(11));
+  expect([full.status, await codeOf(full)]).toEqual([503, 'OVERLOADED']);
+  expect(await codeOf(await server.post({ query: '{ __typename }' }, known(0)))).toBe('OK');
+  answered.resolve('');
+  expect(await Promise.all(calls)).toEqual(Array(22).fill('OK'));
+  await expect.poll(async () => codeOf(await server.post(BODY, known(0)))).toBe('OK');
+});
+
+test('a body that comes in parts is counted as it comes, and one whose sender has gone holds nothing', async () => {
+  const gone = new AbortController();
+  const text = JSON.stringify(BODY);
+  const send = (key: string, signal: AbortSignal | null = null) => {
+    const body = new Blob([text]).stream();
+    const headers = { 'content-type': 'application/json', authorization: key };
+    return fetch(`${server.url}/graphql`, { method: 'POST', headers, body, duplex: 'half', signal } as RequestInit);
+  };
+  const calls = Array.from({ length: 11 }, () => send('one', gone.signal).catch(() => null));
+  await expect.poll(() => waiting).toBe(11);
+  expect((await send('one')).status).toBe(503);
+  gone.abort();
+  expect(await Promise.all(calls)).toEqual(Array(11).fill(null));
+  answered.resolve('');
+  await expect.poll(async () => (await send('one')).status).toBe(200);
+});
