@@ -1,5 +1,6 @@
 import { readFileSync } from 'node:fs';
 import { buildSchema, type GraphQLField, getNamedType, isAbstractType, isInputObjectType } from 'graphql';
+import { parseGlobalId } from '../../src/base/ids.ts';
 import { wholeQuestion } from '../support/selection.ts';
 
 export const schema = buildSchema(readFileSync(new URL('../../schema.graphql', import.meta.url), 'utf8'));
@@ -15,30 +16,21 @@ export function rootField(name: string): GraphQLField<unknown, unknown> {
 
 export type Answer = { status: number; text: string /** Of the first error, or OK. */; code: string };
 
-/** Into so many questions the types of an interface are divided. */
-const PARTS = 2;
+const documents = new Map<string, string>();
 
-const documents = new Map<string, string[]>();
-
-/** What asks a field for everything it can answer. */
-function documentsOf(name: string): string[] {
-  const known = documents.get(name);
-  if (known !== undefined) return known;
-  const kind = name in queries ? 'query' : 'mutation';
+/** What asks a field for everything it can answer; of an object by its global id, everything that its type has. */
+function documentOf(name: string, { id }: { id?: unknown }): string {
   const field = rootField(name);
-  const count = isAbstractType(getNamedType(field.type)) ? PARTS : 1;
-  const made = Array.from({ length: count }, (_, index) => wholeQuestion(schema, kind, field, { index, of: count }));
-  documents.set(name, made);
+  const type = isAbstractType(getNamedType(field.type)) ? (parseGlobalId(String(id))?.type ?? null) : null;
+  const key = `${name} ${type}`;
+  const made = documents.get(key) ?? wholeQuestion(schema, name in queries ? 'query' : 'mutation', field, type === null ? null : [type]);
+  documents.set(key, made);
   return made;
 }
 
 /** Asks a field for everything it can answer. */
 export async function askWhole(url: string, field: string, variables: object, token: string | null): Promise<Answer> {
-  const parts: Answer[] = [];
-  for (const document of documentsOf(field)) parts.push(await ask(url, document, variables, token));
-  const first = parts.find(({ code }) => code !== 'OK') ?? parts[0];
-  if (first === undefined) throw new Error('asked nothing');
-  return { ...first, text: parts.map(({ text }) => text).join('\n') };
+  return ask(url, documentOf(field, variables), variables, token);
 }
 
 async function ask(url: string, query: string, variables: object, token: string | null): Promise<Answer> {

@@ -11,19 +11,27 @@ import {
 
 /**
  * An operation that asks a root field for everything it can answer: every field of every type on the way, each type once on a path and, with what it
- * leads to, once in all. Its variables have the names of the field's arguments. `part` of an interface's types: all at once would be too complex.
+ * leads to, once in all. Its variables have the names of the field's arguments. Of an interface `types` are asked for, by name: all at once would be too complex.
  */
 export function wholeQuestion(
   schema: GraphQLSchema,
   kind: 'query' | 'mutation',
   field: GraphQLField<unknown, unknown>,
-  part = WHOLE,
+  types: readonly string[] | null = null,
 ): string {
   const type = getNamedType(field.type);
   const declared = field.args.map((arg) => `$${arg.name}: ${arg.type}`).join(', ');
   const given = field.args.map((arg) => `${arg.name}: $${arg.name}`).join(', ');
   const [variables, args] = field.args.length === 0 ? ['', ''] : [`(${declared})`, `(${given})`];
-  return `${kind} ${variables} { ${field.name}${args} ${isAbstractType(type) ? fragments(schema, partOf(schema.getPossibleTypes(type), part), []) : selection(schema, type, [])} }`;
+  return `${kind} ${variables} { ${field.name}${args} ${
+    isAbstractType(type)
+      ? fragments(
+          schema,
+          schema.getPossibleTypes(type).filter(({ name }) => types?.includes(name) ?? true),
+          [],
+        )
+      : selection(schema, type, [])
+  } }`;
 }
 
 /** The object types that `wholeQuestion` asks of a type's fields. */
@@ -60,10 +68,6 @@ function selection(
   });
   return fields.length === 0 ? '{ __typename }' : `{ ${fields.join(' ')} }`;
 }
-
-type Part = { index: number; of: number };
-const WHOLE: Part = { index: 0, of: 1 };
-const partOf = <T>(list: readonly T[], { index, of }: Part) => list.filter((_, i) => i % of === index);
 
 function fragments(
   schema: GraphQLSchema,
