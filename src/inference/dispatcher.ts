@@ -71,6 +71,11 @@ type Work = { runs: number; rows: number };
 const QUEUE_MEAN_CALLS = 32;
 /** A call is let in where it is expected to be answered within this part of what is left to it: runs differ, and one that is late was in vain. */
 const IN_TIME = 0.8;
+/**
+ * The pace may be wrong by now, so a call that an idle device is not expected to answer in time runs all the same. After one that was late, which nobody pays, its tenant has no other for
+ * so long, and for so many times what it took.
+ */
+const PROBE_AGAIN = { ms: 5_000, runs: 10 };
 /** Parts of runs add up to whole ones, but for this. */
 const ROUNDING = 1e-6;
 const RETRY_AFTER_MS = { min: 10, max: 5_000 };
@@ -90,6 +95,8 @@ export class Dispatcher {
   #alone: Call[] = [];
   /** Tenants whose calls run by themselves, of the monotonic clock. */
   readonly #apartUntilMs = new Map<string, number>();
+  /** By tenant: the last call that was let in against the pace, and when the next one is, of the monotonic clock. */
+  readonly #probes = new Map<string, { call: Call; againMs: number }>();
   /** Whose outputs had other rows than a run that was filled up. */
   readonly #unfilled = new WeakSet<Call>();
   #current: Run | null = null;
@@ -115,16 +122,40 @@ export class Dispatcher {
     return { queued, running, idleSinceMs, busyMs: this.#busyMs, queueMs: this.#meanQueueMs, runMs: this.#meanRunMs };
   }
 
-  /** Queues a call, or refuses it at once: where the queue is full, or the call would still wait at its deadline. It begins with a later `dispatch`. */
+  /**
+   * Queues a call, or refuses it at once: where the queue is full, or the call would not be answered by its deadline; one that nothing runs before is let in against that now and then.
+   * It begins with a later `dispatch`.
+   */
   accept(call: Call): void {
     const waitMs = this.#expectedWaitMs(call);
     const leftMs = call.expiresMs - performance.now();
-    const inTime = waitMs === 0 || waitMs < IN_TIME * leftMs;
-    if (inTime && this.#queue.add(call)) return;
-    const retryAfterMs = Math.min(RETRY_AFTER_MS.max, Math.max(RETRY_AFTER_MS.min, Math.ceil(inTime ? waitMs : waitMs - IN_TIME * leftMs)));
-    const message = inTime ? 'Too many calls of this model wait.' : 'The calls that wait for this model take longer than the deadline.';
-    // The half, so that the queue does not run empty meanwhile.
-    call.refuse({ code: 'OVERLOADED', message, retryAfterMs, forMs: Math.min(waitMs / 2, REFUSES_MS_MAX) });
+    const isFirst = this.#current === null && this.#queue.size === 0;
+    // Nobody waits for one that is late on an idle device, so that it has all of its time.
+    const spareMs = (isFirst ? 1 : IN_TIME) * leftMs - waitMs;
+    const inTime = waitMs === 0 || spareMs > 0;
+    const probeInMs = !inTime && isFirst ? this.#probeIn(call) : null;
+    if ((inTime || probeInMs === 0) && this.#queue.add(call)) return;
+    const retryAfterMs = Math.ceil(probeInMs ?? (inTime ? waitMs : -spareMs));
+    const late = isFirst
+      ? 'A run of this model takes longer than the deadline.'
+      : 'The calls that wait for this model take longer than the deadline.';
+    call.refuse({
+      code: 'OVERLOADED',
+      message: inTime ? 'Too many calls of this model wait.' : late,
+      retryAfterMs: Math.min(RETRY_AFTER_MS.max, Math.max(RETRY_AFTER_MS.min, retryAfterMs)),
+      // The half, so that the queue does not run empty meanwhile.
+      forMs: Math.min(waitMs / 2, REFUSES_MS_MAX),
+    });
+  }
+
+  /** In how many milliseconds a call of this tenant may run against the pace; 0: this one does. */
+  #probeIn(call: Call): number {
+    const nowMs = performance.now();
+    for (const [tenantKey, { againMs }] of this.#probes) if (againMs <= nowMs) this.#probes.delete(tenantKey);
+    const last = this.#probes.get(call.tenantKey);
+    if (last !== undefined) return last.againMs - nowMs;
+    this.#probes.set(call.tenantKey, { call, againMs: nowMs + PROBE_AGAIN.ms });
+    return 0;
   }
 
   /**
@@ -132,9 +163,8 @@ export class Dispatcher {
    * for it; a mean of runs is no promise, so a call that is let in may be late all the same.
    */
   #expectedWaitMs(call: Call): number {
-    if (this.#current === null || this.#pace.rowMs === 0) return 0;
-    const { startedMs } = this.#current;
-    const restMs = Math.max(0, this.#pace.runMs(this.#current.rows + this.#current.filler) - (performance.now() - startedMs));
+    if (this.#pace.rowMs === 0) return 0;
+    const restMs = this.#current === null ? 0 : this.#restMs(this.#current);
     const againMs = this.#alone.reduce((sum, again) => sum + this.#runsMs({ runs: 1, rows: again.rows }), 0);
     let waitMs = restMs + againMs;
     const joined = new Map<string, Work>();
@@ -156,6 +186,10 @@ export class Dispatcher {
       waitMs += this.#runsMs({ runs: work.runs, rows: Math.min(work.rows, most) });
     }
     return waitMs;
+  }
+
+  #restMs({ rows, filler, startedMs }: Run): number {
+    return Math.max(0, this.#pace.runMs(rows + filler) - (performance.now() - startedMs));
   }
 
   /** What the calls of a tenant take that wait: by themselves, unless those of others that may be joined with them bear their parts of it. */
@@ -279,6 +313,16 @@ export class Dispatcher {
     return untilMs !== undefined && performance.now() < untilMs;
   }
 
+  /** Calls of a tenant go on to be let in against the pace until one is late. */
+  #endProbes(calls: readonly Call[], tookMs: number): void {
+    const nowMs = performance.now();
+    for (const call of calls) {
+      if (this.#probes.get(call.tenantKey)?.call !== call) continue;
+      if (nowMs < call.expiresMs) this.#probes.delete(call.tenantKey);
+      else this.#probes.set(call.tenantKey, { call, againMs: nowMs + Math.max(PROBE_AGAIN.ms, PROBE_AGAIN.runs * tookMs) });
+    }
+  }
+
   #overrun(): void {
     const message = `The model exceeded its run limit of ${this.#settings.runLimitMs} ms.`;
     const { calls = [], mixed = false } = this.#current ?? {};
@@ -299,6 +343,7 @@ export class Dispatcher {
     // A run that fails soon says nothing of those that answer.
     if (answered || tookMs > this.#pace.runMs(sizeRows)) this.#pace.add(sizeRows, tookMs);
     this.#queue.charge(run.calls, tookMs - run.paidMs);
+    if (this.#probes.size > 0) this.#endProbes(run.calls, tookMs);
     if (this.#pace.rowMs > 0) this.#queue.rowMs = this.#pace.rowMs;
     if (repeat) this.#alone.push(...run.calls);
     this.dispatch();

@@ -1,5 +1,5 @@
 import { afterEach, beforeEach, describe, expect, test, vi } from 'vitest';
-import type { Call, DispatchSettings } from '../../src/inference/dispatcher.ts';
+import type { Call, DispatchSettings, Refusal } from '../../src/inference/dispatcher.ts';
 import { stage } from './stage.ts';
 
 /** A call that a tenant sends. */
@@ -252,4 +252,69 @@ describe('whether a call would be in time is known', () => {
       expect(fate(one, 1.6 * tookMs)).not.toBe(null);
     });
   }
+});
+
+describe('a call of less time than its run is known to take, where nothing runs', () => {
+  /** A device of one call at a time, which has run three of so many milliseconds. */
+  function idle(runMs: number) {
+    const { dispatcher, runs, add, echo } = stage({ joinable: false, runLimitMs: 100_000 });
+    let index = 0;
+    /** A call with so much time left; whether it runs, or the refusal. */
+    function call(tenantKey: string, leftMs: number, takesMs = runMs): 'runs' | Refusal {
+      let refused: Refusal | null = null;
+      const refuse = (refusal: Refusal) => {
+        refused = refusal;
+      };
+      const before = runs.length;
+      add(`c${index++}`, [1], { tenantKey, expiresMs: performance.now() + leftMs, refuse });
+      dispatcher.dispatch();
+      if (runs.length === before) return refused ?? expect.unreachable('neither runs nor is refused');
+      echo(takesMs);
+      return 'runs';
+    }
+    for (let run = 0; run < 3; run++) call('a', 60_000);
+    return { call };
+  }
+  const hopeless = { code: 'OVERLOADED', message: 'A run of this model takes longer than the deadline.' };
+
+  test('is refused at once after one of its tenant that was late, and calls in time are not', () => {
+    const { call } = idle(200);
+    expect(call('a', 5)).toBe('runs');
+    expect(call('a', 5)).toMatchObject({ ...hopeless, retryAfterMs: 5_000, forMs: 10 });
+    expect(call('a', 199)).toMatchObject(hopeless);
+    expect(call('a', 201)).toBe('runs');
+    // In time was another call of it.
+    expect(call('a', 5)).toMatchObject({ ...hopeless, retryAfterMs: 4_800 });
+    expect(call('b', 5)).toBe('runs');
+  });
+
+  test('runs again after a while, in which such calls of a tenant take a tenth of the device at most', () => {
+    for (const [runMs, againMs] of [
+      [200, 5_000],
+      [2_000, 20_000],
+    ] as const) {
+      const { call } = idle(runMs);
+      expect(call('a', 5)).toBe('runs');
+      vi.advanceTimersByTime(againMs - 1);
+      expect(call('a', 5)).toMatchObject({ ...hopeless, retryAfterMs: 10 });
+      vi.advanceTimersByTime(1);
+      expect([call('a', 5), call('a', 5)]).toMatchObject(['runs', hopeless]);
+    }
+  });
+
+  test('goes on to run where the last one was in time: the pace is wrong by now', () => {
+    const { call } = idle(200);
+    for (let run = 0; run < 20; run++) expect(call('a', 50, 20)).toBe('runs');
+    expect(call('b', 50, 20)).toBe('runs');
+  });
+
+  test('runs where it is the first, or the one after', () => {
+    const { dispatcher, runs, add, echo } = stage({ joinable: false });
+    for (let call = 1; call <= 2; call++) {
+      add(`a${call}`, [1], { expiresMs: performance.now() + 5 });
+      dispatcher.dispatch();
+      expect(runs).toHaveLength(call);
+      echo(200);
+    }
+  });
 });
