@@ -1,6 +1,7 @@
 import { type ErrorData, MercatoError } from '../base/errors.ts';
 import { refusalOfSize } from './answer-size.ts';
 import { type CallRequest, type CallResult, type Patience, type RunnerConnection, RunnerLost, RunnerOverran } from './connection.ts';
+import type { FleetPort } from './fleet-port.ts';
 import { type Hosts, loadable, type RunnableVersion } from './hosts.ts';
 import { runLimitOn } from './load.ts';
 import { joinResults, sliceInputs } from './slices.ts';
@@ -34,11 +35,13 @@ export type RunResult = CallResult & { rows: number; runs: number };
 /** Lives of one call: it comes back when a runner ends before the call began. */
 const ATTEMPTS_MAX = 3;
 const RETRY_AFTER_MS = 100;
+/** Runners of one call that may be killed: what ends a second one need not stop at it. */
+const KILLS_MAX = 2;
 /** Beyond the run limit, for the load and the queue. */
 const TRIAL_GRACE_MS = 5_000;
 
-/** The version's runners, and what tells whether a device fails. */
-type Ways = { hosts: Hosts; trials: Trials };
+/** The version's runners, what tells whether a device fails, and what tells how a runner ended. */
+type Ways = { hosts: Hosts; trials: Trials; fleet: Pick<FleetPort, 'wasKilled'> };
 
 /** As `Inference.run` says. */
 export async function runRequest(ways: Ways, request: RunRequest): Promise<RunResult> {
@@ -80,7 +83,7 @@ export class ModelKilled extends MercatoError {
 
 /**
  * A call whose runner ended before it began comes back. So does one that shared the run that ended it with other tenants' calls, alone: nobody fails by
- * another's input, and whose input it was shows. What fails on another device than the CPU is asked of the next, and is the model's fault where it fails there too.
+ * another's input, and whose input it was shows; and, once, one whose runner was killed from outside. What fails on another device than the CPU is asked of the next, and is the model's fault where it fails there too.
  */
 async function call(
   ways: Ways,
@@ -90,9 +93,11 @@ async function call(
   onKilled: RunRequest['onKilled'],
 ): Promise<CallResult> {
   let request = given;
+  let kills = 0;
   for (let attempt = 1; ; attempt++) {
     let connection: RunnerConnection | null = null;
-    const onLate = (ended: RunnerLost | RunnerOverran) => {
+    const onLate = async (ended: RunnerLost | RunnerOverran) => {
+      if (await wasKilled(ways, ended, connection)) return;
       const killed = killedBy(ended, connection, version);
       if (ended.mixed) void tryAlone(ways, version, request, onKilled);
       else if (killed !== null) void tryLate(ways, version, request, { killed, device: connection?.device ?? 'cpu', onKilled });
@@ -101,7 +106,9 @@ async function call(
       const entered = ways.hosts.enter(version, request.tenantKey);
       connection = entered instanceof Promise ? await within(entered, patience) : entered;
       return await connection.call(request, { ...patience, onLate });
-    } catch (error) {
+    } catch (failure) {
+      const error = await unlessKilled(ways, failure, { connection, patience, onLate });
+      if (error !== failure && ++kills === KILLS_MAX) throw lost();
       const tried = await tryNext(ways, version, request, { error, connection, patience, onKilled });
       if (typeof tried === 'object') return tried;
       if (!(error instanceof RunnerLost || error instanceof RunnerOverran)) throw error;
@@ -110,9 +117,31 @@ async function call(
       if (killed !== null)
         throw isModels(killed, tried) ? killed : new MercatoError('MODEL_FAILED', killed.message, killed.data, { cause: killed });
       if (error.mixed) request = { ...request, alone: true };
-      if (attempt === ATTEMPTS_MAX) throw new MercatoError('OVERLOADED', undefined, { retryAfterMs: RETRY_AFTER_MS });
+      if (attempt === ATTEMPTS_MAX) throw lost();
     }
   }
+}
+
+function lost(): MercatoError {
+  return new MercatoError('OVERLOADED', undefined, { rule: 'RUNNER_LOST', retryAfterMs: RETRY_AFTER_MS });
+}
+
+type Ended = { connection: RunnerConnection | null; patience: Patience; onLate(ended: RunnerLost): unknown };
+
+/** The failure of a call; where its runner was killed from outside, as if its run had not begun. Rejects where the caller gives up. */
+async function unlessKilled(ways: Ways, failure: unknown, { connection, patience, onLate }: Ended): Promise<unknown> {
+  if (!(failure instanceof RunnerLost)) return failure;
+  const isKilled = await within(wasKilled(ways, failure, connection), patience).catch((gaveUp: unknown) => {
+    void onLate(failure);
+    throw gaveUp;
+  });
+  return isKilled ? new RunnerLost(false, failure.mixed) : failure;
+}
+
+/** Whether a runner was killed from outside during a run; where nobody can tell, nobody is to blame. */
+async function wasKilled({ fleet }: Ways, ended: RunnerLost | RunnerOverran, connection: RunnerConnection | null): Promise<boolean> {
+  if (ended instanceof RunnerOverran || !ended.begun || connection === null) return false;
+  return await fleet.wasKilled(connection.path).catch(() => true);
 }
 
 /** Whether a run of this call alone failed, took too long, or ended its runner: a device may be at fault. */

@@ -81,6 +81,8 @@ export type FleetPort = {
   /** Bytes that a borrowed runner holds of its device; null where nobody tells. */
   deviceBytesOf(loanId: string): Promise<number | null>;
   giveBack(loanId: string): Promise<void>;
+  /** Whether the runner of this socket, which ends now, was ended from outside, and not for the memory that it had taken: no fault of who called it. */
+  wasKilled(path: string): Promise<boolean>;
   /**
    * A run of the version failed on `device`, and not on the next. `who` had it: its tenant, or, of a run past its limit, its runner; null: it crashed. After a crash, or failures of two of them, the
    * version leaves the device for ten minutes, or until it is unloaded. Its runners there answer what they were asked.

@@ -9,6 +9,7 @@ import type { DeviceChain } from './devices.ts';
 import type { Deployment, FleetPort, InferenceStatus, LoadableVersion, LoadFailure, Loan, VersionDevices } from './fleet-port.ts';
 import { hostMs, NO_STATS } from './frames.ts';
 import type { Hardware } from './hardware.ts';
+import { Kills } from './kills.ts';
 import { failureOf, loadVersion, mostBytes } from './load.ts';
 import { type Holder, held, hogOf, type Replica, Room } from './room.ts';
 import { type ReplicaBounds, Scaler, withinHost } from './scaling.ts';
@@ -46,6 +47,8 @@ type Deployed = {
 
 const TICK_MS = 1_000;
 const NEVER_MEASURED = { peakMemoryBytes: null, peakOnDevice: null };
+/** A process is gone soon after its socket is; one that only broke off stays. */
+const END_MS = 1_000;
 /** What may be loaded besides, or has to stay, is tried again after so long where it could not be. */
 const GROW_AGAIN_MS = 10_000;
 
@@ -72,6 +75,7 @@ export class Fleet implements FleetPort {
   readonly #loans = new Map<string, Holder>();
   readonly #listeners: ((versionId: string, place: Place) => void)[] = [];
   readonly #cuda = new CudaMemory();
+  readonly #kills = new Kills();
   readonly #leaving = new Set<Promise<void>>();
   readonly #timer: NodeJS.Timeout;
   readonly #budget: MemoryBudget;
@@ -147,6 +151,12 @@ export class Fleet implements FleetPort {
     }
   }
 
+  async wasKilled(path: string): Promise<boolean> {
+    const holder = [...this.#replicas(), ...this.#loans.values()].find(({ runner }) => runner.path === path);
+    if (holder !== undefined) await Promise.race([holder.runner.ended, sleep(END_MS, undefined, { ref: false })]);
+    return this.#kills.isBlameless(path);
+  }
+
   async fallBack(versionId: string, device: string, who: string | null): Promise<void> {
     const { leaves, left } = this.#devices.fail(versionId, device, who);
     if (!leaves) return;
@@ -175,7 +185,10 @@ export class Fleet implements FleetPort {
   #register(lent: Holder): Loan {
     const id = String(++this.#loanCount);
     this.#loans.set(id, lent);
-    void lent.runner.ended.then(() => this.#loans.delete(id));
+    void lent.runner.ended.then(() => {
+      this.#loans.delete(id);
+      this.#kills.add(null, lent);
+    });
     return { id, path: lent.runner.path };
   }
 
@@ -253,6 +266,7 @@ export class Fleet implements FleetPort {
   async #load(deployed: Deployed): Promise<void> {
     const place = Symbol(deployed.version.id);
     try {
+      this.#kills.admit(deployed.version.id);
       this.#enter(deployed, await this.#replicaOf(deployed, place));
       deployed.growAgainMs = 0;
       deployed.failure = null;
@@ -316,6 +330,7 @@ export class Fleet implements FleetPort {
     deployed.replicas.add(replica);
     void runner.ended.then(() => {
       deployed.replicas.delete(replica);
+      this.#kills.add(deployed.version.id, replica);
       this.#forgetIfEmpty(deployed);
     });
     for (const listener of this.#listeners) listener(deployed.version.id, placeOf(replica));

@@ -110,7 +110,7 @@ export function createFleet(config: FleetConfig, log: Log): HostFleet {
  */
 export function createInference(fleet: FleetPort): Inference {
   const hosts = new Hosts(fleet);
-  const ways = { hosts, trials: new Trials(fleet) };
+  const ways = { hosts, trials: new Trials(fleet), fleet };
   const gates = new Gates(fleet);
   return {
     inspect: (model, gate, onRead) => gates.inspect(model, gate, onRead),

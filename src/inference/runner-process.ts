@@ -18,13 +18,17 @@ const STDERR_CHARS_MAX = 1_000;
 /** What a model may take at least; more is a quarter of the memory. */
 const MODEL_BYTES_MIN = 2 * 1024 ** 3;
 
-/** A live runner process. `ended` resolves when the process is gone, and its socket with it; `onLost` listeners are called when it takes no further call. */
+/**
+ * A live runner process. `ended` resolves when the process is gone, and its socket with it; `killed`: by SIGKILL, which it never sends itself; `onLost` listeners are called when it
+ * takes no further call.
+ */
 export type Runner = {
   pid: number;
   /** Its socket, for other connections. */
   path: string;
   connection: RunnerConnection;
   ended: Promise<void>;
+  readonly killed: boolean;
   kill(): void;
   onLost(listener: () => void): void;
 };
@@ -52,12 +56,14 @@ export async function startRunner({ folder, env, gpu }: RunnerSettings, log: Log
     .then(() => rm(socketPath, { force: true }))
     .catch((error: unknown) => log.warn({ err: error, path: socketPath }, 'the socket of a runner stays'));
   let wanted = false;
+  let killed = false;
   let connected: RunnerConnection | null = null;
   const kill = () => {
     wanted = true;
     child.kill('SIGKILL');
   };
   child.once('exit', (code, signal) => {
+    killed = signal === 'SIGKILL';
     if (!wanted && connected?.leaving !== true) log.warn({ pid: child.pid, code, signal }, 'a runner ended by itself');
   });
   const said = logStandardError(child, log);
@@ -70,7 +76,14 @@ export async function startRunner({ folder, env, gpu }: RunnerSettings, log: Log
     connected = connection;
     const stopPings = keepAsking(connection, kill);
     void ended.then(stopPings);
-    return { pid: child.pid ?? 0, path: socketPath, connection, ended, kill, onLost: (listener) => void listeners.push(listener) };
+    const runner = { pid: child.pid ?? 0, path: socketPath, connection, ended, kill };
+    return {
+      ...runner,
+      get killed() {
+        return killed;
+      },
+      onLost: (listener) => void listeners.push(listener),
+    };
   } catch (error) {
     kill();
     throw error;

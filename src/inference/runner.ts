@@ -44,8 +44,9 @@ let dispatcher: Dispatcher | null = null;
 /** The supervisor's, once it has said that this process shall end when nobody uses it any more. */
 let retiredBy: Peer | null = null;
 
+/** Not by SIGKILL: that is how others end a runner, which is no fault of its model. */
 function die(): never {
-  process.kill(process.pid, 'SIGKILL');
+  process.kill(process.pid, 'SIGALRM');
   throw new Error('unreachable');
 }
 

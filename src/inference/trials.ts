@@ -56,13 +56,19 @@ export class Trials {
       const patience = { expiresMs: performance.now() + version.runLimitMs + GRACE_MS, signal: undefined };
       return await connection.call({ ...request, alone: true }, patience);
     } catch (error) {
-      return isRuns(error) ? 'fails' : 'unknown';
+      return isRuns(error) && !(await this.#wasKilled(error, trial)) ? 'fails' : 'unknown';
     } finally {
       if (--trial.calls === 0) {
         this.#open.delete(key);
         await trial.end();
       }
     }
+  }
+
+  async #wasKilled(error: unknown, trial: Trial): Promise<boolean> {
+    if (!(error instanceof RunnerLost)) return false;
+    const connection = await trial.connection;
+    return connection !== null && (await this.#fleet.wasKilled(connection.path));
   }
 
   #begin(version: LoadableVersion, device: string): Trial {

@@ -1,4 +1,4 @@
-import { afterAll, beforeAll, expect, test } from 'vitest';
+import { afterAll, beforeAll, expect, test, vi } from 'vitest';
 import { Client } from '../support/client.ts';
 import { offerLoop } from '../support/offer.ts';
 import { billOf, consumer, createKey } from '../support/people.ts';
@@ -70,6 +70,24 @@ test('a tenant that gives up before the run limit is suspended all the same', { 
   const call = async () => (await client.send(PREDICT, { input }, hostile.key.secret)).errors?.[0]?.extensions.code;
   await expect.poll(async () => codes.add(await call()).has('MODEL_SUSPENDED'), { timeout: 30_000, interval: 0 }).toBe(true);
   expect([...codes].sort()).toEqual(['DEADLINE_EXCEEDED', 'MODEL_SUSPENDED']);
+});
+
+test('a runner that is killed from outside strikes nobody: another answers its call', { timeout: 60_000 }, async () => {
+  const { token, planId } = await offerLoop(client, 30_000, 'killed');
+  const { key } = await consumer(client, await market.demo(), 'unlucky', planId);
+  const input = { model: 'killed/loop', inputs: [{ name: 'x', datatype: 'INT64', data: ['2000000'] }] };
+  const call = client.send(PREDICT, { input }, key.secret);
+  const running = async () => {
+    const told = '{ deployments { replicas { pid running } } }';
+    type Told = { deployments: { replicas: { pid: number; running: number }[] }[] };
+    const replica = (await client.ask<Told>(told, {}, token)).deployments[0]?.replicas[0];
+    expect(replica).toMatchObject({ running: 1 });
+    return replica?.pid ?? 0;
+  };
+  process.kill(await vi.waitFor(running, { timeout: 20_000 }), 'SIGKILL');
+  expect((await call).data).toMatchObject({ predict: { prediction: { outputs: [{ data: ['2000000'] }] } } });
+  const strikes = await client.ask(STRIKES.replace('maker', 'killed'), {}, token);
+  expect(strikes).toMatchObject({ model: { version: { strikes: { consumers: 0, latest: [] } } } });
 });
 
 test('a tenant that calls on is refused at a pace, but for calls that have no time to wait', { timeout: 60_000 }, async () => {

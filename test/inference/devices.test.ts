@@ -180,7 +180,7 @@ describe('the chain of devices', () => {
       expect(replica).toMatchObject({ device: 'webgpu', running: 1 });
       return replica?.pid ?? 0;
     };
-    process.kill(await vi.waitFor(running, { timeout: 60_000 }), 'SIGKILL');
+    process.kill(await vi.waitFor(running, { timeout: 60_000 }), 'SIGABRT');
     expect(await run).toMatchObject({ device: 'cpu', rows: 1 });
     expect(killed).toEqual([]);
   });
@@ -214,7 +214,7 @@ describe('the chain of devices', () => {
       const overrun = async (verdict: 'unasked' | 'unknown'): Promise<unknown> => {
         const version = versionOf(loopModel(), { id: verdict, runLimitMs: 300 });
         const trials = Object.assign(new Trials(fleet), { run: async () => verdict });
-        return runRequest({ hosts, trials }, request(version, [longs([2 ** 52])])).catch((error: unknown) => error);
+        return runRequest({ hosts, trials, fleet }, request(version, [longs([2 ** 52])])).catch((error: unknown) => error);
       };
       expect(await overrun('unasked')).toBeInstanceOf(ModelKilled);
       const untold = await overrun('unknown');
@@ -248,13 +248,13 @@ describe('the chain of devices', () => {
     const crash = async (verdict: 'fails' | 'unknown'): Promise<unknown> => {
       const version = versionOf(loopModel(), { id: verdict });
       const trials = Object.assign(new Trials(fleet), { run: async () => verdict });
-      const run = runRequest({ hosts, trials }, request(version, [longs([2 ** 52])])).catch((error: unknown) => error);
+      const run = runRequest({ hosts, trials, fleet }, request(version, [longs([2 ** 52])])).catch((error: unknown) => error);
       const running = async () => {
         const [replica] = (await fleet.status()).deployments.find(({ versionId }) => versionId === verdict)?.replicas ?? [];
         expect(replica).toMatchObject({ device: 'webgpu', running: 1 });
         return replica?.pid ?? 0;
       };
-      process.kill(await vi.waitFor(running, { timeout: 60_000 }), 'SIGKILL');
+      process.kill(await vi.waitFor(running, { timeout: 60_000 }), 'SIGABRT');
       return run;
     };
     expect(await crash('fails')).toBeInstanceOf(ModelKilled);

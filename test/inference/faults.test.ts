@@ -14,11 +14,11 @@ import { identityModel, loopModel } from './tiny-models.ts';
 const ENDLESS = 2 ** 52;
 const WAIT = { timeout: 20_000 };
 
-/** The pid of the version's runner, once it has begun every call that it got. */
-async function busyRunner(inference: Inference): Promise<number> {
+/** The pid of the version's runner, once it has begun every call that it got, so many. */
+async function busyRunner(inference: Inference, running = 1): Promise<number> {
   return await vi.waitFor(async () => {
     const replica = (await inference.status()).deployments[0]?.replicas[0];
-    expect(replica).toMatchObject({ queued: 0, running: 1 });
+    expect(replica).toMatchObject({ queued: 0, running });
     return replica?.pid ?? 0;
   }, WAIT);
 }
@@ -41,10 +41,74 @@ describe('a runner', () => {
     const running = inference.run(request(version, [longs([ENDLESS])])).catch((error: unknown) => error);
     const pid = await busyRunner(inference);
     const waiting = [1, 2, 3].map((value) => inference.run(request(version, [longs([value])])));
-    process.kill(pid, 'SIGKILL');
+    process.kill(pid, 'SIGABRT');
     expect(await running).toMatchObject({ code: 'MODEL_FAILED', data: { rule: 'CRASH' } });
     expect((await Promise.all(waiting)).map(({ outputs }) => numbersOf(outputs[0]))).toEqual([[1], [2], [3]]);
     expect((await inference.status()).deployments[0]?.replicas[0]?.pid).not.toBe(pid);
+  });
+
+  test('that is killed from outside fails no call: others answer, alone those that shared a run', async () => {
+    const inference = await testInference();
+    const version = versionOf(loopModel(), { shared: true });
+    await inference.run(request(version, [longs([0])]));
+    const killed: object[] = [];
+    const call = (tenantKey: string, turns: number) =>
+      inference.run(request(version, [longs([turns])], { tenantKey, onKilled: (one) => void killed.push(one) }));
+    const first = call('a', 1_000_000);
+    await busyRunner(inference);
+    const shared = [call('b', 1_000_000), call('c', 7)];
+    expect(numbersOf((await first).outputs[0])).toEqual([1_000_000]);
+    const pid = await busyRunner(inference, 2);
+    process.kill(pid, 'SIGKILL');
+    const answers = await Promise.all(shared);
+    expect(answers.map(({ outputs, batchRows }) => [...numbersOf(outputs[0]), batchRows])).toEqual([
+      [1_000_000, 1],
+      [7, 1],
+    ]);
+    expect(killed).toEqual([]);
+  });
+
+  test('that is killed from outside strikes nobody who gave up before', async () => {
+    const inference = await testInference();
+    const version = versionOf(loopModel());
+    const killed: object[] = [];
+    const leaving = new AbortController();
+    const given = { signal: leaving.signal, onKilled: (one: object) => void killed.push(one) };
+    const left = inference.run(request(version, [longs([ENDLESS])], given)).catch((error: unknown) => error);
+    const pid = await busyRunner(inference);
+    leaving.abort();
+    expect(await left).toMatchObject({ code: 'CANCELLED' });
+    process.kill(pid, 'SIGKILL');
+    await vi.waitFor(async () => expect((await inference.status()).deployments).toEqual([]), WAIT);
+    expect(numbersOf((await inference.run(request(version, [longs([3])]))).outputs[0])).toEqual([3]);
+    expect(killed).toEqual([]);
+  });
+
+  test('that is killed again and again takes a call along twice, and its version is not loaded for a while', {
+    timeout: 60_000,
+  }, async () => {
+    const inference = await testInference();
+    const version = versionOf(loopModel());
+    const call = () => inference.run(request(version, [longs([ENDLESS])])).catch((error: unknown) => error);
+    const lost = { code: 'OVERLOADED', data: { rule: 'RUNNER_LOST', retryAfterMs: expect.any(Number) } };
+    const pids: number[] = [];
+    const kill = async () => {
+      const pid = await vi.waitFor(async () => {
+        const next = await busyRunner(inference);
+        expect(pids).not.toContain(next);
+        return next;
+      }, WAIT);
+      pids.push(pid);
+      process.kill(pid, 'SIGKILL');
+    };
+    const first = call();
+    await kill();
+    await kill();
+    expect(await first).toMatchObject(lost);
+    const second = call();
+    await kill();
+    expect(await second).toMatchObject({ ...lost, message: expect.stringContaining('again and again') });
+    expect(await call()).toMatchObject(lost);
   });
 
   test('goes on after the deadline of its only caller, and serves the next one', async () => {
@@ -84,7 +148,7 @@ describe('a runner', () => {
     const running = inference.run(request(crashed, endless.inputs)).catch((error: unknown) => error);
     const pid = await busyRunner(inference);
     expect(await sockets()).toHaveLength(1);
-    process.kill(pid, 'SIGKILL');
+    process.kill(pid, 'SIGABRT');
     expect(await running).toMatchObject({ code: 'MODEL_FAILED', data: { rule: 'CRASH' } });
     await vi.waitFor(async () => expect(await sockets()).toEqual([]), WAIT);
 

@@ -40,6 +40,20 @@ test('a load that takes longer than it may ends its runner, and is told from one
   expect(rejected(await crashed)).toMatchObject({ code: 'MODEL_REJECTED', data: { rule: 'LOAD_CRASHED' } });
 });
 
+test('a runner that ends itself, past its run limit or since it is told to, is told from one that is killed', async () => {
+  const { runner: late, path } = await openRunner();
+  await loadInto(late, { ...OPTIONS, runLimitMs: 100 }, loopModel());
+  const endless = { tenantKey: 'a', priority: 0, outputs: null, alone: false, rows: 1, inputs: [longs([2 ** 52])] };
+  const connection = await connectRunner({ path, device: 'cpu' }, () => {});
+  await connection.call(endless, { expiresMs: performance.now() + 30_000, signal: undefined }).catch(() => {});
+  const { runner: retired } = await openRunner();
+  retired.connection.retire();
+  const { runner: killed } = await openRunner();
+  process.kill(killed.pid, 'SIGKILL');
+  await Promise.all([late.ended, retired.ended, killed.ended]);
+  expect([late.killed, retired.killed, killed.killed]).toEqual([false, false, true]);
+});
+
 test('server processes share the batches of one runner, and one that leaves takes only its own calls with it', async () => {
   const { runner, path } = await openRunner();
   await loadInto(runner, OPTIONS, loopModel());

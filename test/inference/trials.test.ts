@@ -1,11 +1,12 @@
-import { describe, expect, test } from 'vitest';
-import type { CallRequest } from '../../src/inference/connection.ts';
+import { readFileSync } from 'node:fs';
+import { describe, expect, onTestFinished, test, vi } from 'vitest';
+import { type CallRequest, connectRunner, type Place } from '../../src/inference/connection.ts';
 import type { FleetPort } from '../../src/inference/fleet-port.ts';
 import { loadable } from '../../src/inference/hosts.ts';
 import { node } from '../../src/inference/onnx/onnx.ts';
 import { Trials } from '../../src/inference/trials.ts';
-import { floats, numbersOf, testFleet, versionOf } from './setup.ts';
-import { identityModel, tinyModel } from './tiny-models.ts';
+import { floats, longs, numbersOf, testFleet, versionOf } from './setup.ts';
+import { identityModel, loopModel, tinyModel } from './tiny-models.ts';
 
 const MATRICES = [['a', 'FP32', ['N', 'K']] as const, ['b', 'FP32', ['K', 'M']] as const];
 /** Multiplies matrices: those of `rows` 2 fit, others do not. */
@@ -66,6 +67,25 @@ describe('a trial', () => {
     await fleet.scale('pinned', { min: 1, max: null });
     await fleet.claim(loadable(versionOf(identityModel(), { id: 'pinned' })), []);
     expect(await new Trials(portOf(fleet)).run(version, request(2), 'webgpu', { kind: 'CRASH', runner: 'one' })).toBe('unasked');
+  });
+
+  test('whose runner is killed from outside says nothing of the model', async () => {
+    const fleet = await testFleet();
+    const lent = Promise.withResolvers<Place>();
+    const lend: FleetPort['lend'] = async (...of) => {
+      const loan = await fleet.lend(...of);
+      if (loan !== null) lent.resolve(loan);
+      return loan;
+    };
+    const endless = { ...request(1), inputs: [longs([2 ** 52])] };
+    const port = portOf(fleet, { lend, wasKilled: (path) => fleet.wasKilled(path) });
+    const verdict = new Trials(port).run(loadable(versionOf(loopModel())), endless, 'webgpu', { kind: 'CRASH', runner: 'one' });
+    const connection = await connectRunner(await lent.promise, () => {});
+    onTestFinished(() => connection.close());
+    await vi.waitFor(async () => expect(await connection.stats()).toMatchObject({ running: 1 }), { timeout: 20_000 });
+    const children = readFileSync(`/proc/${process.pid}/task/${process.pid}/children`, 'utf8').trim();
+    process.kill(Number(children), 'SIGKILL');
+    expect(await verdict).toBe('unknown');
   });
 
   test('without a next device is the fault of the model', async () => {
