@@ -32,7 +32,7 @@ export type ErrorCode = keyof typeof ERRORS;
 /** Typed facts that let a caller act; every field is safe to show. Durations in ms, instants RFC 3339 UTC, units whole numbers. */
 export type ErrorData = {
   field?: string;
-  /** Which of the ledger's rules refused, as EXCEEDS_BALANCE; of a model file's, as EXTERNAL_DATA; how a run failed, as OVERRUN. */
+  /** Which of the ledger's rules refused, as EXCEEDS_BALANCE; of a model file's, as EXTERNAL_DATA; how a run failed, as OVERRUN; what had no room for it, as QUEUE_FULL. */
   rule?: string;
   given?: string;
   expected?: string;

@@ -12,14 +12,16 @@ export type Hold = {
 
 const RETRY_AFTER_MS = 1_000;
 
+type Refusal = { rule: string; message: string };
+
 /** What one process holds in memory for its callers: `bytesMax` in all, half of that for one of them. `refusal`: what one is told for whom there is no room. */
 export class HeldBytes {
   readonly #bytesMax: number;
-  readonly #refusal: string;
+  readonly #refusal: Refusal;
   readonly #byHolder = new Map<string, number>();
   #bytes = 0;
 
-  constructor(bytesMax: number, refusal: string) {
+  constructor(bytesMax: number, refusal: Refusal) {
     this.#bytesMax = bytesMax;
     this.#refusal = refusal;
   }
@@ -55,6 +57,7 @@ export class HeldBytes {
   }
 
   #full(): MercatoError {
-    return new MercatoError('OVERLOADED', this.#refusal, { retryAfterMs: RETRY_AFTER_MS });
+    const { rule, message } = this.#refusal;
+    return new MercatoError('OVERLOADED', message, { rule, retryAfterMs: RETRY_AFTER_MS });
   }
 }

@@ -22,7 +22,7 @@ declare module 'fastify' {
  * with OVERLOADED, and with DEADLINE_EXCEEDED what takes longer than two minutes.
  */
 export function countBodies(fastify: FastifyInstance, bytesMax: number): preParsingHookHandler {
-  const bodies = new HeldBytes(bytesMax, 'Large requests take all room; try again shortly.');
+  const bodies = new HeldBytes(bytesMax, { rule: 'LARGE_REQUESTS', message: 'Large requests take all room; try again shortly.' });
   fastify.decorateRequest('bodyHold', null);
   return (request, reply, payload, done) => {
     if (isSmall(request.headers)) return done(null, payload);

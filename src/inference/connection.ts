@@ -1,7 +1,7 @@
 import { connect, type Socket } from 'node:net';
 import { gaveUp, MercatoError } from '../base/errors.ts';
 import { LIMITS } from '../base/limits.ts';
-import type { Refusal } from './dispatcher.ts';
+import { OVERLOAD_RULES, type Refusal } from './dispatcher.ts';
 import {
   type CallHead,
   FRAME,
@@ -243,7 +243,11 @@ export class RunnerConnection {
     const { code, message, retryAfterMs, forMs, fatal, mixed, rule, limit } = head as Refusal;
     if (!REFUSALS.has(code)) throw new RangeError('a refusal without a known code');
     if (fatal === true) this.#retire();
-    const data = retryAfterMs === undefined ? {} : { retryAfterMs: Number(retryAfterMs) };
+    const overload = OVERLOAD_RULES.find((one) => one === rule);
+    const data = {
+      ...(retryAfterMs === undefined ? {} : { retryAfterMs: Number(retryAfterMs) }),
+      ...(overload !== undefined && { rule: overload }),
+    };
     const asking = this.#pending.get(id)?.asking;
     if (code === 'OVERLOADED' && asking !== undefined) this.#refusals.add(asking, { message: String(message), data }, Number(forMs));
     const failed = rule === 'OUTPUTS' ? { rule, limit: String(limit) } : { rule: id === 0 ? 'LOAD' : 'RUN' };

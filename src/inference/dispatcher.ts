@@ -14,6 +14,10 @@ export type DispatchSettings = { joinable: boolean; shared: boolean; maxBatchRow
 /** Measures of the run that answered a call; `computeMicros` is the call's part of the run time, by rows; that of rows which no call brought is nobody's. */
 export type RunMeasures = { queueMs: number; computeMs: number; computeMicros: number; batchRows: number };
 
+/** The queue, or the tenant's half of it, is full; the call would not be answered by its deadline. */
+export const OVERLOAD_RULES = ['QUEUE_FULL', 'DEADLINE'] as const;
+type OverloadRule = (typeof OVERLOAD_RULES)[number];
+
 /**
  * `forMs`: so long calls of this tenant that ask for no less, with no more priority and time, are refused too; `fatal`: the runner ends itself after this answer, and what still
  * waits has to go elsewhere; `mixed`: calls of several tenants shared the run.
@@ -25,8 +29,8 @@ export type Refusal = {
   forMs?: number;
   fatal?: boolean;
   mixed?: boolean;
-  /** MODEL_FAILED by more than the runtime's words: by a bound, which is `limit`. */
-  rule?: 'OUTPUTS';
+  /** Of OVERLOADED, and of MODEL_FAILED by more than the runtime's words: by a bound, which is `limit`. */
+  rule?: OverloadRule | 'OUTPUTS';
   limit?: string;
 };
 
@@ -141,6 +145,7 @@ export class Dispatcher {
       : 'The calls that wait for this model take longer than the deadline.';
     call.refuse({
       code: 'OVERLOADED',
+      rule: inTime ? 'QUEUE_FULL' : 'DEADLINE',
       message: inTime ? 'Too many calls of this model wait.' : late,
       retryAfterMs: Math.min(RETRY_AFTER_MS.max, Math.max(RETRY_AFTER_MS.min, retryAfterMs)),
       // The half, so that the queue does not run empty meanwhile.

@@ -47,7 +47,7 @@ export type LoadFailure = { code: ErrorCode; message: string };
 
 /**
  * One version on this host. `memoryBytes`: what ending a replica gives back; `queued`: calls that wait in them. `failure`: of the last load, where that failed; FAILED: so
- * that nothing is loaded, which is tried again. `left`: devices that it left for so long since its runs failed there.
+ * that nothing is loaded; told for five minutes, or while it has to stay loaded, and tried again. `left`: devices that it left for so long since its runs failed there.
  */
 export type Deployment = {
   versionId: string;

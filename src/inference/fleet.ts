@@ -41,12 +41,16 @@ type Deployed = {
   /** Of the monotonic clock. */
   growAgainMs: number;
   failure: LoadFailure | null;
+  /** Of the monotonic clock. */
+  failedMs: number;
   /** It was told to end: nothing is loaded to reach its minimum. */
   ended: boolean;
 };
 
 const TICK_MS = 1_000;
 const NEVER_MEASURED = { peakMemoryBytes: null, peakOnDevice: null };
+/** So long the failure of a load is told of a version of which nothing is loaded. */
+const FAILURE_MS = 300_000;
 /** A process is gone soon after its socket is; one that only broke off stays. */
 const END_MS = 1_000;
 /** What may be loaded besides, or has to stay, is tried again after so long where it could not be. */
@@ -241,7 +245,7 @@ export class Fleet implements FleetPort {
   }
 
   #add(version: LoadableVersion): Deployed {
-    const unloaded = { replicas: new Set<Replica>(), loading: null, growAgainMs: 0, failure: null, ended: false };
+    const unloaded = { replicas: new Set<Replica>(), loading: null, growAgainMs: 0, failure: null, failedMs: 0, ended: false };
     const deployed: Deployed = { version, ...unloaded, scaler: new Scaler() };
     this.#deployed.set(version.id, deployed);
     return deployed;
@@ -272,7 +276,8 @@ export class Fleet implements FleetPort {
       deployed.failure = null;
     } catch (error) {
       deployed.failure = failureOf(asFailed(error));
-      deployed.growAgainMs = performance.now() + GROW_AGAIN_MS;
+      deployed.failedMs = performance.now();
+      deployed.growAgainMs = deployed.failedMs + GROW_AGAIN_MS;
       throw asFailed(error);
     } finally {
       this.#budget.release(place);
@@ -336,10 +341,11 @@ export class Fleet implements FleetPort {
     for (const listener of this.#listeners) listener(deployed.version.id, placeOf(replica));
   }
 
-  /** One that has to stay loaded is not forgotten where its runners end by themselves. */
+  /** One that has to stay loaded is not forgotten where its runners end by themselves, and one that could not be loaded only after a while. */
   #forgetIfEmpty(deployed: Deployed): void {
     const { id } = deployed.version;
-    const stays = !deployed.ended && this.#boundsOf(deployed).min > 0;
+    const failed = deployed.failure !== null && performance.now() - deployed.failedMs < FAILURE_MS;
+    const stays = !deployed.ended && (failed || this.#boundsOf(deployed).min > 0);
     if (deployed.replicas.size === 0 && deployed.loading === null && !stays && this.#deployed.get(id) === deployed)
       this.#deployed.delete(id);
   }
@@ -414,6 +420,7 @@ export class Fleet implements FleetPort {
       this.#endIdle(deployed);
       const busyMs = this.#usable(deployed).reduce((sum, one) => sum + one.stats.busyMs - (before.get(one) ?? one.stats.busyMs), 0);
       this.#scale(deployed, busyMs);
+      this.#forgetIfEmpty(deployed);
     }
   }
 

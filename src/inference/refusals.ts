@@ -2,7 +2,7 @@ import { MercatoError } from '../base/errors.ts';
 
 /** A call that its runner refused, or that would be sent now: `deadlineMs` is the time that it had, or has; `bytes`: of its inputs. */
 export type Asking = { tenantKey: string; priority: number; deadlineMs: number; rows: number; bytes: number };
-export type Refusal = { message: string; data: { retryAfterMs?: number } };
+export type Refusal = { message: string; data: { rule?: string; retryAfterMs?: number } };
 
 type Refused = Asking & Refusal & { untilMs: number };
 

@@ -79,7 +79,7 @@ export class Room {
         this.#budget.release(place);
       }
       if (!wish.mayEvict() || performance.now() > giveUpMs)
-        throw new MercatoError('OVERLOADED', wish.refusal, { retryAfterMs: RETRY_AFTER_MS });
+        throw new MercatoError('OVERLOADED', wish.refusal, { rule: 'NO_PLACE', retryAfterMs: RETRY_AFTER_MS });
       await sleep(LOOK_MS);
     }
   }

@@ -56,7 +56,8 @@ export class Supervisor {
   }
 
   async #start(): Promise<Runner> {
-    if (this.#ending) throw new MercatoError('OVERLOADED', 'The server is shutting down.', { retryAfterMs: RETRY_AFTER_MS });
+    if (this.#ending)
+      throw new MercatoError('OVERLOADED', 'The server is shutting down.', { rule: 'SHUTTING_DOWN', retryAfterMs: RETRY_AFTER_MS });
     const started = startRunner(this.#settings, this.#log).then((runner) => {
       this.#living.add(runner);
       void runner.ended.then(() => this.#living.delete(runner));

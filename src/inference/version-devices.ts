@@ -112,7 +112,7 @@ function knownOn(hardware: Hardware, { passedOver, verifiedOn }: VersionDevices)
 
 function unanswered(): MercatoError {
   const message = "The version was not seen to answer its publisher's samples on a device of this server.";
-  return new MercatoError('OVERLOADED', message, { retryAfterMs: UNANSWERED_RETRY_MS });
+  return new MercatoError('OVERLOADED', message, { rule: 'SAMPLES_UNANSWERED', retryAfterMs: UNANSWERED_RETRY_MS });
 }
 
 /**

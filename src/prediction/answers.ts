@@ -14,7 +14,10 @@ const SMALL_BYTES = 64 * 1024;
 
 /** What this process holds of answers on their way to clients, each of which may read as slowly as it likes. */
 export class Answers {
-  readonly #held = new HeldBytes(LIMITS.answersBytes, 'Too many large answers have not been read by their clients.');
+  readonly #held = new HeldBytes(LIMITS.answersBytes, {
+    rule: 'UNREAD_ANSWERS',
+    message: 'Too many large answers have not been read by their clients.',
+  });
 
   /**
    * Lets outputs into an answer, to be called before they are billed; returns what gives their room back, null where they take none.

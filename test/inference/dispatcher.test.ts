@@ -1,5 +1,6 @@
 import { afterEach, beforeEach, describe, expect, test, vi } from 'vitest';
 import type { Call, Refusal } from '../../src/inference/dispatcher.ts';
+import { QUEUE_CALLS_MAX } from '../../src/inference/queue.ts';
 import { floats } from './setup.ts';
 import { SETTINGS, stage } from './stage.ts';
 
@@ -43,7 +44,14 @@ describe('the dispatcher of a runner', () => {
     // Others like it need not be sent for a while, in which the queue does not run empty.
     const refused: Refusal[] = [];
     add('b-later', [1], { ...expiresIn(300), refuse: (refusal) => refused.push(refusal) });
-    expect(refused).toMatchObject([{ code: 'OVERLOADED', forMs: 10 }]);
+    expect(refused).toMatchObject([{ code: 'OVERLOADED', rule: 'DEADLINE', forMs: 10 }]);
+  });
+
+  test('refuses what the queue has no room for, by a rule of its own', () => {
+    const { add } = stage();
+    const refused: Refusal[] = [];
+    for (let call = 0; call <= QUEUE_CALLS_MAX / 2; call++) add(`a${call}`, [call], { refuse: (refusal) => refused.push(refusal) });
+    expect(refused).toMatchObject([{ code: 'OVERLOADED', rule: 'QUEUE_FULL' }]);
   });
 
   test('keeps within the batch limit', () => {

@@ -275,7 +275,7 @@ describe('a call of less time than its run is known to take, where nothing runs'
     for (let run = 0; run < 3; run++) call('a', 60_000);
     return { call };
   }
-  const hopeless = { code: 'OVERLOADED', message: 'A run of this model takes longer than the deadline.' };
+  const hopeless = { code: 'OVERLOADED', rule: 'DEADLINE', message: 'A run of this model takes longer than the deadline.' };
 
   test('is refused at once after one of its tenant that was late, and calls in time are not', () => {
     const { call } = idle(200);

@@ -60,7 +60,7 @@ describe('hosting', () => {
     const late = fleet.claim({ ...version, verifiedOn: [{ device: 'cpu' }] }, []).catch((error: unknown) => error);
     await vi.waitFor(waits, WAIT);
     await fleet.unload(version.id);
-    expect(await late).toMatchObject({ code: 'OVERLOADED', data: { retryAfterMs: 2_000 } });
+    expect(await late).toMatchObject({ code: 'OVERLOADED', data: { rule: 'SAMPLES_UNANSWERED', retryAfterMs: 2_000 } });
     await fleet.setDevices(version.id, { passedOver: [{ device: 'cpu' }], verifiedOn: [] });
     await expect(fleet.claim(version, [])).rejects.toMatchObject({ code: 'OVERLOADED' });
     await fleet.setDevices(version.id, { passedOver: [], verifiedOn: [{ device: 'cpu' }] });
@@ -110,8 +110,9 @@ describe('hosting', () => {
     const busy = inference.run(endless).catch((error: unknown) => error);
     await vi.waitFor(async () => expect((await inference.status()).deployments[0]?.replicas).toMatchObject([{ running: 1 }]), WAIT);
     const refused = inference.run(request(versionOf(identityModel()), [row]));
-    await expect(refused).rejects.toMatchObject({ code: 'OVERLOADED', data: { retryAfterMs: expect.any(Number) } });
-    expect((await inference.status()).deployments).toMatchObject([{ versionId: 'busy', replicas: [{ running: 1 }] }]);
+    await expect(refused).rejects.toMatchObject({ code: 'OVERLOADED', data: { rule: 'NO_PLACE', retryAfterMs: expect.any(Number) } });
+    const told = { versionId: 'version', state: 'FAILED', failure: { code: 'OVERLOADED' }, replicas: [] };
+    expect((await inference.status()).deployments).toMatchObject([{ versionId: 'busy', replicas: [{ running: 1 }] }, told]);
     leaving.abort();
     await busy;
   });
@@ -305,6 +306,27 @@ describe('hosting', () => {
     expect(await told()).toMatchObject([{ state: 'LOADED', failure: null }]);
   });
 
+  test('tells why nothing is loaded for minutes, until it is or is told to be unloaded', async () => {
+    const readModel = async (): Promise<Uint8Array> => {
+      throw new MercatoError('MODEL_FAILED', 'No kernel.');
+    };
+    vi.useFakeTimers({ toFake: ['setInterval', 'clearInterval', 'performance'] });
+    const fleet = await testFleet({ readModel });
+    onTestFinished(() => void vi.useRealTimers());
+    const told = async () => (await fleet.status()).deployments;
+    const fail = () => expect(fleet.claim(loadable(versionOf(identityModel())), [])).rejects.toThrow('No kernel.');
+    const failed = [{ state: 'FAILED', failure: { message: 'No kernel.' }, replicas: [] }];
+    await fail();
+    await vi.advanceTimersByTimeAsync(299_000);
+    expect(await told()).toMatchObject(failed);
+    await vi.advanceTimersByTimeAsync(3_000);
+    await vi.waitFor(async () => expect(await told()).toEqual([]));
+    await fail();
+    expect(await told()).toMatchObject(failed);
+    await fleet.unload('version');
+    expect(await told()).toEqual([]);
+  });
+
   test('tries a further replica again only after a while where its load failed', { timeout: 60_000 }, async () => {
     let reads = 0;
     const readModel = async () => {
@@ -353,7 +375,11 @@ describe('hosting', () => {
   test('says that the server shuts down to who asks for a runner then', async () => {
     const fleet = await testFleet();
     await fleet[Symbol.asyncDispose]();
-    const refusal = { code: 'OVERLOADED', message: expect.stringContaining('shutting down'), data: { retryAfterMs: 1_000 } };
+    const refusal = {
+      code: 'OVERLOADED',
+      message: expect.stringContaining('shutting down'),
+      data: { rule: 'SHUTTING_DOWN', retryAfterMs: 1_000 },
+    };
     await expect(fleet.claim(loadable(versionOf(identityModel())), [])).rejects.toMatchObject(refusal);
     await expect(fleet.borrow(100, 'cpu')).rejects.toMatchObject(refusal);
   });

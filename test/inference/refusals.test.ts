@@ -48,6 +48,9 @@ describe('what a runner refused a moment ago', () => {
     const codes = [await ask(connection, 'a'), await ask(connection, 'a'), await ask(connection, 'b')];
     expect(codes).toEqual(['OVERLOADED', 'OVERLOADED', 'OVERLOADED']);
     expect(runner.seen).toEqual(['a', 'b']);
+    const rules = [await ask(connection, 'c', ruleOf), await ask(connection, 'c', ruleOf)];
+    expect(rules).toEqual(['DEADLINE', 'DEADLINE']);
+    expect(runner.seen).toEqual(['a', 'b', 'c']);
   });
 
   test('sends the calls that follow to another replica', async () => {
@@ -75,13 +78,17 @@ describe('what a runner refused a moment ago', () => {
 
 const placeOf = ({ path }: { path: string }): Place => ({ path, device: 'cpu' });
 
-const ask = (connection: RunnerConnection, tenantKey: string) =>
+type Refused = { code: string; data: { rule?: string } };
+const codeOf = ({ code }: Refused): string | undefined => code;
+const ruleOf = ({ data }: Refused): string | undefined => data.rule;
+
+const ask = (connection: RunnerConnection, tenantKey: string, told = codeOf) =>
   connection
     .call(
       { tenantKey, priority: 0, outputs: null, alone: false, rows: 1, inputs: [] },
       { expiresMs: performance.now() + 1_000, signal: undefined },
     )
-    .catch((error: { code: string }) => error.code);
+    .catch(told);
 
 /** A runner's end of the wire, which refuses every call or answers it at once, and whose calls came. */
 async function listening(kind: 'busy' | 'idle'): Promise<{ path: string; seen: string[] }> {
@@ -92,7 +99,13 @@ async function listening(kind: 'busy' | 'idle'): Promise<{ path: string; seen: s
       if (frame.kind !== FRAME.call) return;
       seen.push((frame.head as { tenantKey: string }).tenantKey);
       if (kind === 'busy')
-        writeFrame(socket, FRAME.failed, frame.call, { code: 'OVERLOADED', message: 'busy', retryAfterMs: 50, forMs: 10 });
+        writeFrame(socket, FRAME.failed, frame.call, {
+          code: 'OVERLOADED',
+          rule: 'DEADLINE',
+          message: 'busy',
+          retryAfterMs: 50,
+          forMs: 10,
+        });
       else
         writeFrame(socket, FRAME.result, frame.call, {
           queueMs: 0,

@@ -17,7 +17,7 @@ test('answers that nobody has read refuse further large ones until one has left,
   const answers = new Answers();
   const large = bytes(LIMITS.answerBytes);
   const half = Math.floor(LIMITS.answersBytes / 2 / LIMITS.answerBytes);
-  const overloaded = expect.objectContaining({ code: 'OVERLOADED', data: { retryAfterMs: 1_000 } });
+  const overloaded = expect.objectContaining({ code: 'OVERLOADED', data: { rule: 'UNREAD_ANSWERS', retryAfterMs: 1_000 } });
   const leaves = Array.from({ length: half }, () => answers.admit('one', large, BASE64));
   expect(() => answers.admit('one', large, BASE64)).toThrow(overloaded);
   for (let i = 0; i < half; i++) answers.admit('another', large, BASE64);

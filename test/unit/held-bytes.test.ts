@@ -2,8 +2,8 @@ import { expect, test } from 'vitest';
 import { HeldBytes } from '../../src/base/held-bytes.ts';
 
 test('one holder has half of the room, all together have all of it, and what is released is free', () => {
-  const overloaded = expect.objectContaining({ code: 'OVERLOADED', message: 'full', data: { retryAfterMs: 1_000 } });
-  const room = new HeldBytes(100, 'full');
+  const overloaded = expect.objectContaining({ code: 'OVERLOADED', message: 'full', data: { rule: 'FULL', retryAfterMs: 1_000 } });
+  const room = new HeldBytes(100, { rule: 'FULL', message: 'full' });
   const one = room.hold('one');
   const other = room.hold('other');
   const third = room.hold('third');

@@ -63,7 +63,10 @@ describe('room for a load', () => {
   it('ends nobody where that would not be enough', async () => {
     add(on('cpu', 100), false);
     for (let i = 0; i < 5; i++) add(on('cpu', 100), true);
-    await expect(take([on('cpu', 950)])).rejects.toMatchObject({ code: 'OVERLOADED', data: { retryAfterMs: expect.any(Number) } });
+    await expect(take([on('cpu', 950)])).rejects.toMatchObject({
+      code: 'OVERLOADED',
+      data: { rule: 'NO_PLACE', retryAfterMs: expect.any(Number) },
+    });
     expect(retired).toEqual([]);
   });
 
