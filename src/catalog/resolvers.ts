@@ -164,6 +164,10 @@ export const resolvers = {
     memoryBytes: ({ deployment }) => sumOf(deployment, 'memoryBytes').toString(),
     queued: ({ deployment }) => sumOf(deployment, 'queued'),
     running: ({ deployment }) => sumOf(deployment, 'running'),
+    answered: ({ deployment }) => String(deployment?.answered ?? 0),
+    overloaded: ({ deployment }) => String(deployment?.overloaded ?? 0),
+    late: ({ deployment }) => String(deployment?.late ?? 0),
+    failed: ({ deployment }) => String(deployment?.failed ?? 0),
     leftDevices: ({ deployment }) => deployment?.left.map(({ device, forMs }) => ({ device, until: new Date(Date.now() + forMs) })) ?? [],
     replicas: ({ deployment }) =>
       deployment?.replicas.map((replica) => ({ ...replica, memoryBytes: replica.memoryBytes.toString() })) ?? [],

@@ -46,10 +46,10 @@ type ReplicaStatus = Outcomes &
 export type LoadFailure = { code: ErrorCode; message: string };
 
 /**
- * One version on this host. `memoryBytes`: what ending a replica gives back; `queued`: calls that wait in them. `failure`: of the last load, where that failed; FAILED: so
+ * One version on this host; its calls are those since the fleet began, as their callers were told. Those of a replica are what its process did. `memoryBytes`: what ending a replica gives back; `queued`: calls that wait in them. `failure`: of the last load, where that failed; FAILED: so
  * that nothing is loaded; told for five minutes, or while it has to stay loaded, and tried again. `left`: devices that it left for so long since its runs failed there.
  */
-export type Deployment = {
+export type Deployment = Outcomes & {
   versionId: string;
   state: 'LOADING' | 'LOADED' | 'FAILED';
   failure: LoadFailure | null;
@@ -81,6 +81,8 @@ export type FleetPort = {
   /** Bytes that a borrowed runner holds of its device; null where nobody tells. */
   deviceBytesOf(loanId: string): Promise<number | null>;
   giveBack(loanId: string): Promise<void>;
+  /** Adds calls of a version to what its deployment tells. */
+  count(versionId: string, calls: Outcomes): Promise<void>;
   /** Whether the runner of this socket, which ends now, was ended from outside, and not for the memory that it had taken: no fault of who called it. */
   wasKilled(path: string): Promise<boolean>;
   /**

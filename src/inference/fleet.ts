@@ -7,7 +7,7 @@ import { type Place, RunnerLost } from './connection.ts';
 import { CudaMemory } from './cuda-memory.ts';
 import type { DeviceChain } from './devices.ts';
 import type { Deployment, FleetPort, InferenceStatus, LoadableVersion, LoadFailure, Loan, VersionDevices } from './fleet-port.ts';
-import { hostMs, NO_STATS } from './frames.ts';
+import { hostMs, NO_OUTCOMES, NO_STATS, type Outcomes } from './frames.ts';
 import type { Hardware } from './hardware.ts';
 import { Kills } from './kills.ts';
 import { failureOf, loadVersion, mostBytes } from './load.ts';
@@ -80,6 +80,8 @@ export class Fleet implements FleetPort {
   readonly #listeners: ((versionId: string, place: Place) => void)[] = [];
   readonly #cuda = new CudaMemory();
   readonly #kills = new Kills();
+  /** By version; they outlive its replicas. */
+  readonly #calls = new Map<string, Outcomes>();
   readonly #leaving = new Set<Promise<void>>();
   readonly #timer: NodeJS.Timeout;
   readonly #budget: MemoryBudget;
@@ -153,6 +155,12 @@ export class Fleet implements FleetPort {
     } finally {
       this.#budget.release(place);
     }
+  }
+
+  async count(versionId: string, calls: Outcomes): Promise<void> {
+    const so = this.#calls.get(versionId) ?? { ...NO_OUTCOMES };
+    for (const outcome of ['answered', 'overloaded', 'late', 'failed'] as const) so[outcome] += calls[outcome];
+    this.#calls.set(versionId, so);
   }
 
   async wasKilled(path: string): Promise<boolean> {
@@ -263,7 +271,8 @@ export class Fleet implements FleetPort {
     });
     const { version, failure } = deployed;
     const state = replicas.length > 0 ? 'LOADED' : failure === null ? 'LOADING' : 'FAILED';
-    return { versionId: version.id, state, failure, left: this.#devices.leftBy(version.id), replicas };
+    const calls = this.#calls.get(version.id) ?? NO_OUTCOMES;
+    return { versionId: version.id, state, failure, left: this.#devices.leftBy(version.id), replicas, ...calls };
   }
 
   /** Loads one replica of the version; there is never more than one load of a version under way. */

@@ -58,8 +58,12 @@ export type CallHead = {
 /** Head of `started`. `mixed`: calls of several tenants share the run. */
 export type StartedHead = { calls: number[]; mixed: boolean };
 
-/** Calls that a runner has answered, and refused: with OVERLOADED, DEADLINE_EXCEEDED, MODEL_FAILED. */
+/** Calls that were answered, and that failed: with OVERLOADED, DEADLINE_EXCEEDED, MODEL_FAILED. */
 export type Outcomes = { answered: number; overloaded: number; late: number; failed: number };
+
+export const NO_OUTCOMES: Outcomes = { answered: 0, overloaded: 0, late: 0, failed: 0 };
+/** What a call with an error of this code counts as. */
+export const OUTCOME = { OVERLOADED: 'overloaded', DEADLINE_EXCEEDED: 'late', MODEL_FAILED: 'failed' } as const;
 
 /** Head of `pong`. `idleSinceMs`: when the last call ended, by `hostMs`; null: not idle, or not known; `busyMs`: run time so far; `queueMs`, `runMs`: of late, weighted means. `memoryBytes`, `peakBytes`: as of `OwnMemory`. */
 export type RunnerStats = Outcomes & {
@@ -75,7 +79,7 @@ export type RunnerStats = Outcomes & {
 
 /** Of a runner that has told nothing yet. */
 export const NO_STATS: RunnerStats = {
-  ...{ queued: 0, running: 0, answered: 0, overloaded: 0, late: 0, failed: 0 },
+  ...{ ...NO_OUTCOMES, queued: 0, running: 0 },
   ...{ idleSinceMs: null, busyMs: 0, queueMs: 0, runMs: 0, memoryBytes: 0, peakBytes: 0 },
 };
 

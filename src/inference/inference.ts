@@ -1,4 +1,5 @@
 import type { Log } from '../base/log.ts';
+import { CallCounts } from './call-counts.ts';
 import { type RunRequest, type RunResult, runRequest } from './calls.ts';
 import type { Gate } from './check-runner.ts';
 import { bytesOfDevices, CUDA_ENVIRONMENT, type DeviceEnvironment, usableDevices, wantsGpu } from './devices.ts';
@@ -112,18 +113,22 @@ export function createInference(fleet: FleetPort): Inference {
   const hosts = new Hosts(fleet);
   const ways = { hosts, trials: new Trials(fleet), fleet };
   const gates = new Gates(fleet);
+  const counts = new CallCounts(fleet);
   return {
     inspect: (model, gate, onRead) => gates.inspect(model, gate, onRead),
     verify: (model, gate) => gates.verify(model, gate),
     grounds: () => groundsOf(fleet),
-    run: (request) => runRequest(ways, request),
+    run: (request) => counts.follow(request.version.id, runRequest(ways, request)),
     async load(version) {
       await hosts.enter(version);
     },
     setDevices: (versionId, devices) => fleet.setDevices(versionId, devices),
     unload: (versionId) => fleet.unload(versionId),
     scale: (versionId, bounds) => fleet.scale(versionId, bounds),
-    status: () => fleet.status(),
+    async status() {
+      await counts.tell();
+      return fleet.status();
+    },
     async [Symbol.asyncDispose]() {
       await gates[Symbol.asyncDispose]();
       hosts.close();

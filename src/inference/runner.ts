@@ -9,6 +9,8 @@ import {
   type Frame,
   frameReader,
   type LoadHead,
+  NO_OUTCOMES,
+  OUTCOME,
   type Outcomes,
   packTensors,
   type RunnerStats,
@@ -37,8 +39,7 @@ type Peer = { socket: Socket; calls: Map<number, Call>; begun: StartedHead };
 
 const peers = new Set<Peer>();
 const worker = new Worker(new URL('./session-thread.ts', import.meta.url));
-const outcomes: Outcomes = { answered: 0, overloaded: 0, late: 0, failed: 0 };
-const OUTCOME = { OVERLOADED: 'overloaded', DEADLINE_EXCEEDED: 'late', MODEL_FAILED: 'failed' } as const;
+const outcomes: Outcomes = { ...NO_OUTCOMES };
 let loading: { head: LoadHead; peer: Peer } | null = null;
 let dispatcher: Dispatcher | null = null;
 /** The supervisor's, once it has said that this process shall end when nobody uses it any more. */

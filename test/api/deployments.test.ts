@@ -23,7 +23,7 @@ afterAll(async () => {
 });
 
 const HOSTED =
-  'hostedVersion { state device pinned memoryBytes queued running replicas { pid runMs answered overloaded late failed } leftDevices { device until } modelVersion { id handle } }';
+  'hostedVersion { state device pinned memoryBytes queued running answered overloaded late failed replicas { pid runMs answered overloaded late failed } leftDevices { device until } modelVersion { id handle } }';
 type Hosted = { state: string; device: string | null; pinned: boolean; memoryBytes: string; replicas: { pid: number }[] };
 const DEPLOYMENTS = '{ deployments { state failure { code message } device pinned memoryBytes replicas { pid } modelVersion { handle } } }';
 const listed = async (token: string) => (await client.ask<{ deployments: Hosted[] }>(DEPLOYMENTS, {}, token)).deployments;

@@ -97,7 +97,20 @@ describe('a run', () => {
     await inference.run(request(version, [longs([1])]));
     await inference.run(request(version, [longs([9])])).catch(() => {});
     const [deployment] = (await inference.status()).deployments;
-    expect(deployment).toMatchObject({ left: [], replicas: [{ answered: 1, failed: 1, overloaded: 0, late: 0 }] });
+    const calls = { answered: 1, failed: 1, overloaded: 0, late: 0 };
+    expect(deployment).toMatchObject({ ...calls, left: [], replicas: [calls] });
+  });
+
+  test('is counted as its caller was told, whatever became of its runner', async () => {
+    const inference = await testInference();
+    const version = versionOf(loopModel(), { runLimitMs: 1_000 });
+    const call = (turns: number, given: object = {}) => inference.run(request(version, [longs([turns])], given)).catch(() => {});
+    await call(1);
+    await call(2 ** 52);
+    await call(2 ** 52, { deadlineMs: 300 });
+    await call(1, { signal: AbortSignal.abort() });
+    await call(1);
+    expect((await inference.status()).deployments).toMatchObject([{ answered: 2, failed: 1, late: 1, overloaded: 0 }]);
   });
 
   test('reads any non-zero byte of BOOL as true', async () => {
