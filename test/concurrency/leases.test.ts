@@ -182,6 +182,16 @@ test('two processes share one rate', async () => {
   expect(outcomes.filter((code) => code === 'RATE_LIMITED')).toHaveLength(20);
 });
 
+test('a larger plan lifts the rate of the one before, at once', async () => {
+  const old = await core.consumer({ requestsPerMinute: 1, burst: 20 });
+  for (let i = 0; i < 20; i++) expect(await codeOf(() => call(one, old, 1))).toBe('OK');
+  await expect(admit(one, old, 1)).rejects.toMatchObject({ code: 'RATE_LIMITED', data: { retryAfterMs: MINUTE } });
+  const right = await core.subscribe(old.consumerTenantId, old, await core.version(old, 2, { requestsPerMinute: 6_000, burst: 23 }));
+  const outcomes: string[] = [];
+  for (let i = 0; i < 4; i++) outcomes.push(await codeOf(() => call(two, right, 1)));
+  expect(outcomes).toEqual(['OK', 'OK', 'OK', 'RATE_LIMITED']);
+});
+
 test('units leased under an older plan version are settled under it before the newer one is leased', async () => {
   const old = await core.consumer({ unitPriceNanos: 10n, quotaUnits: 10n }, 1_000n);
   const inFlight = await admit(one, old, 2);

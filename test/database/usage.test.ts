@@ -1,7 +1,7 @@
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { asSystem, asTenant } from '../../src/base/database.ts';
 import { globalId, newId } from '../../src/base/ids.ts';
-import { returnRequests, type TakenRequests, takeRequests, type UsageGroup } from '../../src/usage/usage.ts';
+import { type Rate, returnRequests, type TakenRequests, takeRequests, type UsageGroup } from '../../src/usage/usage.ts';
 import { asAdmin } from '../support/admin.ts';
 import { broken, type Core, CURRENCY, finished, openCore, type Process, type Right } from '../support/core.ts';
 
@@ -129,15 +129,14 @@ describe('usage', () => {
 describe('takeRequests', () => {
   const later = (ms: number) => new Date(Date.parse('2026-11-15T12:00:00Z') + ms).toISOString();
 
-  async function bucket(requestsPerMinute: number, burst: number) {
+  async function bucket(rate: Rate) {
     const [consumer, listing] = [await core.tenant(), newId()];
     const key = { consumerTenantId: consumer.id, listingId: listing };
-    const rate = { requestsPerMinute, burst };
     await core.setClock(later(0));
     return {
-      take: (wanted: number) => asSystem(core.db, (tx) => takeRequests(tx, key, rate, wanted)),
-      giveBack: (taken: TakenRequests, requests: number) =>
-        asSystem(core.db, (tx) => returnRequests(tx, key, rate, [{ ...taken, requests, admitted: true }])),
+      take: (wanted: number, by = rate) => asSystem(core.db, (tx) => takeRequests(tx, key, by, wanted)),
+      giveBack: (taken: TakenRequests, requests: number, by = rate) =>
+        asSystem(core.db, (tx) => returnRequests(tx, key, by, [{ ...taken, requests, admitted: true }])),
     };
   }
 
@@ -148,7 +147,7 @@ describe('takeRequests', () => {
     [1, 1],
     [100_000, 5_000],
   ])('gives at %i per minute a burst of %i at once, and the next at the very millisecond that it promises', async (perMinute, burst) => {
-    const { take } = await bucket(perMinute, burst);
+    const { take } = await bucket({ requestsPerMinute: perMinute, burst });
     expect(await take(burst + 5)).toMatchObject({ granted: burst, retryAfterMs: 0 });
     const { granted, retryAfterMs } = await take(1);
     expect(granted).toBe(0);
@@ -162,7 +161,7 @@ describe('takeRequests', () => {
   });
 
   it('fills up while nobody calls, and to the burst only', async () => {
-    const { take } = await bucket(60, 10);
+    const { take } = await bucket({ requestsPerMinute: 60, burst: 10 });
     await take(10);
     await core.setClock(later(3_000));
     expect((await take(10)).granted).toBe(3);
@@ -182,13 +181,13 @@ describe('takeRequests', () => {
   });
 
   it('takes back requests that were not made', async () => {
-    const { take, giveBack } = await bucket(60, 10);
+    const { take, giveBack } = await bucket({ requestsPerMinute: 60, burst: 10 });
     await giveBack(await take(10), 4);
     expect((await take(10)).granted).toBe(4);
   });
 
   it('takes back of those only what time has not given back already', async () => {
-    const { take, giveBack } = await bucket(60, 10);
+    const { take, giveBack } = await bucket({ requestsPerMinute: 60, burst: 10 });
     const taken = await take(10);
     await core.setClock(later(7_500));
     expect((await take(10)).granted).toBe(7);
@@ -199,8 +198,71 @@ describe('takeRequests', () => {
     expect((await take(10)).granted).toBe(0);
   });
 
+  describe('of a plan after another', () => {
+    const [slow, fast] = [
+      { requestsPerMinute: 60, burst: 10 },
+      { requestsPerMinute: 6_000, burst: 100 },
+    ];
+
+    async function plans() {
+      const { take, giveBack } = await bucket(slow);
+      return {
+        giveBack: (taken: TakenRequests, requests: number) => giveBack(taken, requests, fast),
+        slow: (wanted: number) => take(wanted, slow),
+        fast: (wanted: number, burst = fast.burst) => take(wanted, { ...fast, burst }),
+        rare: (wanted: number) => take(wanted, { requestsPerMinute: 1, burst: 60 }),
+      };
+    }
+
+    it('lifts at once what a slower one refuses, less the requests that were made', async () => {
+      const { rare, fast } = await plans();
+      await rare(60);
+      expect(await rare(1)).toMatchObject({ granted: 0, retryAfterMs: 60_000, resetMs: 3_600_000 });
+      expect(await fast(50)).toMatchObject({ left: 40, used: 60, granted: 40, resetMs: 1_000 });
+      expect(await fast(1)).toMatchObject({ granted: 0, retryAfterMs: 10 });
+    });
+
+    it('lets them run off in its own time, where they are more than its burst', async () => {
+      const { rare, fast } = await plans();
+      await rare(60);
+      expect(await fast(1, 30)).toMatchObject({ granted: 0, used: 60, retryAfterMs: 310, resetMs: 600 });
+      await core.setClock(later(310));
+      expect(await fast(2, 30)).toMatchObject({ granted: 1 });
+    });
+
+    it('waits, where it is slower, for what was taken to run off as fast as it would have, and counts in its own time from then on', async () => {
+      const { slow, fast } = await plans();
+      await fast(100);
+      expect(await slow(1)).toMatchObject({ granted: 0, used: 100, retryAfterMs: 910, resetMs: 1_000 });
+      await core.setClock(later(909));
+      expect(await slow(1)).toMatchObject({ granted: 0, retryAfterMs: 1 });
+      await core.setClock(later(910));
+      expect(await slow(5)).toMatchObject({ granted: 1, resetMs: 10_000 });
+      expect(await slow(1)).toMatchObject({ granted: 0, retryAfterMs: 1_000 });
+    });
+
+    it('gives nothing to who goes to another and back', async () => {
+      const { slow, fast } = await plans();
+      await fast(96);
+      expect(await slow(1)).toMatchObject({ granted: 0 });
+      expect(await fast(10)).toMatchObject({ granted: 4 });
+      await core.setClock(later(950));
+      expect(await slow(2)).toMatchObject({ left: 5, granted: 2 });
+      expect(await fast(0)).toMatchObject({ left: 93 });
+    });
+
+    it('takes back as many requests as were not made under the former', async () => {
+      const { slow, fast, giveBack } = await plans();
+      const taken = await fast(8);
+      await core.setClock(later(50));
+      expect(await slow(2)).toMatchObject({ left: 7, granted: 2 });
+      await giveBack(taken, 8);
+      expect(await slow(0)).toMatchObject({ left: 8 });
+    });
+  });
+
   it('keeps a refused caller no longer away for having asked', async () => {
-    const { take } = await bucket(60, 1);
+    const { take } = await bucket({ requestsPerMinute: 60, burst: 1 });
     await take(1);
     for (let i = 0; i < 5; i++) expect((await take(1)).retryAfterMs).toBe(1_000);
   });

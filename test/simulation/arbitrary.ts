@@ -73,6 +73,8 @@ const changes = record({
   },
 });
 const follows = record({ kind: constantFrom('follow' as const), ...when, right: nat(5), samePlan: constantFrom(true, true, false) });
+/** To a plan of another rate. */
+const rates = record({ kind: constantFrom('follow' as const), ...when, right: constantFrom(3, 4, 4), samePlan: constantFrom(false) });
 const subscriptions = oneof(follows, record({ kind: constantFrom('revoke' as const), ...when, caller: nat(3) }));
 const transfers = record({
   ...{
@@ -106,7 +108,7 @@ export const schedules: Arbitrary<Schedule> = record({
   steps: oneof(
     { weight: 4, arbitrary: steps(some(12, calls([0, 1, 2], 0)), some(3, troubles), some(1, monthly)) },
     {
-      weight: 11,
+      weight: 12,
       arbitrary: oneof(
         steps(some(12, calls([1, 2], 3)), some(1, troubles), some(3, limits), some(2, changes), some(1, subscriptions)),
         steps(some(12, calls([1, 2], 0, [3, 40, 3_000], constantFrom(0, 0, 5, 50, 100))), some(1, places)),
@@ -115,6 +117,7 @@ export const schedules: Arbitrary<Schedule> = record({
         steps(some(8, calls([1, 2], 0)), some(2, follows), some(2, ofSome('SUBSCRIPTION'))),
         steps(some(1, calls([3, 4, 4], 0, [0, 3], constantFrom(0, 5, 50, 100, 300)))),
         steps(some(1, calls([3], 0, [0, 40], constantFrom(0, 0, 5)))),
+        steps(some(12, calls([3, 4, 4], 1, [0, 3, 40], constantFrom(0, 0, 5, 50, 300))), some(2, rates)),
         steps(some(14, calls([3, 4], 1)), some(1, troubles), some(1, limits), some(1, subscriptions)),
         steps(some(5, calls([1, 2], 0)), some(1, troubles), some(8, transfers)),
         steps(some(1, calls([1, 2], 0)), some(8, transfers)),

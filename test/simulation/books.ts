@@ -133,6 +133,7 @@ export class Books {
       return { ...short, foreign, draining: holders.some((lease) => lease.draining) };
     }
     const rate = rateOf(key.terms);
+    this.requests.ask(key);
     const conforming = this.requests.roomOf(key);
     if (conforming === 0) return { short: 'RATE', foreign: false, data: {} };
     const room = most(limits, onFree ? price : full);

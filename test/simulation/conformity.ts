@@ -10,16 +10,18 @@ const RESERVED_MS = LEASE_MS - MARGIN_MS;
 
 /**
  * Where more came than may: in any time, of a rate as of a burst, the burst, what runs off in that time and in what a lease is used for, and what lay
- * unused with processes, at most the burst once more. Judged are rates, and limits, that stayed what they were.
+ * unused with processes, at most the burst once more. Under several plans, by the largest of their bursts and the fastest of their rates. Judged are limits that stayed
+ * what they were.
  */
 export function unconforming(calls: readonly LetIn[], limits: readonly SimLimit[]): string[] {
   const wrong: string[] = [];
   const listings = Map.groupBy(calls, ({ key }) => `${key.consumerTenantId}:${key.listingId}`);
   for (const [name, ofListing] of listings) {
-    const [rate, ...others] = new Map(ofListing.map(({ key }) => [JSON.stringify(rateOf(key.terms)), rateOf(key.terms)])).values();
-    if (!rate || others.length > 0) continue;
+    const rates = ofListing.flatMap(({ key }) => rateOf(key.terms) ?? []);
+    if (rates.length < ofListing.length) continue;
+    const [burst, perMinute] = [Math.max(...rates.map((rate) => rate.burst)), Math.max(...rates.map((rate) => rate.requestsPerMinute))];
     const made = ofListing.filter(({ isMade }) => isMade).map(({ atMs }) => ({ atMs, count: 1 }));
-    if (exceeds(made, rate.burst, 60_000 / rate.requestsPerMinute)) wrong.push(`${name} made more requests than its rate`);
+    if (exceeds(made, burst, 60_000 / perMinute)) wrong.push(`${name} made more requests than its rate`);
   }
   for (const { id, amount, burstUnits, isChanged } of limits) {
     if (burstUnits === null || isChanged) continue;

@@ -39,6 +39,12 @@ function rightOf(consumer: string, listing: string, offer: Offer | null): GrantK
   };
 }
 
+function rateAfter({ requestsPerMinute, burst }: Terms, isFaster: boolean): Pick<Terms, 'requestsPerMinute' | 'burst'> {
+  if (requestsPerMinute === null || burst === null) return NO_RATE;
+  if (isFaster) return { requestsPerMinute: requestsPerMinute * 4, burst: burst * 2 };
+  return { requestsPerMinute: Math.max(1, Math.floor(requestsPerMinute / 5)), burst: Math.max(1, burst - 1) };
+}
+
 /** Who subscribes to what under which terms, and who may call. */
 export class Market {
   readonly plans = new Map<string, Terms>();
@@ -61,7 +67,7 @@ export class Market {
     if (key !== null) this.revoked.add(key);
   }
 
-  /** From now on another subscription to the same listing is the one that calls are under: of the same plan, or of one that costs more. */
+  /** From now on another subscription to the same listing is the one that calls are under: of the same plan, or of one that costs more, and is faster or slower. */
   follow(right: number, samePlan: boolean): void {
     const index = right % this.rights.length;
     const known = this.rights[index];
@@ -70,6 +76,7 @@ export class Market {
     const dearer: Terms = {
       ...{ ...known.terms, planVersionId: `plan-${known.listingId}-${number}`, unitPriceNanos: known.terms.unitPriceNanos + 2n },
       quotaUnits: known.terms.quotaUnits && known.terms.quotaUnits + 4n,
+      ...rateAfter(known.terms, number % 2 === 1),
     };
     const terms = samePlan ? known.terms : dearer;
     this.plans.set(terms.planVersionId, terms);

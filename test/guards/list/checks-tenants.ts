@@ -103,8 +103,8 @@ export const tenantChecks: Guard[] = [
   ...guardsOf('code', 'src/usage/rates.ts', METERS, [
     [
       "a rate is the consumer's",
-      'where consumer_tenant_id = ${key.consumerTenantId}::uuid and listing_id = ${key.listingId}::uuid for update`',
-      'where listing_id = ${key.listingId}::uuid for update`',
+      'secs from rate_limit\n     where consumer_tenant_id = ${key.consumerTenantId}::uuid and listing_id',
+      'secs from rate_limit\n     where listing_id',
     ],
     [
       "requests come back to the consumer's rate",
@@ -113,8 +113,8 @@ export const tenantChecks: Guard[] = [
     ],
     [
       "requests are taken of the consumer's rate",
-      'make_interval(secs => ${secs}::float8)\n     where consumer_tenant_id = ${key.consumerTenantId}::uuid and listing_id',
-      'make_interval(secs => ${secs}::float8)\n     where listing_id',
+      'requests_per_minute = ${rate.requestsPerMinute}::int\n     where consumer_tenant_id = ${key.consumerTenantId}::uuid and listing_id',
+      'requests_per_minute = ${rate.requestsPerMinute}::int\n     where listing_id',
     ],
   ]),
   ...guardsOf('code', 'src/usage/export.ts', 'database/export', [

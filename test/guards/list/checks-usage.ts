@@ -328,9 +328,35 @@ export const usageChecks: Guard[] = [
     ],
   ]),
   ...guardsOf('code', 'src/usage/rates.ts', 'database/usage', [
-    ['a rate has a burst', 'Math.floor(rate.burst - ahead / secs + 1e-6)', 'Math.floor(rate.burst)'],
-    ['what is taken of a rate moves it', 'await moveArrival(tx, key, granted * secs);', ''],
-    ['a rate fills to the burst only', 'greatest(arrival_at, mercato_now())', 'arrival_at'],
+    ['a rate has a burst', 'Math.floor(rate.burst - ahead / secs + ROUNDING)', 'Math.floor(rate.burst)'],
+    ['what is taken of a rate moves it', 'await moveArrival(tx, key, rate, granted);', ''],
+    ['a rate fills to the burst only', 'greatest(known.arrival_at, mercato_now())', 'known.arrival_at'],
+    [
+      'a faster plan lifts what a slower one refuses',
+      'where known.requests_per_minute < excluded.requests_per_minute',
+      'where known.requests_per_minute < 0 * excluded.requests_per_minute',
+    ],
+    [
+      'what a faster plan took runs off as fast under a slower one',
+      'where known.requests_per_minute < excluded.requests_per_minute',
+      'where known.requests_per_minute <> excluded.requests_per_minute',
+    ],
+    [
+      'requests taken under another plan count as requests',
+      '::float8 * (known.requests_per_minute',
+      '::float8 * 0 * (known.requests_per_minute',
+    ],
+    [
+      'requests of another plan come back as requests',
+      'make_interval(secs => 60::float8 / requests_per_minute * (',
+      'make_interval(secs => 60::float8 / ${rate.requestsPerMinute}::int * (',
+    ],
+    [
+      'what ran off under a faster plan does not come back',
+      'greatest(requests_per_minute, ${rate.requestsPerMinute}::float8)',
+      'requests_per_minute',
+    ],
+    ['a rate promises no millisecond too many', '(rate.burst - 1 + ROUNDING)', '(rate.burst - 1)'],
     [
       'what comes back to a rate is there again',
       'set arrival_at = arrival_at - make_interval',
@@ -340,8 +366,8 @@ export const usageChecks: Guard[] = [
     ['what nobody used of a rate comes back whole', 'case when admitted then least', 'case when true then least', 'database/lease-life'],
     [
       "a rate is a consumer's",
-      'where consumer_tenant_id = ${key.consumerTenantId}::uuid and listing_id = ${key.listingId}::uuid for',
-      'where listing_id = ${key.listingId}::uuid for',
+      'secs from rate_limit\n     where consumer_tenant_id = ${key.consumerTenantId}::uuid and listing_id',
+      'secs from rate_limit\n     where listing_id',
       'database/usage',
     ],
   ]),

@@ -8,6 +8,10 @@ const LOCKS = 'database/locks';
 const ORDER = 'database/lock-order';
 const SETTLEMENT = 'database/settlement-races';
 
+const RATE_MADE = `
+        on conflict (consumer_tenant_id, listing_id) do update set arrival_at = \${arrivalAt(rate)}, requests_per_minute = excluded.requests_per_minute
+     where known.requests_per_minute < excluded.requests_per_minute\`;`;
+
 const usage: Guard[] = [
   ...guardsOf('lock', 'src/usage/counters.ts', LOCKS, [
     ['a counter is locked', `mercato_period(mercato_now())\n       for update\``, 'mercato_period(mercato_now())`'],
@@ -57,8 +61,8 @@ const usage: Guard[] = [
     ],
   ]),
   ...guardsOf('lock', 'src/usage/rates.ts', LOCKS, [
-    ['a rate is made once', 'mercato_now()) on conflict do nothing`', 'mercato_now())`'],
-    ['a rate is locked', '${key.listingId}::uuid for update`', '${key.listingId}::uuid`'],
+    ['a rate is made once', RATE_MADE, '`;'],
+    ['a rate is locked', RATE_MADE, ' on conflict do nothing`;'],
   ]),
 ];
 
