@@ -14,9 +14,11 @@ import {
   lockCounter,
   lockLimits,
   type NextPrice,
+  type Rate,
   recallLeases,
   returnRequests,
   roomOf,
+  type TakenRequests,
   takeFromLimits,
   takeRequests,
 } from '../usage/usage.ts';
@@ -65,7 +67,8 @@ export type Short = (PlanShort | LimitShort) & {
  * calls in flight hold units of another plan version, which end first.
  */
 type PlanShort = { data: ErrorData; exhaustedMs?: number } & (
-  | { short: 'QUOTA' | 'RATE' }
+  | { short: 'QUOTA' }
+  | { short: 'RATE'; burst: number }
   | { short: 'CREDIT'; neededNanosOf(units: number): bigint }
   | { short: 'BUSY'; former?: boolean }
 );
@@ -137,9 +140,7 @@ export function createGrants({ db, billing, processId, nowMs = () => performance
       ? await takeRequests(tx, key, rate, Math.max(wish.requests, Math.min(wish.want, Math.ceil(rate.requestsPerMinute / 120))))
       : null;
     const left = [...allowancesOf(key, counter, limits), ...rateAllowance(key, rate, taken)];
-    if (taken?.granted === 0) {
-      return { short: 'RATE', foreign: false, data: { limit: String(rate?.requestsPerMinute), retryAfterMs: taken.retryAfterMs }, left };
-    }
+    if (rate && taken?.granted === 0) return { ...shortOfRate(rate, taken), foreign: false, left };
     const accounts = terms === null ? null : await billing.accounts(tx, key.consumerTenantId, key.publisherTenantId);
     const units = accounts === null ? wish.want : await affordable(tx, terms, accounts.walletId, counter, wish);
     if (units < wish.need) {
@@ -203,7 +204,7 @@ export function createGrants({ db, billing, processId, nowMs = () => performance
 const OWN_RATE = { requestsPerMinute: 6000, burst: 600 };
 
 /** The rate that these terms set; null where they set none. */
-export function rateOf(terms: PlanTerms | null): { requestsPerMinute: number; burst: number } | null {
+export function rateOf(terms: PlanTerms | null): Rate | null {
   if (terms === null) return OWN_RATE;
   return terms.requestsPerMinute === null ? null : { requestsPerMinute: terms.requestsPerMinute, burst: terms.burst ?? 1 };
 }
@@ -219,6 +220,11 @@ export async function shortOfSwept(tx: Tx, billing: Billing, { key, period, unit
   const neededNanos = moreHeld(key.terms, counter, units);
   const availableNanos = accounts === null ? neededNanos : await billing.lockAvailable(tx, accounts.walletId);
   return availableNanos < neededNanos ? { ...shortOfCredit(billing, key.terms, counter, availableNanos), foreign: false } : null;
+}
+
+function shortOfRate({ requestsPerMinute, burst }: Rate, { used, retryAfterMs }: TakenRequests): PlanShort {
+  const data = { limit: String(requestsPerMinute), used: String(used), given: '1 call', expected: 'at most 0 now', retryAfterMs };
+  return { short: 'RATE', burst, data };
 }
 
 function shortOfCredit({ currency }: Billing, terms: PlanTerms | null, counter: CounterState, availableNanos: bigint): PlanShort {

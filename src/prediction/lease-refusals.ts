@@ -44,7 +44,10 @@ export function refusalOf(key: GrantKey, short: Short, units: number): MercatoEr
   const whose: ErrorData = {
     ...(key.subscriptionId === null
       ? { limitName: PLAN_NAMES.ownCalls, subject: 'TENANT', subjectId: globalId('Tenant', key.consumerTenantId) }
-      : { limitName: PLAN_NAMES.units, subject: 'SUBSCRIPTION', subjectId: globalId('Subscription', key.subscriptionId) }),
+      : {
+          limitName: short.short === 'RATE' ? PLAN_NAMES.requests : PLAN_NAMES.units,
+          ...{ subject: 'SUBSCRIPTION', subjectId: globalId('Subscription', key.subscriptionId) },
+        }),
     ...data,
   };
   if (short.short === 'QUOTA') {
@@ -52,10 +55,11 @@ export function refusalOf(key: GrantKey, short: Short, units: number): MercatoEr
     return new MercatoError('QUOTA_EXCEEDED', message, whose);
   }
   if (short.short === 'RATE') {
+    const used = `per minute in bursts of ${short.burst}; of these, ${data.used} are used`;
     const text =
       key.terms === null
-        ? `A publisher may call its own ${key.handle} ${data.limit} times per minute, free of charge; nothing but waiting lifts that.`
-        : `The plan allows ${data.limit} calls of ${key.handle} per minute. A larger plan would lift it.`;
+        ? `A publisher may call its own ${key.handle}, free of charge, ${data.limit} times ${used}. Nothing but waiting lifts that.`
+        : `The plan allows ${data.limit} calls of ${key.handle} ${used}. A larger plan would lift it.`;
     return new MercatoError('RATE_LIMITED', text, whose);
   }
   if (short.short === 'CREDIT') {

@@ -123,9 +123,14 @@ test("what a plan's rate and quota, and a wallet, refuse says what is lacking an
   expect((await post(apart.secret)).headers.get('ratelimit')).toMatch(/^"plan";r=0;t=\d+, "own";r=9;t=\d+$/);
   const { key: hasty } = await consumer(client, demo, 'hasty', rareId, '1000');
   await post(hasty.secret);
-  const limited = refusal(await post(hasty.secret));
-  expect(limited.extensions).toMatchObject({ code: 'RATE_LIMITED', limitName: 'plan', subject: 'SUBSCRIPTION', limit: '1' });
-  expect(limited.message).toContain('A larger plan would lift it');
+  const tooSoon = await post(hasty.secret);
+  const limited = refusal(tooSoon);
+  expect(limited.extensions).toMatchObject({
+    ...{ code: 'RATE_LIMITED', limitName: 'plan-requests', subject: 'SUBSCRIPTION', subjectId: expect.any(String) },
+    ...{ limit: '1', used: '1', given: '1 call', expected: 'at most 0 now' },
+  });
+  expect(tooSoon.headers.get('ratelimit')).toContain(`"${limited.extensions.limitName}";r=0;t=`);
+  expect(limited.message).toMatch(/allows 1 calls of .+ per minute in bursts of 1; of these, 1 are used\. A larger plan would lift it\.$/);
 });
 
 test('a key that may only predict sees what is left to it, and not to others', async () => {

@@ -163,7 +163,10 @@ test("a publisher's own calls cost nothing, and are limited all the same", async
   };
   expect(await call(one, right, 2_000_000)).toBe(0n);
   for (let i = 1; i < 600; i++) (await admit(one, right, 1)).settled();
-  await expect(admit(one, right, 1)).rejects.toMatchObject({ code: 'RATE_LIMITED', data: { limit: '6000', retryAfterMs: 10 } });
+  await expect(admit(one, right, 1)).rejects.toMatchObject({
+    ...{ code: 'RATE_LIMITED', message: expect.stringMatching(/ 6000 times per minute in bursts of 600; of these, 600 are used\./) },
+    data: { limitName: 'own-calls', subject: 'TENANT', limit: '6000', used: '600', retryAfterMs: 10 },
+  });
   expect(await booksOf(core.db, right)).toMatchObject({ used: 2_000_000n, balance: 0n, held: 0n });
 });
 

@@ -135,7 +135,7 @@ export class Books {
     const rate = rateOf(key.terms);
     this.requests.ask(key);
     const conforming = this.requests.roomOf(key);
-    if (conforming === 0) return { short: 'RATE', foreign: false, data: {} };
+    if (conforming === 0) return { short: 'RATE', foreign: false, burst: rate?.burst ?? 0, data: {} };
     const room = most(limits, onFree ? price : full);
     const units = this.sizeOf(key, counter, room.units, onFree ? { ...wish, want: wish.need } : wish);
     if (units < wish.need) {

@@ -195,9 +195,8 @@ export class Calls {
     if (error.code === 'INSUFFICIENT_CREDIT') return 'credit';
     if (error.code !== 'QUOTA_EXCEEDED' && error.code !== 'RATE_LIMITED') return null;
     const { limitName } = error.data;
-    return limitName === 'plan' || limitName === 'own-calls'
-      ? { QUOTA_EXCEEDED: 'plan', RATE_LIMITED: 'rate' }[error.code]
-      : (limitName ?? null);
+    if (limitName === 'plan-requests' || limitName === 'own-calls') return 'rate';
+    return limitName ?? null;
   }
 
   /** Runs after every transaction. */

@@ -32,7 +32,7 @@ export const predictionChecks: Guard[] = [
       'false',
       'database/limit-windows database/limits',
     ],
-    ['a grant needs room in the rate', 'if (taken?.granted === 0) {', 'if (false) {'],
+    ['a grant needs room in the rate', 'if (rate && taken?.granted === 0) return', 'if (false) return'],
     [
       'a grant without credit takes nothing of the rate',
       'if (rate && taken) await returnRequests(tx, key, rate, [{ ...taken, requests: taken.granted }]);',
@@ -160,6 +160,9 @@ export const predictionChecks: Guard[] = [
     ['a limit refuses what it has no room for', 'if (room.units < need || room.slots < 1) return', 'if (false) return'],
     ['a limit of calls in flight refuses', 'if (room.units < need || room.slots < 1) return', 'if (room.units < need) return'],
     ['a limit is exhausted where it is used', "window !== 'MINUTE' && used >= amount;", "window !== 'MINUTE';"],
+  ]),
+  ...guardsOf('code', 'src/prediction/lease-refusals.ts', 'api/limits', [
+    ["a plan's rate is not its quota", "short.short === 'RATE' ? PLAN_NAMES.requests : PLAN_NAMES.units", 'PLAN_NAMES.units'],
   ]),
   ...guardsOf('code', 'src/prediction/lease-store.ts', LEASES, [
     [
