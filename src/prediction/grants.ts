@@ -63,14 +63,14 @@ export type Short = (PlanShort | LimitShort) & {
 };
 
 /**
- * Of CREDIT, `neededNanosOf` is what the wallet has to cover for a call of so many units. BUSY: others hold units that they do not need, or, where `former`,
- * calls in flight hold units of another plan version, which end first.
+ * Of CREDIT, `neededNanosOf` is what the wallet has to cover for a call of so many units. BUSY: others hold what they do not need `of` what
+ * there is too little of, or, without that, calls in flight hold units of another plan version, which end first.
  */
 type PlanShort = { data: ErrorData; exhaustedMs?: number } & (
   | { short: 'QUOTA' }
   | { short: 'RATE'; burst: number }
   | { short: 'CREDIT'; neededNanosOf(units: number): bigint }
-  | { short: 'BUSY'; former?: boolean }
+  | { short: 'BUSY'; of?: Short }
 );
 
 /** What a grant is asked for: units at least and at most, and requests at most. */
@@ -249,7 +249,7 @@ function nextPriceOf(terms: PlanTerms | null, { usedUnits, leasedUnits }: Counte
 function shortOfUnits(key: GrantKey, counter: CounterState & { windowEndsAt: Date; windowMs: number }, need: number): PlanShort | null {
   const { terms } = key;
   if (counter.leasedUnits > 0n && counter.planVersionId !== (terms?.planVersionId ?? null)) {
-    return { short: 'BUSY', former: true, data: { retryAfterMs: LIMITS.leaseMs } };
+    return { short: 'BUSY', data: { retryAfterMs: LIMITS.leaseMs } };
   }
   const quota = terms?.quotaUnits ?? null;
   if (quota === null || counter.usedUnits + counter.leasedUnits + BigInt(need) <= quota) return null;

@@ -72,12 +72,15 @@ export function refusalOf(key: GrantKey, short: Short, units: number): MercatoEr
       neededNanos,
     });
   }
-  if (short.short === 'BUSY' && short.former) {
+  if (short.of === undefined) {
     const message = `Calls of ${key.handle} under the former plan are still in flight; those under the new one begin once they are billed.`;
     return new MercatoError('OVERLOADED', message, whose);
   }
-  return new MercatoError('OVERLOADED', 'Another server has not yet returned the units it holds; try again.', data);
+  const refusal = refusalOf(key, short.of, units);
+  return new MercatoError('OVERLOADED', `${HELD} ${refusal.message}`, { ...refusal.data, ...data });
 }
+
+const HELD = 'Another server has not yet returned what it holds unused of what this call needs; try again.';
 
 const unitsOf = (count: number) => `${count} unit${count === 1 ? '' : 's'}`;
 

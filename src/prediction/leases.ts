@@ -14,8 +14,8 @@ export type Leases = AsyncDisposable & {
   /**
    * Takes `units` for a call, from memory where a lease has them. Checked in order: the plan's quota, limits of the tenant, the subscription, the
    * member and the key, each by name, the plan's rate, the wallet.
-   * @throws QUOTA_EXCEEDED (used + in flight = quota), RATE_LIMITED, INSUFFICIENT_CREDIT, OVERLOADED (another process did not answer a recall; calls
-   * under the former plan are in flight)
+   * @throws QUOTA_EXCEEDED (used + in flight = quota), RATE_LIMITED, INSUFFICIENT_CREDIT, OVERLOADED (another process did not answer a recall: with
+   * the data of the refusal that is due should nothing come back; calls under the former plan are in flight)
    */
   admit(key: GrantKey, units: number, deadlineMs: number): Admission | Promise<Admission>;
   /** As `Admission.allowances`, of a caller that was refused. */
@@ -206,8 +206,9 @@ export async function createLeases(options: LeaseOptions): Promise<Leases> {
       await watched.settled();
       if (time.nowMs() > giveUpAt) {
         returns.putBackOwed();
-        const busy = { short: 'BUSY', foreign: true, data: { retryAfterMs: LIMITS.leaseMs } } as const;
-        return { ...asked, outcome: outcome.short === 'BUSY' ? outcome : busy };
+        if (outcome.short === 'BUSY') return asked;
+        const busy = { short: 'BUSY', of: outcome, data: { retryAfterMs: LIMITS.leaseMs }, foreign: true } as const;
+        return { ...asked, outcome: { ...busy, ...(outcome.left && { left: outcome.left }) } };
       }
       const unused = memory.takeOwed();
       if (unused.length === 0 && !outcome.foreign && outcome.short !== 'BUSY' && !mayEnd && !watched.moved()) return asked;

@@ -1,4 +1,4 @@
-import { afterAll, beforeAll, expect, test } from 'vitest';
+import { afterAll, beforeAll, describe, expect, it, test } from 'vitest';
 import { globalId, newId } from '../../src/base/ids.ts';
 import { createGrants } from '../../src/prediction/grants.ts';
 import type { Admission } from '../../src/prediction/leases.ts';
@@ -133,6 +133,33 @@ test('a stopping process returns all that it holds', async () => {
     expect((await booksOf(core.db, right)).held).toBeGreaterThan(0n);
   }
   expect(await booksOf(core.db, right)).toMatchObject({ used: 0n, leased: 0n, held: 0n });
+});
+
+describe('what another process holds and does not return is said to be busy, and which it is:', () => {
+  const cap = { name: 'cap', subject: 'TENANT', subjectId: null, measure: 'UNITS', window: 'DAY', hard: true } as const;
+  const subjectIdOf = ({ consumerTenantId, subscriptionId }: Right, type: 'Tenant' | 'Subscription') =>
+    globalId(type, type === 'Tenant' ? consumerTenantId : (subscriptionId ?? ''));
+
+  it.each([
+    [
+      'the quota',
+      { quotaUnits: 10n },
+      'Subscription',
+      { limitName: 'plan', limit: '10', used: '0', given: '2 units', expected: 'at most 0' },
+    ],
+    ['a limit', {}, 'Tenant', { limitName: 'cap', limit: '10', used: '10', given: '2 units', expected: 'at most 0 now' }],
+    ['the wallet', { unitPriceNanos: 10n }, 'Tenant', { neededNanos: '20', availableNanos: '0', currency: 'EUR' }],
+  ] as const)('%s', async (what, terms, type, data) => {
+    const right = await core.consumer(terms, 100n);
+    if (what === 'a limit')
+      await core.usage.createLimit(right.consumerTenantId, { ...cap, amount: 10n, burstUnits: null, alertPercents: null });
+    await dieHolding(right, 10);
+    await expect(admit(one, right, 2, 30)).rejects.toMatchObject({
+      code: 'OVERLOADED',
+      message: expect.stringMatching(/^Another server has not yet returned what it holds unused .+; try again\. .*(units|nanos)/),
+      data: { ...data, subject: type.toUpperCase(), subjectId: subjectIdOf(right, type), retryAfterMs: 2_000 },
+    });
+  });
 });
 
 test('what a dead process holds is not refused as used up; it comes back with its money when the lease ends', async () => {

@@ -164,6 +164,9 @@ export const predictionChecks: Guard[] = [
   ...guardsOf('code', 'src/prediction/lease-refusals.ts', 'api/limits', [
     ["a plan's rate is not its quota", "short.short === 'RATE' ? PLAN_NAMES.requests : PLAN_NAMES.units", 'PLAN_NAMES.units'],
   ]),
+  ...guardsOf('code', 'src/prediction/lease-refusals.ts', 'concurrency/leases', [
+    ['what another server holds is said to be of what', '{ ...refusal.data, ...data }', 'data'],
+  ]),
   ...guardsOf('code', 'src/prediction/lease-store.ts', LEASES, [
     [
       'what comes back is released in the wallets',
