@@ -177,3 +177,36 @@ test.skipIf(!onPostgres)('a retry whose key cannot be looked up is not refused f
   await administer(url, 'grant select on idempotency_key to mercato_system');
   expect(await call()).toEqual({ ...(first as Predicted), replayed: true });
 });
+
+test.skipIf(!onPostgres)(
+  'a call that is refused when it is settled is metered once, by the retry with its key',
+  { timeout: 60_000 },
+  async () => {
+    const database = await createTestDatabase();
+    const url = database.url ?? '';
+    await using other = await openMarket({ database });
+    using caller = new Client((await other.start()).url);
+    const plans = await offerDigits(caller, await other.demo(), [{ name: 'three', unitPriceNanos: '1', quotaUnitsPerMonth: '3' }]);
+    const { key, token } = await consumer(caller, await other.demo(), 'three', plans.get('three') ?? '', '3');
+    const call = (idempotencyKey: string) => predictDigit(caller, key.secret, { idempotencyKey });
+    // What is held comes and goes with leases.
+    const billed = async () => ({ ...(await billOf(caller, token)), heldNanos: null });
+    for (const state of ['MC001', 'MC002', '23514']) {
+      const before = await billed();
+      await administer(
+        url,
+        `create or replace function refuse() returns trigger language plpgsql as $$ begin raise exception 'no room' using errcode = '${state}'; end $$;
+       create trigger refused before insert on usage_record for each row execute function refuse()`,
+      );
+      expect(await call(state)).toBe('OVERLOADED');
+      expect(await billed()).toEqual(before);
+      await administer(url, 'drop trigger refused on usage_record');
+      const answer = await call(state);
+      expect(answer).toMatchObject({ replayed: false, usage: { units: 1 } });
+      expect(await call(state)).toEqual({ ...(answer as Predicted), replayed: true });
+    }
+    expect(await billed()).toMatchObject({ predictions: 3n, units: 3n, amountNanos: 3n, balanceNanos: 0n });
+    expect(await call('a fourth')).toBe('QUOTA_EXCEEDED');
+    expect(await other.audit()).toContain('invariants hold');
+  },
+);

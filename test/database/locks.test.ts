@@ -5,7 +5,7 @@ import { accountId } from '../../src/billing/accounts.ts';
 import type { LockedLimit } from '../../src/usage/limit-counters.ts';
 import { grantLease, lockCounter, lockLimits, returnUnits, sweepLeases, takeFromLimits, takeRequests } from '../../src/usage/usage.ts';
 import { asAdmin } from '../support/admin.ts';
-import { booksOf, broken, type Core, openCore, type Process, type Right } from '../support/core.ts';
+import { booksOf, broken, type Core, codeOf, finished, openCore, type Process, type Right } from '../support/core.ts';
 import { event } from '../support/ledger.ts';
 import { isLocked, onPostgres, race } from '../support/races.ts';
 
@@ -13,9 +13,10 @@ const NOON = '2026-11-15T12:00:00Z';
 const AFTER_THE_LEASES = '2026-11-15T12:00:03Z';
 let core: Core;
 let one: Process;
+let two: Process;
 beforeAll(async () => {
   core = await openCore(NOON);
-  one = await core.process();
+  [one, two] = [await core.process(), await core.process()];
 });
 afterEach(async () => {
   await core.setClock(NOON);
@@ -92,6 +93,29 @@ describe.skipIf(!onPostgres)('whoever changes what another is about to change wa
         () => asSystem(core.db, (tx) => lockLimits(tx, right)),
       ),
     ).toMatchObject(DONE);
+  });
+
+  it('two who make the counter of a window that is used: both see all of it', async () => {
+    const right = await core.consumer({});
+    const call = async (process: Process, units: number) =>
+      process.settlement.settle(finished(right, await process.leases.admit(right, units, 5_000)));
+    await call(one, 2);
+    await call(two, 3);
+    await capped(right, 9n);
+    await asAdmin(core.db, (tx) => tx.$executeRaw`delete from limit_counter where tenant_id = ${right.consumerTenantId}::uuid`);
+    const usedBefore = async (tx: Tx) => (await lockLimits(tx, right)).map(({ used }) => used);
+    let first: bigint[] = [];
+    const outcome = await race(
+      core.db,
+      async (tx) => {
+        first = await usedBefore(tx);
+      },
+      () => asSystem(core.db, usedBefore),
+    );
+    expect([first, outcome]).toMatchObject([[5n], { ...DONE, result: { value: [5n] } }]);
+    const outcomes = await Promise.all([one, two, one, two, one, two].map((process) => codeOf(() => call(process, 1))));
+    expect(outcomes.sort()).toEqual(['OK', 'OK', 'OK', 'OK', 'QUOTA_EXCEEDED', 'QUOTA_EXCEEDED']);
+    expect(await asSystem(core.db, usedBefore)).toEqual([9n]);
   });
 
   it('two who take of a limit', async () => {
