@@ -27,21 +27,24 @@ export type SettlementStore = {
   answered(keys: readonly Keyed[]): Promise<ReadonlyMap<string, () => Promise<Stored>>>;
 };
 
-/** Refused calls that look at the books at once: those that grant and settle need the connections. */
+/** Looks at the books at once: those that grant and settle need the connections. */
 const LOOKS_MAX = 2;
 
 /** The books in the database: one statement, `mercato_settle`, is one transaction. */
 export function createSettlementStore(options: { db: Database; replays: Replays; billing: Billing; replayHours: number }): SettlementStore {
   const { db, replays, billing, replayHours } = options;
   const { currency, commissionBps } = billing;
-  let looks = 0;
+  const looking = new Map<string, Promise<Short | null>>();
 
+  /** One look for all calls alike that ask meanwhile. */
   async function look(admission: Admission): Promise<Short | null> {
-    if (looks === LOOKS_MAX) return null;
-    looks++;
-    return asSystem(db, (tx) => shortOfSwept(tx, billing, admission)).finally(() => {
-      looks--;
-    });
+    const { key, period, units } = admission;
+    const name = [key.consumerTenantId, key.listingId, key.terms?.planVersionId, period, units].join(':');
+    const running = looking.get(name);
+    if (running || looking.size === LOOKS_MAX) return running ?? null;
+    const looked = asSystem(db, (tx) => shortOfSwept(tx, billing, admission)).finally(() => looking.delete(name));
+    looking.set(name, looked);
+    return looked;
   }
 
   return {

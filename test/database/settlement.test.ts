@@ -203,16 +203,19 @@ describe('a call that has run and finds what its lease held with others is told'
     swept.giveBack();
   });
 
-  test('to try again, where two look at the books already', async () => {
-    const right = await core.consumer({ quotaUnits: 5n });
-    const swept = await admitAndSweep(right, 5);
-    await two.settlement.settle(finished(right, await admit(two, right, 2)));
+  test('by one look for all calls alike; to try again, where others look at the books already', async () => {
+    const right = await core.consumer({ quotaUnits: 9n });
+    const swept = [await admit(one, right, 3), await admit(one, right, 2), await admit(one, right, 4)];
+    await core.setClock(AFTER_THE_LEASES);
+    await two.leases.maintain();
+    await core.setClock(NOON);
+    await two.settlement.settle(finished(right, await admit(two, right, 8)));
     const store = createSettlementStore({ db: core.db, replays: one.replays, billing: core.billing, replayHours: 24 });
-    const look = () => store.shortOf(finished(right, swept), new Error());
-    const shorts = await Promise.all([look(), look(), look()]);
-    expect(shorts.map((short) => short?.short ?? null)).toEqual(['QUOTA', 'QUOTA', null]);
-    expect(await look()).toMatchObject({ short: 'QUOTA' });
-    swept.giveBack();
+    const look = (admission: Admission) => store.shortOf(finished(right, admission), new Error());
+    const shorts = await Promise.all([...swept, ...swept].map(look));
+    expect(shorts.map((short) => short?.short ?? null)).toEqual(['QUOTA', 'QUOTA', null, 'QUOTA', 'QUOTA', null]);
+    expect(await Promise.all(swept.slice(2).map(look))).toMatchObject([{ short: 'QUOTA' }]);
+    for (const admission of swept) admission.giveBack();
   });
 });
 
