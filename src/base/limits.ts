@@ -21,6 +21,9 @@ export const LIMITS = {
   uploadLifetimeMs: 60 * 60 * 1000,
   /** After that, how long the file of an upload waits for something to be made of it. */
   uploadKeptMs: 7 * 24 * 60 * 60 * 1000,
+  /** Exports of usage records that one server process streams at once, of a tenant and of all. */
+  exportsPerTenant: 2,
+  exports: 32,
   pageSizeMax: 100,
   pageSizeDefault: 20,
   plansPerListing: 20,

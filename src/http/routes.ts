@@ -1,6 +1,6 @@
 import { timingSafeEqual } from 'node:crypto';
-import type { IncomingHttpHeaders } from 'node:http';
-import { Readable } from 'node:stream';
+import type { IncomingHttpHeaders, ServerResponse } from 'node:http';
+import type { Readable } from 'node:stream';
 import type { FastifyInstance } from 'fastify';
 import { badInput, MercatoError } from '../base/errors.ts';
 import { LIMITS } from '../base/limits.ts';
@@ -67,19 +67,27 @@ export function addUploads(fastify: FastifyInstance, receiveUpload: ReceiveUploa
 export type ExportUsage = (
   headers: IncomingHttpHeaders,
   query: Record<string, unknown>,
-) => Promise<{ format: 'ndjson' | 'csv'; lines: AsyncIterable<string> }>;
+) => Promise<{ format: 'ndjson' | 'csv'; lines: Readable }>;
 
 const EXPORT_TYPES = { ndjson: 'application/x-ndjson; charset=utf-8', csv: 'text/csv; charset=utf-8; header=present' };
 
-/** GET /usage/records?from=&to=&format= streams the caller's usage records. A fault on the way cuts the connection, so that nobody takes a part for the whole. */
-export function addExport(fastify: FastifyInstance, exportUsage: ExportUsage): void {
+/**
+ * GET /usage/records?from=&to=&format= streams the caller's usage records. A fault on the way cuts the connection, so that nobody takes a part for the whole;
+ * so does `end`, since a reader may take longer than a drain may wait.
+ */
+export function addExport(fastify: FastifyInstance, exportUsage: ExportUsage): { end(): void } {
+  const open = new Set<ServerResponse>();
   fastify.get<{ Querystring: Record<string, unknown> }>('/usage/records', async (request, reply) => {
+    open.add(reply.raw);
+    reply.raw.once('close', () => open.delete(reply.raw));
     const { format, lines } = await exportUsage(request.headers, request.query);
-    return reply
-      .type(EXPORT_TYPES[format])
-      .header('content-disposition', `attachment; filename="usage.${format}"`)
-      .send(Readable.from(lines, { objectMode: false }));
+    return reply.type(EXPORT_TYPES[format]).header('content-disposition', `attachment; filename="usage.${format}"`).send(lines);
   });
+  return {
+    end() {
+      for (const response of open) response.destroy();
+    },
+  };
 }
 
 /** POST /admin/audit?tenant= for who can read the token's file; for others there is no such route. */

@@ -40,7 +40,7 @@ export type HttpServer = {
   /** Starts listening; resolves to the port. */
   listen(): Promise<number>;
   /**
-   * Readiness goes, then the port and every connection without a call; calls in flight are answered, with `connection: close`.
+   * Readiness goes, then the port and every connection without a call; calls in flight are answered, with `connection: close`, exports cut off.
    * Resolves when no connection is left: those that outlast the longest deadline are cut.
    */
   drain(): Promise<void>;
@@ -76,7 +76,7 @@ export async function createHttp(options: HttpOptions): Promise<HttpServer> {
   addGraphql(fastify, options.graphql, live, LIMITS.bodiesHeld * options.maxBodyBytes);
   addHealth(fastify, () => !draining && options.isReady());
   addUploads(fastify, options.receiveUpload);
-  addExport(fastify, options.exportUsage);
+  const exports = addExport(fastify, options.exportUsage);
   if (options.adminToken !== null) addAudit(fastify, options.adminToken, options.audit);
   if (options.graphiql) await addGraphiql(fastify);
   await fastify.ready();
@@ -92,6 +92,8 @@ export async function createHttp(options: HttpOptions): Promise<HttpServer> {
       const cut = setTimeout(connections.cut, DRAIN_MS_MAX);
       await live?.end();
       connections.endIdle();
+      // No request comes after that.
+      exports.end();
       await fastify.close().finally(() => clearTimeout(cut));
     },
   };

@@ -1,6 +1,8 @@
+import { Readable } from 'node:stream';
 import { asTenant, type Database, type Tx } from '../base/database.ts';
-import { badInput } from '../base/errors.ts';
+import { badInput, MercatoError } from '../base/errors.ts';
 import { globalId, type NodeType } from '../base/ids.ts';
+import { LIMITS } from '../base/limits.ts';
 import { checkSpan } from './report.ts';
 
 /** What one line of an export says, in this order; ids are global ids, instants RFC 3339 UTC. */
@@ -39,23 +41,52 @@ const IDS: Partial<Record<Column, NodeType>> = {
 /** At least: what has the last one's instant is of the same page. The first is small, so that its reader need not wait for long. */
 const FIRST_ROWS = 100;
 const PAGE_ROWS = 1_000;
+const RETRY_AFTER_MS = 1_000;
 
 export type ExportFormat = 'ndjson' | 'csv';
 
 /**
  * A tenant's usage records as a consumer of [from, to), oldest first, one a line; CSV (RFC 4180) begins with the columns' names. A page of records at a
  * time is read and held, each in a transaction of its own: what is settled meanwhile with an instant that was passed already is not in it, which cannot be
- * where `to` is a minute ago. `look` is asked before each page; what it throws ends the export. 64-bit numbers are decimal strings in NDJSON. Checks the order of the two, then their distance. @throws BAD_USER_INPUT
+ * where `to` is a minute ago. `look` is asked before each page; what it throws ends the export. 64-bit numbers are decimal strings in NDJSON. The stream has a
+ * place among those of this process until it closes. Checks the order of the two, their distance, then the places. @throws BAD_USER_INPUT, OVERLOADED
  */
 export function exportRecords(
   db: Database,
+  places: ExportPlaces,
   query: { tenantId: string; from: Date; to: Date; format: ExportFormat; look(): Promise<unknown> },
-): AsyncIterable<string> {
+): Readable {
   checkSpan(query);
-  return lines(db, query);
+  const leave = places.take(query.tenantId);
+  return Readable.from(lines(db, query)).once('close', leave);
 }
 
-async function* lines(db: Database, { tenantId, from, to, format, look }: Parameters<typeof exportRecords>[1]): AsyncGenerator<string> {
+/** Each export holds a page until its client has read it, which may take as long as it likes. */
+export class ExportPlaces {
+  readonly #taken = new Map<string, number>();
+  #all = 0;
+
+  /** Returns what gives the place back. @throws OVERLOADED */
+  take(tenantId: string): () => void {
+    const taken = this.#taken.get(tenantId) ?? 0;
+    refuseWhereFull(taken, LIMITS.exportsPerTenant, 'The tenant streams as many exports from this server as it may at once.');
+    refuseWhereFull(this.#all, LIMITS.exports, 'This server streams as many exports as it may at once.');
+    this.#taken.set(tenantId, taken + 1);
+    this.#all++;
+    return () => {
+      const left = (this.#taken.get(tenantId) ?? 0) - 1;
+      if (left > 0) this.#taken.set(tenantId, left);
+      else this.#taken.delete(tenantId);
+      this.#all--;
+    };
+  }
+}
+
+function refuseWhereFull(taken: number, limit: number, message: string): void {
+  if (taken >= limit) throw new MercatoError('OVERLOADED', message, { limit: String(limit), retryAfterMs: RETRY_AFTER_MS });
+}
+
+async function* lines(db: Database, { tenantId, from, to, format, look }: Parameters<typeof exportRecords>[2]): AsyncGenerator<string> {
   if (format === 'csv') yield `${COLUMNS.join(',')}\r\n`;
   let next = { from, size: FIRST_ROWS };
   for (;;) {

@@ -6,10 +6,11 @@
  * changes; an alert refers to it, and so keeps no change of it waiting), limit_counter, rate_limit, idempotency_key, subscription_charge, transfer, account.
  * Before all of these, whoever makes a usage_counter shares the advisory lock of those who close a month: that, then usage_counter, the month's partition of usage_record, transfer.
  */
+import type { Readable } from 'node:stream';
 import type { Database, Tx } from '../base/database.ts';
 import type { PageRequest } from '../base/ids.ts';
 import { type AlertView, findAlert, listAlerts } from './alerts.ts';
-import { type ExportFormat, exportRecords, parseExport } from './export.ts';
+import { type ExportFormat, ExportPlaces, exportRecords, parseExport } from './export.ts';
 import { type Announcer, createLimits, type LimitChange, type LimitView, type NewLimit, readLimits } from './limits.ts';
 import { type UsageQuery, type UsageReport, usageReport } from './report.ts';
 
@@ -48,12 +49,12 @@ export { keepUsage } from './upkeep.ts';
 export type Usage = {
   /** The consumer's own use; see the SDL's `Query.usage`. @throws BAD_USER_INPUT */
   report(tx: Tx, query: UsageQuery): Promise<UsageReport>;
-  /** As text, a stream of lines; `query` has `from`, `to` and `format` as text; see `GET /usage/records`. `look`: whether its reader may still have it. @throws BAD_USER_INPUT */
+  /** As text, a stream of lines; `query` has `from`, `to` and `format` as text; see `GET /usage/records`. `look`: whether its reader may still have it. @throws BAD_USER_INPUT, OVERLOADED */
   exportRecords(
     tenantId: string,
     query: { from?: unknown; to?: unknown; format?: unknown },
     look: () => Promise<unknown>,
-  ): { format: ExportFormat; lines: AsyncIterable<string> };
+  ): { format: ExportFormat; lines: Readable };
   /** A tenant's limits in force, oldest first, with what is used of each; nothing is consumed. */
   limits(tx: Tx, tenantId: string): Promise<LimitView[]>;
   /** Of `limits`, those that a call of the caller's can meet: of the tenant, of its subscriptions, of the member and of the key. */
@@ -75,10 +76,11 @@ export type Usage = {
 
 export function createUsage(options: { db: Database; announcer: Announcer; currency: string }): Usage {
   const limits = createLimits(options.db, options.announcer);
+  const places = new ExportPlaces();
   return {
     exportRecords(tenantId, given, look) {
       const query = parseExport(given);
-      return { format: query.format, lines: exportRecords(options.db, { ...query, tenantId, look }) };
+      return { format: query.format, lines: exportRecords(options.db, places, { ...query, tenantId, look }) };
     },
     report: (tx, query) => usageReport(tx, options.currency, query),
     limits: (tx, tenantId) => readLimits(tx, tenantId, null),

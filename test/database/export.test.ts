@@ -1,6 +1,9 @@
+import { once } from 'node:events';
 import { afterAll, beforeAll, expect, it } from 'vitest';
 import type { Database } from '../../src/base/database.ts';
 import { newId } from '../../src/base/ids.ts';
+import { LIMITS } from '../../src/base/limits.ts';
+import { ExportPlaces } from '../../src/usage/export.ts';
 import { createUsage } from '../../src/usage/usage.ts';
 import { asAdmin } from '../support/admin.ts';
 import { type Core, openCore } from '../support/core.ts';
@@ -63,4 +66,25 @@ it('checks its span', () => {
   expect(() => usage.exportRecords(own, { from: NEXT, to: AT }, async () => {})).toThrow(
     expect.objectContaining({ code: 'BAD_USER_INPUT' }),
   );
+});
+
+it.each([
+  ['of a tenant', LIMITS.exportsPerTenant, () => own],
+  ['of all', LIMITS.exports, newId],
+])('has so many places in a process, %s', (_, limit, tenantOf) => {
+  const places = new ExportPlaces();
+  const [leave] = Array.from({ length: limit }, () => places.take(tenantOf()));
+  const full = expect.objectContaining({ code: 'OVERLOADED', data: { limit: String(limit), retryAfterMs: expect.any(Number) } });
+  expect(() => places.take(tenantOf())).toThrow(full);
+  leave?.();
+  places.take(tenantOf());
+  expect(() => places.take(tenantOf())).toThrow(full);
+});
+
+it('has its place until it was read to its end', async () => {
+  const usage = createUsage({ db: open, announcer: { publish: async () => 0n, confirmed: async () => {} }, currency: 'EUR' });
+  for (let read = 0; read <= LIMITS.exportsPerTenant; read++) {
+    const { lines } = usage.exportRecords(own, { from: AT, to: NEXT }, async () => {});
+    await once(lines.resume(), 'close');
+  }
 });

@@ -1,4 +1,4 @@
-import type { Readable } from 'node:stream';
+import { Readable } from 'node:stream';
 import type { Principal } from '../../src/access/access.ts';
 import type { Database } from '../../src/base/database.ts';
 import { MercatoError } from '../../src/base/errors.ts';
@@ -77,7 +77,7 @@ export async function startTinyServer(
     live: null,
     isReady: () => true,
     receiveUpload: async (_, body) => ({ sha256: 'none', sizeBytes: await discard(body) }),
-    exportUsage: async () => ({ format: 'csv', lines: (async function* () {})() }),
+    exportUsage: async () => ({ format: 'csv', lines: Readable.from([]) }),
     audit: async () => ({}),
     ...options,
   });

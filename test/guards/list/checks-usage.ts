@@ -46,7 +46,26 @@ export const usageChecks: Guard[] = [
       "if (instant === null || Number.isNaN(instant.getTime())) {\n    const expected = 'as 2026-11-01 or 2026-11-01T00:00:00Z';\n    throw badInput(",
       "if (false) {\n    const expected = '';\n    throw badInput(",
     ],
-    ['an export checks its span', '  checkSpan(query);\n  return lines', '  return lines', 'database/export'],
+    ['an export checks its span', '  checkSpan(query);\n  const leave', '  const leave', 'database/export'],
+    [
+      'exports are bounded',
+      "if (taken >= limit) throw new MercatoError('OVERLOADED'",
+      "if (false) throw new MercatoError('OVERLOADED'",
+      'database/export',
+    ],
+    [
+      "a tenant's exports are bounded",
+      'refuseWhereFull(taken, LIMITS.exportsPerTenant,',
+      'refuseWhereFull(0, LIMITS.exportsPerTenant,',
+      'database/export',
+    ],
+    [
+      "a process's exports are bounded",
+      'refuseWhereFull(this.#all, LIMITS.exports,',
+      'refuseWhereFull(0, LIMITS.exports,',
+      'database/export',
+    ],
+    ['an export that is over has no place', ".once('close', leave)", '', 'database/export'],
     [
       "an export is the tenant's",
       'where consumer_tenant_id = ${tenantId}::uuid and created_at >= ${from} and created_at <=',
