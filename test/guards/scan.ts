@@ -6,6 +6,7 @@ import { MUST_BE_KNOWN, TABLES } from './sql.ts';
 const CHECKS = [
   /\bfor (?:no key )?(?:update|share)\b/gi,
   /\bpg_advisory_(?:xact_)?lock\b/gi,
+  /\bset_config\(/gi,
   /\block table\b/gi,
   /\bon conflict\b/gi,
   /\bthrow (?:new MercatoError|refused|badInput|keyConflict)\b/g,
@@ -41,6 +42,7 @@ const FILES = [
   ...['src/usage', 'src/billing', 'src/access', 'src/tenancy'].flatMap((folder) => filesBelow(folder, '.ts')),
   ...PREDICTION.map((name) => `src/prediction/${name}.ts`),
   ...SUBSCRIPTIONS.map((name) => `src/catalog/${name}.ts`),
+  'src/base/database.ts',
   'src/base/idempotency.ts',
   'src/app.ts',
 ];

@@ -3,6 +3,7 @@ import { type Guard, guardsOf } from '../guard.ts';
 const ACCESS = 'database/access';
 const ALONE = 'database/without-walls';
 const AUDIT = 'database/audit';
+const DOORS = 'database/doors';
 const METERS = 'database/meters';
 
 /** What the audit of one tenant reads, and where. */
@@ -142,4 +143,34 @@ export const tenantChecks: Guard[] = [
       'where: { modelId, aliases: { some: { name: alias ?? LIVE } } }',
     ],
   ]),
+  ...guardsOf('code', 'src/base/database.ts', DOORS, [
+    [
+      'the role of a tenant ends with its transaction',
+      "set_config('role', 'mercato_tenant', true)",
+      "set_config('role', 'mercato_tenant', false)",
+    ],
+    [
+      'a tenant ends with its transaction where roles share a connection',
+      ", set_config('mercato.tenant_id', ${id}, true)",
+      ", set_config('mercato.tenant_id', ${id}, false)",
+    ],
+    [
+      'the role of the system ends with its transaction',
+      "set_config('role', 'mercato_system', true)",
+      "set_config('role', 'mercato_system', false)",
+    ],
+  ]),
+  {
+    name: 'a tenant ends with its transaction where a connection has one role',
+    kind: 'code',
+    edits: [
+      {
+        file: 'src/base/database.ts',
+        find: "else await tx.$executeRaw`select set_config('mercato.tenant_id', ${id}, true)`",
+        put: "else await tx.$executeRaw`select set_config('mercato.tenant_id', ${id}, false)`",
+      },
+    ],
+    tests: [`test/${DOORS}.test.ts`],
+    postgres: true,
+  },
 ];
