@@ -13,6 +13,8 @@ type Hold = { count: number; whenReleased: (() => void)[] };
 type KeyRow = { id: string; tenantId: string; createdByUserId: string | null; scopes: string[]; remainingMs: number | null };
 
 const REMEMBERED = 10_000;
+/** At once: whoever makes up keys takes no more of the connections that settlements and heartbeats need too. */
+export const LOOKUPS_MAX = 128;
 /** Longer than any call lives (a deadline is a minute at most), so that none that began before the revocation is taken for valid. */
 const REVOKED_KEPT_MS = 600_000;
 
@@ -23,6 +25,7 @@ const REVOKED_KEPT_MS = 600_000;
 export function createKeyMemory({ db, log, clock, invalidations, noteUse }: Options) {
   const entries = new LruMap<{ principal: KeyPrincipal; deadlineMs: number }>(REMEMBERED);
   const lookups = new Map<string, Promise<Principal>>();
+  let looking = 0;
   const revoked = new Map<string, number>();
   const holds = new Map<string, Hold>();
 
@@ -54,11 +57,15 @@ export function createKeyMemory({ db, log, clock, invalidations, noteUse }: Opti
 
   async function lookUp(secret: string): Promise<Principal> {
     if (!isWellFormedKey(secret)) throw new MercatoError('UNAUTHENTICATED');
+    if (looking >= LOOKUPS_MAX) throw new MercatoError('OVERLOADED', undefined, { retryAfterMs: 1_000 });
     const startMs = clock.monotonicMs();
-    const row = await asSystem(db, (tx) => findKey(tx, hashSecret(secret))).catch((error: unknown) => {
-      log.warn({ err: error }, 'an API key could not be looked up');
-      throw new MercatoError('OVERLOADED', undefined, { retryAfterMs: 1_000 }, { cause: error });
-    });
+    looking++;
+    const row = await asSystem(db, (tx) => findKey(tx, hashSecret(secret)))
+      .catch((error: unknown) => {
+        log.warn({ err: error }, 'an API key could not be looked up');
+        throw new MercatoError('OVERLOADED', undefined, { retryAfterMs: 1_000 }, { cause: error });
+      })
+      .finally(() => looking--);
     if (!row || revoked.has(row.id)) throw new MercatoError('UNAUTHENTICATED');
     const principal = principalOf(row);
     entries.set(secret, { principal, deadlineMs: row.remainingMs === null ? Number.POSITIVE_INFINITY : startMs + row.remainingMs });

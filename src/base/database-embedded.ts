@@ -39,6 +39,7 @@ export async function openEmbedded(dataDir: string | null, log: Log): Promise<Da
       tenantClient: prisma,
       systemClient: prisma,
       setRole: true,
+      connections: 1,
       systemQuery: null,
       listen: async (channel, heard) => {
         // A notification arrives inside the statement that carried it, whose open transaction is not the listener's.

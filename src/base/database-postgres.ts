@@ -28,6 +28,7 @@ export async function openPostgres(options: PostgresOptions, log: Log): Promise<
     tenantClient: tenant.prisma,
     systemClient: system.prisma,
     setRole: false,
+    connections: options.poolSize,
     systemQuery: system.query,
     listen: (channel, heard, restored) => listener.listen(channel, { heard, restored }),
     async [Symbol.asyncDispose]() {

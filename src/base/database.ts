@@ -13,6 +13,8 @@ export type Database = AsyncDisposable & {
   readonly tenantClient: PrismaClient;
   readonly systemClient: PrismaClient;
   readonly setRole: boolean;
+  /** Of each role; where roles share them, in all. */
+  readonly connections: number;
   /**
    * A statement of the system role straight to the driver, whose values are as the driver has them (64-bit integers and NUMERIC as text): through Prisma each
    * costs the server's thread 0.2 ms more. Null where `setRole`. NotStarted where there is no connection to be had.

@@ -7,6 +7,7 @@ import { type Admission, type Block, createLeaseMemory, type Entry, runsLow, wan
 import { type Allowance, refusalOf } from './lease-refusals.ts';
 import { createLeaseReturns } from './lease-returns.ts';
 import { type LeaseStore, systemTime, type Time } from './lease-store.ts';
+import { Turns } from './turns.ts';
 
 export type { Admission } from './lease-memory.ts';
 
@@ -29,6 +30,8 @@ const MAINTAIN_MS = 500;
 const TENANTS_MAX = 10_000;
 /** Between two looks at whether other processes have returned what they were asked for. */
 const RECALL_POLL_MS = 15;
+/** A tenant has an entry for each listing and each limited member and key: refused for all of them it takes no more of the database than this, nor half. */
+const GRANTS_OF_TENANT_MAX = 2;
 
 export type LeaseOptions = {
   store: LeaseStore;
@@ -36,6 +39,8 @@ export type LeaseOptions = {
   invalidations: Pick<Access['invalidations'], 'on' | 'isFresh'>;
   log: Log;
   maintainMs?: number | null;
+  /** That the store's transactions share with those who settle and beat: grants leave one of several to them. */
+  connections?: number;
 };
 
 /**
@@ -43,9 +48,11 @@ export type LeaseOptions = {
  * Disposing returns what is unused. `maintainMs`: null leaves maintenance to the caller.
  */
 export async function createLeases(options: LeaseOptions): Promise<Leases> {
-  const { store, time = systemTime, invalidations, log, maintainMs = MAINTAIN_MS } = options;
+  const { store, time = systemTime, invalidations, log, maintainMs = MAINTAIN_MS, connections = Number.POSITIVE_INFINITY } = options;
   const memory = createLeaseMemory(time, () => returns.putBackOwed());
   const returns = createLeaseReturns({ store, time, memory, log });
+  const grantsMax = Math.max(1, connections - 1);
+  const turns = new Turns({ all: grantsMax, each: Math.max(1, Math.min(GRANTS_OF_TENANT_MAX, Math.floor(grantsMax / 2))) });
 
   /** By tenant, who of its members and keys has limits of its own; absent: not known. */
   const limited = new Map<string, ReadonlySet<string>>();
@@ -149,9 +156,8 @@ export async function createLeases(options: LeaseOptions): Promise<Leases> {
 
   async function grantFor(entry: Entry): Promise<void> {
     const need = entry.waiters[0]?.units ?? 1;
-    const requests = Math.max(1, entry.waiters.length);
     const { epoch } = entry;
-    const first = await ask(entry, { need, want: Math.max(need, wanted(entry, time.nowMs())), requests });
+    const first = await ask(entry, need, () => Math.max(need, wanted(entry, time.nowMs())));
     // A refill ahead of need takes nothing from anyone.
     const { outcome, askedAt } = entry.waiters.length > 0 ? await askAfterAll(entry, need, first) : first;
     if (epoch !== entry.epoch) {
@@ -173,9 +179,13 @@ export async function createLeases(options: LeaseOptions): Promise<Leases> {
     store.tellFull(refused.limit).catch((error: unknown) => log.warn({ err: error }, 'a full limit could not be told of'));
   }
 
-  async function ask(entry: Entry, wish: Wish, recall = false): Promise<Asked> {
-    const [askedAt, watched] = [time.nowMs(), returns.watch(entry)];
-    return { askedAt, watched, outcome: await returns.grant(entry.key, wish, recall) };
+  /** In its turn: what is wanted, and who has asked, is looked at then. */
+  function ask(entry: Entry, need: number, wantOf: () => number, recall = false): Promise<Asked> {
+    return turns.run(entry.key.consumerTenantId, async () => {
+      const [askedAt, watched] = [time.nowMs(), returns.watch(entry)];
+      const wish: Wish = { need, want: wantOf(), requests: Math.max(1, entry.waiters.length) };
+      return { askedAt, watched, outcome: await returns.grant(entry.key, wish, recall) };
+    });
   }
 
   /** Asks again until nothing is left that would end the shortage if it were put back. */
@@ -215,8 +225,7 @@ export async function createLeases(options: LeaseOptions): Promise<Leases> {
       // In a transaction of its own: the grant's would lock its counter after these wallets, out of the system's order.
       await returns.putBack(unused, false);
       if (round > 1 || mayEnd) await time.sleep(RECALL_POLL_MS);
-      const wish = { need, want: need, requests: Math.max(1, entry.waiters.length) };
-      asked = await ask(entry, wish, outcome.foreign && round > 0);
+      asked = await ask(entry, need, () => need, outcome.foreign && round > 0);
     }
   }
 
@@ -229,8 +238,7 @@ export async function createLeases(options: LeaseOptions): Promise<Leases> {
     }
     await returns.putBack(memory.takeOwed(), false);
     await Promise.all([entry.returning, returns.putBackRequests(entry)]);
-    const want = Math.max(need, wanted(entry, time.nowMs()));
-    return ask(entry, { need, want, requests: Math.max(1, entry.waiters.length) });
+    return ask(entry, need, () => Math.max(need, wanted(entry, time.nowMs())));
   }
 
   await store.onRecall((scope) => {

@@ -126,6 +126,7 @@ export async function createPredictions(options: PredictionOptions): Promise<Pre
     store: createLeaseStore({ db, billing, processId: access.processId }),
     invalidations: access.invalidations,
     log,
+    connections: db.connections,
   });
   const replays = createReplays(options);
   const cancellations = await openCancellations(db);

@@ -2,6 +2,7 @@ import { afterAll, beforeAll, describe, expect, it, test } from 'vitest';
 import { globalId, newId } from '../../src/base/ids.ts';
 import { createGrants } from '../../src/prediction/grants.ts';
 import type { Admission } from '../../src/prediction/leases.ts';
+import { asAdmin } from '../support/admin.ts';
 import { booksOf, broken, type Core, codeOf, finished, openCore, type Process, type Right } from '../support/core.ts';
 
 const NOON = '2026-11-15T12:00:00Z';
@@ -243,4 +244,51 @@ test('units leased under an older plan version are settled under it before the n
   expect(await call(two, right, 3)).toBe(300n);
   expect(await codeOf(() => call(one, right, 1))).toBe('QUOTA_EXCEEDED');
   expect(await booksOf(core.db, right)).toMatchObject({ used: 5n, balance: 680n });
+});
+
+/** What `work` comes to while somebody locks the counters of these, whose calls all wait for a grant, `stuckMin` of them in the database. */
+async function whileStuck(rights: readonly Right[], stuckMin: number, work: () => Promise<void>): Promise<void> {
+  // Their counters are there, and which limits they have is known.
+  for (const right of rights) (await admit(one, right, 1)).giveBack();
+  const tenants = rights.map(({ consumerTenantId }) => consumerTenantId);
+  const stuck = await asAdmin(core.db, async (tx) => {
+    await tx.$executeRaw`select from usage_counter where consumer_tenant_id = any(${tenants}::uuid[]) for update`;
+    const admissions = rights.map((right) => admit(one, right, 500));
+    await expect.poll(countStuck).toBeGreaterThanOrEqual(stuckMin);
+    await work();
+    return admissions;
+  });
+  for (const admission of await Promise.all(stuck)) admission.giveBack();
+}
+
+async function countStuck(): Promise<number> {
+  const found = await asAdmin(
+    core.db,
+    (tx) => tx.$queryRaw<unknown[]>`select from pg_stat_activity where datname = current_database() and wait_event_type = 'Lock'`,
+  );
+  return found.length;
+}
+
+// Embedded, all share the one connection of whoever locks.
+describe.skipIf(process.env.MERCATO_TEST_DATABASE_URL === undefined)('grants that wait leave connections', () => {
+  test("of one tenant to others' grants and settlements", async () => {
+    const right = await core.consumer({});
+    const offers = await Promise.all(Array.from({ length: 5 }, () => core.offer({})));
+    const rights = await Promise.all(offers.map(({ offer, terms }) => core.subscribe(right.consumerTenantId, offer, terms)));
+    const other = await core.consumer({ unitPriceNanos: 10n }, 10_000n);
+    const admission = await admit(one, other, 1);
+    await whileStuck(rights, 1, async () => {
+      expect(await one.settlement.settle(finished(other, admission))).toMatchObject({ amountNanos: 10n });
+      (await admit(one, other, 500)).giveBack();
+    });
+  });
+
+  test('of any number of tenants to settlements', async () => {
+    const rights = await Promise.all(Array.from({ length: 4 }, () => core.consumer({})));
+    const other = await core.consumer({ unitPriceNanos: 10n }, 1_000n);
+    const admission = await admit(one, other, 1);
+    await whileStuck(rights, 2, async () => {
+      expect(await one.settlement.settle(finished(other, admission))).toMatchObject({ amountNanos: 10n });
+    });
+  });
 });

@@ -2,6 +2,7 @@ import { PrismaPg } from '@prisma/adapter-pg';
 import { afterAll, beforeAll, beforeEach, describe, expect, it } from 'vitest';
 import type { Access, Principal, Scope } from '../../src/access/access.ts';
 import { makeKey } from '../../src/access/key-format.ts';
+import { LOOKUPS_MAX } from '../../src/access/key-memory.ts';
 import { createKeyUses } from '../../src/access/key-uses.ts';
 import { isAwaited, lastInvalidation } from '../../src/access/process-rows.ts';
 import { asSystem, asTenant } from '../../src/base/database.ts';
@@ -9,6 +10,7 @@ import { newId } from '../../src/base/ids.ts';
 import { LIMITS } from '../../src/base/limits.ts';
 import { createLog } from '../../src/base/log.ts';
 import { PrismaClient } from '../../src/generated/prisma/client.ts';
+import { codeOf } from '../support/core.ts';
 import { bearer, beat, openServers, pending, signUp } from './access-setup.ts';
 
 let servers: Awaited<ReturnType<typeof openServers>>;
@@ -29,6 +31,13 @@ const predictKey = (expiresAt: Date | null = null) => access.createApiKey(owner,
 const call = async (secret: string, by: Access = access) => by.authenticate({ apiKey: secret });
 const expire = (id: string) =>
   asSystem(servers.db, (tx) => tx.$executeRaw`update api_key set expires_at = mercato_now() where id = ${id}::uuid`);
+
+it('so many keys are looked up at once, and more once those are', async () => {
+  const made = await predictKey();
+  const codes = await Promise.all(Array.from({ length: LOOKUPS_MAX + 1 }, () => codeOf(() => call(makeKey()))));
+  expect(codes.toSorted()).toEqual(['OVERLOADED', ...Array.from({ length: LOOKUPS_MAX }, () => 'UNAUTHENTICATED')]);
+  expect((await call(made.secret))?.apiKeyId).toBe(made.apiKey.id);
+});
 
 describe('createApiKey', () => {
   it('a key is shown once, is kept as a hash, and authenticates with its scopes in both headers', async () => {

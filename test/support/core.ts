@@ -149,7 +149,7 @@ export async function openCore(instant = '2026-11-15T12:00:00Z'): Promise<Core> 
     const leases = parts.use(
       await createLeases({
         store: createLeaseStore({ db: own, billing, processId: id, nowMs: time.nowMs }),
-        ...{ time, invalidations, log, maintainMs: null },
+        ...{ time, invalidations, log, maintainMs: null, connections: own.connections },
       }),
     );
     const replays = createReplays({ db: own, store });

@@ -142,6 +142,14 @@ export const predictionChecks: Guard[] = [
       LIFE,
     ],
   ]),
+  ...guardsOf('code', 'src/prediction/leases.ts', LEASES, [
+    [
+      "a tenant's grants leave connections to others",
+      'each: Math.max(1, Math.min(GRANTS_OF_TENANT_MAX, Math.floor(grantsMax / 2)))',
+      'each: grantsMax',
+    ],
+    ['grants leave a connection to settlements', 'const grantsMax = Math.max(1, connections - 1);', 'const grantsMax = connections;'],
+  ]).map((guard) => ({ ...guard, postgres: true })),
   ...guardsOf('code', 'src/prediction/lease-returns.ts', LIFE, [
     ['what could not be returned is still owed', 'memory.owe(returned);\n', ''],
     ['what is refused of several is put back one by one', 'returned.length > 1 && wasRefused(error)', 'false'],
