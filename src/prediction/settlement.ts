@@ -120,9 +120,16 @@ export function createSettlement(options: {
       if (neverStarted(error)) for (const item of group) refuse(item, new MercatoError('OVERLOADED', undefined, { retryAfterMs: 1000 }));
       else if (!wasRefused(error)) await findOut(group, error);
       else if (again && wasVictim(error)) await writeGroup(group, false);
-      else if (group.length > 1) for (const item of group) await writeGroup([item]);
+      else if (group.length > 1) await writeHalves(group);
       else for (const item of group) tookOthers(error) ? void forfeit(item, error) : refuse(item, faultOf(error));
     }
+  }
+
+  /** Down to the calls that cannot be written even alone: one among 500 takes 18 more statements. */
+  async function writeHalves(group: readonly Item[]): Promise<void> {
+    const half = Math.ceil(group.length / 2);
+    await writeGroup(group.slice(0, half));
+    await writeGroup(group.slice(half));
   }
 
   async function finish(group: readonly Item[], outcomes: ReadonlyMap<string, Outcome>): Promise<void> {

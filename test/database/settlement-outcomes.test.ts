@@ -90,12 +90,13 @@ describe('a group of calls', () => {
     expect(twice.asked).toEqual([2, 2, 1, 1]);
   });
 
-  it('that was refused is written one by one, and only the one that fails is refused', async () => {
-    const books = failing(refusal('23514'), refusal('23514'));
+  it('that was refused is written in halves, and only the one that fails is refused', async () => {
+    const books = failing(refusal('23514'), refusal('23514'), refusal('23514'));
     expect(await settled(3, books.settle)).toEqual({
       outcomes: ['OVERLOADED', 'billed', 'billed'],
       ends: ['free', 'spent', 'spent'],
     });
+    expect(books.asked).toEqual([3, 2, 1, 1, 1]);
   });
 
   it.each([

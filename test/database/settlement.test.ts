@@ -105,6 +105,25 @@ test('a group bills exactly its valid calls, whatever is wrong with the others',
   expect(await broken(core.db)).toEqual([]);
 });
 
+test('one call that is refused among 64 leaves the others in groups: half, half of the rest, and so on', async () => {
+  const right = await core.consumer({ unitPriceNanos: 10n }, 1_000n);
+  const full = await core.consumer({ quotaUnits: 4n });
+  const swept = await admitAndSweep(full, 3);
+  await two.settlement.settle(finished(full, await admit(two, full, 2)));
+  const calls = await Promise.all(Array.from({ length: 63 }, async () => finished(right, await admit(one, right, 1))));
+  calls.splice(40, 0, finished(full, swept));
+  const codes = await Promise.all(calls.map((item) => codeOf(() => one.settlement.settle(item))));
+  expect(codes.flatMap((code, i) => (code === 'OK' ? [] : [i, code]))).toEqual([40, 'OVERLOADED']);
+  const { consumerTenantId } = right;
+  const commits = await asAdmin(
+    core.db,
+    (tx) =>
+      tx.$queryRaw<{ records: bigint }[]>`
+      select count(*) records from usage_record where consumer_tenant_id = ${consumerTenantId}::uuid group by xmin order by 1 desc`,
+  );
+  expect(commits.map(({ records }) => records)).toEqual([32n, 16n, 8n, 4n, 2n, 1n]);
+});
+
 test('a swept lease that left no room in the quota undoes its group by a rule of its own, before a CHECK does', async () => {
   const full = await core.consumer({ unitPriceNanos: 10n, quotaUnits: 5n }, 1_000n);
   const swept = await admitAndSweep(full, 5);

@@ -191,7 +191,7 @@ export const predictionChecks: Guard[] = [
     ['what is not known is found out', 'else if (!wasRefused(error)) await findOut(group, error);', ''],
     ["what was undone for another's sake is tried again", 'else if (again && wasVictim(error)) await writeGroup(group, false);', ''],
     ['it is tried again once', 'else if (again && wasVictim(error)) await', 'else if (wasVictim(error)) await'],
-    ['one that fails does not fail the others', 'else if (group.length > 1) for (const item of group) await writeGroup([item]);', ''],
+    ['one that fails does not fail the others', 'else if (group.length > 1) await writeHalves(group);', ''],
     [
       'a revoked key is told',
       "else refuse(item, new MercatoError('UNAUTHENTICATED', 'The API key was revoked or has expired.'));",
