@@ -81,7 +81,7 @@ export type Access = AsyncDisposable & {
 
   /** @throws BAD_USER_INPUT, FORBIDDEN (a scope that the caller lacks), CONFLICT (too many keys) */
   createApiKey(principal: Principal, input: NewApiKey): Promise<{ apiKey: ApiKeyView; secret: string }>;
-  /** As `createApiKey`, once for a key: a retry answers the same object, its secret null. @throws also IDEMPOTENCY_CONFLICT */
+  /** As `createApiKey`, once for a key: a retry by the same member answers the same object, its secret null. @throws also IDEMPOTENCY_CONFLICT */
   createApiKeyOnce(principal: Principal, input: NewApiKey, idempotencyKey: string): Promise<{ apiKey: ApiKeyView; secret: string | null }>;
   /**
    * Resolves when no live process accepts the key and no answer of a call with it can go out. One that is stopped after its last look and before the

@@ -50,8 +50,13 @@ export function createApiKeys(db: Database, invalidations: Invalidations) {
           await checkRoom(tx, tenantId, expiresAt);
           await insertKey(tx, principal, id, key);
         });
-        const apiKey = await findOwn(tx, tenantId, id);
-        if (apiKey === null) throw new Error('a key that was made is gone');
+        const apiKey = await findMadeBy(tx, principal, id);
+        if (apiKey === null) {
+          throw new MercatoError('IDEMPOTENCY_CONFLICT', 'The idempotency key was used by another member.', {
+            field: 'idempotencyKey',
+            expected: 'a new key',
+          });
+        }
         return { apiKey, secret: replayed ? null : secret };
       });
     },
@@ -86,6 +91,14 @@ async function findOwn(tx: Tx, tenantId: string, id: string): Promise<ApiKeyView
   const rows = await tx.$queryRaw<ApiKeyView[]>`
     select ${COLUMNS} from api_key k where k.id = ${id}::uuid and k.tenant_id = ${tenantId}::uuid`;
   return rows[0] ?? null;
+}
+
+/** Null where another member made it: who has it is under that one's limits. */
+async function findMadeBy(tx: Tx, { tenantId, memberId }: Principal, id: string): Promise<ApiKeyView | null> {
+  const [apiKey] = await tx.$queryRaw<ApiKeyView[]>`
+    select ${COLUMNS} from api_key k
+    where k.id = ${id}::uuid and k.tenant_id = ${tenantId}::uuid and k.created_by_user_id is not distinct from ${memberId}::uuid`;
+  return apiKey ?? null;
 }
 
 type CheckedKey = { name: string; scopes: Scope[]; expiresAt: Date | null; secret: string };

@@ -301,6 +301,14 @@ describe('createApiKeyOnce', () => {
     }
   });
 
+  it('refuses the key to another member, and knows its own whoever acts for it', async () => {
+    const made = await access.createApiKeyOnce(owner, input, 'shared');
+    const other = { ...owner, userId: newId(), memberId: newId() };
+    await expect(access.createApiKeyOnce(other, input, 'shared')).rejects.toMatchObject({ code: 'IDEMPOTENCY_CONFLICT' });
+    const byKey = { ...owner, userId: null, apiKeyId: made.apiKey.id };
+    expect(await access.createApiKeyOnce(byKey, input, 'shared')).toEqual({ apiKey: made.apiKey, secret: null });
+  });
+
   it('leaves a key that was refused free for the right input', async () => {
     await expect(access.createApiKeyOnce(owner, { ...input, expiresAt: new Date(0) }, 'refused')).rejects.toMatchObject({
       code: 'BAD_USER_INPUT',

@@ -47,6 +47,12 @@ export const accessChecks: Guard[] = [
     ['a key that is not there is not revoked', "if (!apiKey) throw new MercatoError('NOT_FOUND');", ''],
     ['every process knows of a revocation', "seq: await invalidations.publish(tx, 'api_key', [id])", 'seq: 0n'],
     ['a revocation waits for every process', 'await invalidations.confirmed(seq);', ''],
+    ["a retry's key is of the same member", ' and k.created_by_user_id is not distinct from ${memberId}::uuid', ''],
+    [
+      'a retry of another member is told',
+      "if (apiKey === null) {\n          throw new MercatoError('IDEMPOTENCY_CONFLICT'",
+      "if (apiKey === null) {\n          throw new MercatoError('NOT_FOUND'",
+    ],
     ["keys are the tenant's", 'where k.tenant_id = ${tenantId}::uuid and (${page', 'where (${page', ALONE],
     [
       "a key is the tenant's",

@@ -73,4 +73,9 @@ export const excuses: Excuse[] = [
     find: "set_config('enable_sort', 'off', true)",
     why: 'it chooses a plan: nobody sees more or less by it',
   },
+  {
+    file: 'src/access/api-keys.ts',
+    find: 'where k.id = ${id}::uuid and k.tenant_id = ${tenantId}::uuid and k.created_by_user_id',
+    why: "the key was found under the tenant's idempotency key in the same transaction",
+  },
 ];
