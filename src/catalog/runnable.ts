@@ -3,13 +3,14 @@ import type { ModelVersionView } from './views.ts';
 
 /** A version as the inference loads it. */
 export function runnable(version: ModelVersionView, signature: Signature): RunnableVersion {
-  const { id, sha256, joinable, trusted, maxBatchRows, runLimitMs, threads, profile, contents } = version;
+  const { id, tenantId, sha256, joinable, trusted, maxBatchRows, runLimitMs, threads, profile, contents } = version;
   const shared = trusted || (contents?.rowsProved ?? false);
   const peaks = { peakMemoryBytes: profile?.peakMemoryBytes || null, peakOnDevice: profile?.peakOnDevice ?? null };
   const fixedRows = profile?.fixedRows ?? null;
   const measuredLimit = profile ? { device: profile.device, runLimitMs: profile.runLimitMs } : null;
   return {
     id,
+    owner: tenantId,
     file: sha256,
     signature,
     joinable,

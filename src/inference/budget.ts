@@ -42,7 +42,7 @@ export function seenOn(device: string, seen: Peaks['peakOnDevice']): number | nu
 export class MemoryBudget {
   readonly #bounds: MemoryBounds;
   readonly #held: () => readonly Footprint[];
-  readonly #promised = new Map<symbol, Footprint>();
+  readonly #promised = new Map<symbol, Footprint & { owner: string | null }>();
   #has: ReadonlyMap<string, number> = new Map();
 
   constructor(bounds: MemoryBounds, held: () => readonly Footprint[]) {
@@ -60,8 +60,13 @@ export class MemoryBudget {
     return this.#promised.size;
   }
 
-  promise(place: symbol, footprint: Footprint): void {
-    this.#promised.set(place, footprint);
+  promise(place: symbol, footprint: Footprint, owner: string | null): void {
+    this.#promised.set(place, { ...footprint, owner });
+  }
+
+  /** What loads of an owner's versions have room for. */
+  promisedTo(owner: string | null): Footprint[] {
+    return [...this.#promised.values()].filter((one) => one.owner === owner);
   }
 
   /** Ends a promise: what was promised is held, or not needed any more. */
@@ -110,6 +115,6 @@ export class MemoryBudget {
   }
 }
 
-function sumOf(taken: readonly Footprint[], key: 'bytes' | 'deviceBytes'): number {
+export function sumOf(taken: readonly Footprint[], key: 'bytes' | 'deviceBytes'): number {
   return taken.reduce((sum, one) => sum + one[key], 0);
 }

@@ -286,7 +286,8 @@ export class RunnerConnection {
     for (const asking of this.#asking.splice(0)) asking.reject(new RunnerLost(false));
     for (const [id, call] of [...this.#pending]) {
       this.#settle(id);
-      call.reject(new RunnerLost(call.begun, call.mixed));
+      // One that was told to end may have been made to: what it had begun comes back, and shows elsewhere if it ends its runner.
+      call.reject(new RunnerLost(call.begun && !this.#leaving, call.mixed));
     }
   }
 }

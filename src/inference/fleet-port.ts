@@ -7,11 +7,12 @@ import type { Hardware, SeenOn } from './hardware.ts';
 import type { ReplicaBounds } from './scaling.ts';
 
 /**
- * A version as a runner loads it. `file`: what `readModel` reads. `joinable`: its rows may share a run; `shared`: also those of different tenants.
+ * A version as a runner loads it. `owner`: an opaque key of whose it is, which shares the host's places and memory with others; whoever calls it, it fills them by its versions alone. `file`: what `readModel` reads. `joinable`: its rows may share a run; `shared`: also those of different tenants.
  * `trusted`: the operator vouches for it; others run at a lower priority of the processor.
  */
 export type LoadableVersion = {
   id: string;
+  owner: string;
   file: string;
   joinable: boolean;
   shared: boolean;
@@ -67,7 +68,7 @@ export type InferenceStatus = { deployments: Deployment[]; spares: number; memor
 export type FleetPort = {
   /**
    * The places of the version's runners, which is loaded first where it is not: one load for all that ask meanwhile. `dead`: paths of sockets that the
-   * caller could not reach. One that no device of the host is known to run as its samples say waits until `setDevices` names one. OVERLOADED where none is named within 30 s, or no room can be made within 2 s, MODEL_FAILED where it cannot be loaded.
+   * caller could not reach. One that no device of the host is known to run as its samples say waits until `setDevices` names one. OVERLOADED where none is named within 30 s, or no room can be made within 2 s, or, while other loads of its owner take half of the places, 10, MODEL_FAILED where it cannot be loaded.
    */
   claim(version: LoadableVersion, dead: readonly string[]): Promise<Place[]>;
   /** What versions are tried on, in this order. */

@@ -1,5 +1,6 @@
 import { setTimeout as sleep } from 'node:timers/promises';
 import { MercatoError } from '../base/errors.ts';
+import { LIMITS } from '../base/limits.ts';
 import type { Log } from '../base/log.ts';
 import { footprintOf, kindOf, type MemoryBounds, MemoryBudget, seenOn } from './budget.ts';
 import { lowerPriority } from './confinement.ts';
@@ -47,7 +48,12 @@ type Deployed = {
   ended: boolean;
 };
 
+/** For whom room is made, and where. */
+type Wanted = { owner: string | null; devices: readonly string[]; mayEvict(): boolean };
+
 const TICK_MS = 1_000;
+/** Of who waits for a runner that retires each has its answer, or gave up, after the first half; no run takes longer than the second. A server process that was stopped never leaves. */
+const RETIRE_LIMIT_MS = 2 * LIMITS.deadlineMsMax;
 const NEVER_MEASURED = { peakMemoryBytes: null, peakOnDevice: null };
 /** So long the failure of a load is told of a version of which nothing is loaded. */
 const FAILURE_MS = 300_000;
@@ -97,8 +103,8 @@ export class Fleet implements FleetPort {
     this.#room = new Room(this.#budget, options.maxLoaded, {
       replicas: () => this.#replicas(),
       ask: () => this.#ask(),
-      idle: () => this.#idle(),
-      retire: (replica) => this.#retire(replica),
+      mayEnd: () => this.#mayEnd(),
+      retire: (replica, limitMs) => this.#retire(replica, limitMs),
     });
     void options.deviceBytes.then((bytes) => {
       this.#budget.has = bytes;
@@ -148,7 +154,7 @@ export class Fleet implements FleetPort {
     if (next.length === 0) return null;
     const place = Symbol(version.id);
     try {
-      const replica = await this.#place(place, version, next, () => true);
+      const replica = await this.#place(place, version, { owner: version.owner, devices: next, mayEvict: () => true });
       return { ...this.#register(replica), ...placeOf(replica) };
     } catch (error) {
       throw asFailed(error);
@@ -300,7 +306,8 @@ export class Fleet implements FleetPort {
   async #replicaOf(deployed: Deployed, place: symbol): Promise<Replica> {
     // As it is when room is looked for: the last replica may end while a further one is loaded.
     const mayEvict = () => this.#usable(deployed).length < Math.max(1, this.#boundsOf(deployed).min);
-    const replica = await this.#place(place, deployed.version, await this.#answering(deployed), mayEvict);
+    const owner = this.#boundsOf(deployed).min > 0 ? null : deployed.version.owner;
+    const replica = await this.#place(place, deployed.version, { owner, devices: await this.#answering(deployed), mayEvict });
     if ((await this.#devices.of(deployed.version)).includes(replica.footprint.device)) return replica;
     // Its device was seen not to run the version meanwhile.
     replica.runner.kill();
@@ -313,11 +320,11 @@ export class Fleet implements FleetPort {
   }
 
   /** Loads a version on the first of `devices` that has room and takes it. `place` has that room then, until it is released. */
-  async #place(place: symbol, version: LoadableVersion, devices: readonly string[], mayEvict: () => boolean): Promise<Replica> {
+  async #place(place: symbol, version: LoadableVersion, { owner, devices, mayEvict }: Wanted): Promise<Replica> {
     const model = await this.#options.readModel(version.file);
     for (let left = devices; ; ) {
       const footprints = left.map((device) => footprintOf(device, model.length, version));
-      const footprint = await this.#room.forReplica(place, footprints, mayEvict);
+      const footprint = await this.#room.forReplica(place, owner, footprints, mayEvict);
       const { device } = footprint;
       const [first = device] = left;
       if (kindOf(device) !== kindOf(first))
@@ -328,7 +335,7 @@ export class Fleet implements FleetPort {
         const { partlyOnCpu } = await loadVersion(runner, version, device, left.length > 0 ? model.slice() : model);
         const seen = seenOn(device, version.peakOnDevice);
         const deviceBytesMax = seen === null ? Number.POSITIVE_INFINITY : mostBytes(seen);
-        return { runner, footprint, partlyOnCpu, stats: NO_STATS, deviceBytes: null, deviceBytesMax };
+        return { runner, footprint, owner, partlyOnCpu, stats: NO_STATS, deviceBytes: null, deviceBytesMax };
       } catch (error) {
         runner.kill();
         if (left.length === 0) throw error;
@@ -368,12 +375,16 @@ export class Fleet implements FleetPort {
     return this.#usable(deployed).length - this.#boundsOf(deployed).min;
   }
 
-  /** Lets a replica end; resolves when it is gone. */
-  #retire(replica: Replica): Promise<void> {
-    const { connection, ended } = replica.runner;
+  /** Lets a replica end, or after `limitMs` makes it; resolves when it is gone. */
+  #retire({ runner }: Replica, limitMs = RETIRE_LIMIT_MS): Promise<void> {
+    const { connection, ended } = runner;
     if (connection.usable) connection.retire();
+    const limit = setTimeout(() => runner.kill(), limitMs).unref();
     this.#leaving.add(ended);
-    void ended.then(() => this.#leaving.delete(ended));
+    void ended.then(() => {
+      clearTimeout(limit);
+      this.#leaving.delete(ended);
+    });
     return ended;
   }
 
@@ -381,14 +392,15 @@ export class Fleet implements FleetPort {
     return [...this.#deployed.values()].flatMap(({ replicas }) => [...replicas]);
   }
 
-  /** Those that may end for others, by what they last told; first the one that was called the longest ago. */
-  #idle(): Replica[] {
-    const since = ({ stats }: Replica) => stats.idleSinceMs ?? Number.POSITIVE_INFINITY;
+  /** Those beyond what stays, by what they last told: the idle first, of these the one that was called the longest ago. */
+  #mayEnd(): Replica[] {
+    const since = ({ stats }: Replica) =>
+      stats.queued + stats.running > 0 ? Number.POSITIVE_INFINITY : (stats.idleSinceMs ?? Number.MAX_VALUE);
     const oldestFirst = (a: Replica, b: Replica) => (since(a) < since(b) ? -1 : 1);
-    const mayEnd = (deployed: Deployed) => {
-      const idle = this.#usable(deployed).filter(({ stats }) => stats.queued + stats.running === 0);
-      return idle.toSorted(oldestFirst).slice(0, Math.max(0, this.#surplus(deployed)));
-    };
+    const mayEnd = (deployed: Deployed) =>
+      this.#usable(deployed)
+        .toSorted(oldestFirst)
+        .slice(0, Math.max(0, this.#surplus(deployed)));
     return [...this.#deployed.values()].flatMap(mayEnd).toSorted(oldestFirst);
   }
 

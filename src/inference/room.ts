@@ -1,7 +1,8 @@
 import { setTimeout as sleep } from 'node:timers/promises';
 import { MercatoError } from '../base/errors.ts';
-import { type DeviceMemory, type Footprint, kindOf, type MemoryBudget } from './budget.ts';
-import type { RunnerStats } from './frames.ts';
+import { LIMITS } from '../base/limits.ts';
+import { type DeviceMemory, type Footprint, kindOf, type MemoryBudget, sumOf } from './budget.ts';
+import { hostMs, type RunnerStats } from './frames.ts';
 import type { Runner } from './runner-process.ts';
 
 /**
@@ -9,29 +10,56 @@ import type { Runner } from './runner-process.ts';
  * not known; `deviceBytesMax`: a replica that holds more ends where its device is full.
  */
 export type Holder = { runner: Runner; footprint: Footprint; stats: RunnerStats; deviceBytes: number | null; deviceBytesMax: number };
-export type Replica = Holder & { partlyOnCpu: boolean };
+/** `owner`: whose version it is; null: nobody's, since the operator keeps it loaded. */
+export type Replica = Holder & { partlyOnCpu: boolean; owner: string | null };
 
 /** Who has room now. */
 type Occupants = {
   replicas(): readonly Replica[];
   /** Asks all how they are. */
   ask(): Promise<void>;
-  /** Those that may end for others, by what they last told; first the one that was called the longest ago. */
-  idle(): readonly Replica[];
-  retire(replica: Replica): Promise<void>;
+  /** Those beyond what stays, by what they last told: the idle first, of these the one that was called the longest ago. */
+  mayEnd(): readonly Replica[];
+  /** Ends it when it has answered what it was asked, or after `limitMs` all the same. */
+  retire(replica: Replica, limitMs?: number): Promise<void>;
 };
 
-/** `kinds`: where it may be, in order; of a kind of device on the first with room. `isReplica`: it takes one of the host's places for those. */
-type Wish = { kinds: readonly (readonly Footprint[])[]; isReplica: boolean; waitMs: number; mayEvict(): boolean; refusal: string };
+/** `kinds`: where it may be, in order; of a kind of device on the first with room. `owner`: of a replica's version; `isReplica`: it takes one of the host's places for those. */
+type Wish = {
+  kinds: readonly (readonly Footprint[])[];
+  owner: string | null;
+  isReplica: boolean;
+  waitMs: number;
+  mayEvict(): boolean;
+  refusal: string;
+};
 type Choice = { footprint: Footprint; ends: readonly Replica[] };
+/** Who may be ended for it; `busyToo`: not the idle alone. */
+type Means = { mayEnd: readonly Replica[]; busyToo: boolean };
+/** How much of something these take. */
+type Measure = (taken: readonly Footprint[]) => number;
+
+const countOf: Measure = (taken) => taken.length;
 
 const WAIT_MS = 2_000;
+/** Who waits for loads of its own owner waits longer: as for a call, where nothing else is said. */
+const OWN_WAIT_MS = LIMITS.deadlineMsDefault;
+/** Room is taken from a busy replica where so long none was idle; its runs may take as long to end. */
+const BUSY_WAIT_MS = 500;
+const BUSY_END_MS = 1_000;
+/** A replica that was called so lately ends for none of an owner that has more. */
+const IN_USE_MS = 10_000;
 /** A check of a model has more patience than a call. */
 const LOAN_WAIT_MS = 30_000;
 const LOOK_MS = 50;
 const RETRY_AFTER_MS = 1_000;
 
-/** Makes room for what is to be loaded, where need be by ending idle replicas; those only where that is enough. Nobody waits for who finds no room. */
+/**
+ * Makes room for what is to be loaded, where need be by ending replicas; those only where that is enough. Nobody waits for who finds no room.
+ *
+ * First end the idle. Busy ones end for a version of another owner, where theirs holds more, of the places or the memory that it takes, than that owner would; so who asks as much as another comes to
+ * have as much, and nobody takes back what was taken from it. Loads cannot be ended, so one owner's have half of the places at most.
+ */
 export class Room {
   readonly #budget: MemoryBudget;
   readonly #replicasMax: number;
@@ -50,10 +78,11 @@ export class Room {
    * Promises a replica room for one of `footprints`, in order; on a device of another kind only where the one before has none. OVERLOADED after 2 s, or at once while
    * it may not evict.
    */
-  forReplica(place: symbol, footprints: readonly Footprint[], mayEvict: () => boolean): Promise<Footprint> {
+  forReplica(place: symbol, owner: string | null, footprints: readonly Footprint[], mayEvict: () => boolean): Promise<Footprint> {
     const kinds = Map.groupBy(footprints, ({ device }) => kindOf(device)).values();
     return this.#take(place, {
       kinds: [...kinds],
+      owner,
       isReplica: true,
       waitMs: WAIT_MS,
       mayEvict,
@@ -64,21 +93,24 @@ export class Room {
   /** Promises room to a runner that serves nobody. OVERLOADED after 30 s. */
   async forLoan(place: symbol, footprint: Footprint): Promise<void> {
     const refusal = 'There is no memory to check a model in.';
-    await this.#take(place, { kinds: [[footprint]], isReplica: false, waitMs: LOAN_WAIT_MS, mayEvict: () => true, refusal });
+    await this.#take(place, { kinds: [[footprint]], owner: null, isReplica: false, waitMs: LOAN_WAIT_MS, mayEvict: () => true, refusal });
   }
 
   async #take(place: symbol, wish: Wish): Promise<Footprint> {
-    const giveUpMs = performance.now() + wish.waitMs;
+    const startMs = performance.now();
     for (;;) {
-      if (wish.mayEvict() && !wish.kinds[0]?.some((footprint) => this.#fits(footprint, wish, []))) await this.#ask();
-      const choice = this.#choose(wish, wish.mayEvict() ? this.#occupants.idle() : []);
+      if (wish.mayEvict() && !wish.kinds[0]?.some((footprint) => this.#lacking(footprint, wish, []) === null)) await this.#ask();
+      const waitedMs = performance.now() - startMs;
+      const mayEnd = wish.mayEvict() ? this.#occupants.mayEnd() : [];
+      const loadsEnough = this.#loadsEnough(wish);
+      const choice = loadsEnough ? null : this.#choose(wish, { mayEnd, busyToo: wish.isReplica && waitedMs > BUSY_WAIT_MS });
       if (choice !== null) {
         // Before those that end are gone: their room is nobody else's.
-        this.#budget.promise(place, choice.footprint);
+        this.#budget.promise(place, choice.footprint, wish.owner);
         if (await this.#end(choice.ends)) return choice.footprint;
         this.#budget.release(place);
       }
-      if (!wish.mayEvict() || performance.now() > giveUpMs)
+      if (!wish.mayEvict() || waitedMs > (loadsEnough ? OWN_WAIT_MS : wish.waitMs))
         throw new MercatoError('OVERLOADED', wish.refusal, { rule: 'NO_PLACE', retryAfterMs: RETRY_AFTER_MS });
       await sleep(LOOK_MS);
     }
@@ -92,9 +124,13 @@ export class Room {
     return this.#asking;
   }
 
-  #choose(wish: Wish, idle: readonly Replica[]): Choice | null {
+  #loadsEnough({ isReplica, owner }: Wish): boolean {
+    return isReplica && owner !== null && this.#budget.promisedTo(owner).length >= Math.max(1, this.#replicasMax / 2);
+  }
+
+  #choose(wish: Wish, means: Means): Choice | null {
     for (const kind of wish.kinds) {
-      const choices = kind.map((footprint) => ({ footprint, ends: this.#whoseEndMakesRoom(footprint, wish, idle) }));
+      const choices = kind.map((footprint) => ({ footprint, ends: this.#whoseEndMakesRoom(footprint, wish, means) }));
       const [best] = choices.filter((choice): choice is Choice => choice.ends !== null).toSorted((a, b) => a.ends.length - b.ends.length);
       if (best !== undefined) return best;
     }
@@ -102,34 +138,60 @@ export class Room {
   }
 
   /** Those whose end makes room for `footprint`; null where that of all does not. Where the host has room, it takes those on its device. */
-  #whoseEndMakesRoom(footprint: Footprint, wish: Wish, idle: readonly Replica[]): readonly Replica[] | null {
-    if (this.#fits(footprint, wish, [])) return [];
+  #whoseEndMakesRoom(footprint: Footprint, wish: Wish, { mayEnd, busyToo }: Means): readonly Replica[] | null {
+    if (this.#lacking(footprint, wish, []) === null) return [];
     const ends = this.#occupants.replicas().filter((replica) => this.#ending.has(replica));
-    while (!this.#fits(footprint, wish, ends)) {
-      const hostFull = !this.#fits({ ...footprint, device: 'cpu' }, wish, ends);
-      const next = idle.find((replica) => !ends.includes(replica) && (hostFull || replica.footprint.device === footprint.device));
+    for (;;) {
+      const lacking = this.#lacking(footprint, wish, ends);
+      if (lacking === null) return ends;
+      const left = mayEnd.filter((replica) => !ends.includes(replica));
+      const of = (owner: string | null, measure: Measure, more: readonly Footprint[] = []) =>
+        owner === null ? 0 : measure([...left.filter((one) => one.owner === owner).map(held), ...this.#budget.promisedTo(owner), ...more]);
+      const hostFull = this.#lacking({ ...footprint, device: 'cpu' }, wish, ends) !== null;
+      const helps = (replica: Replica) => hostFull || replica.footprint.device === footprint.device;
+      const mayEndIdle = (replica: Replica) =>
+        isIdle(replica) &&
+        (wish.owner === null ||
+          [null, wish.owner].includes(replica.owner) ||
+          of(replica.owner, countOf) > of(wish.owner, countOf) ||
+          hostMs() - (replica.stats.idleSinceMs ?? Number.POSITIVE_INFINITY) > IN_USE_MS);
+      const mayEndBusy = (replica: Replica) =>
+        replica.owner !== wish.owner && of(replica.owner, lacking) > of(wish.owner, lacking, [footprint]);
+      const busy = busyToo ? left.filter(mayEndBusy).toSorted((a, b) => of(b.owner, lacking) - of(a.owner, lacking)) : [];
+      const next = left.filter(mayEndIdle).find(helps) ?? busy.find(helps);
       if (next === undefined) return null;
       ends.push(next);
     }
-    return ends;
   }
 
-  /** Whether there is room once `ends` have ended. */
-  #fits(footprint: Footprint, { isReplica }: Wish, ends: readonly Replica[]): boolean {
+  /** What there is too little of for it once `ends` have ended: places, the host's memory, or its device's; null: nothing. */
+  #lacking(footprint: Footprint, { isReplica }: Wish, ends: readonly Replica[]): Measure | null {
     const places = this.#replicasMax - this.#occupants.replicas().length - this.#budget.promised + ends.length;
-    return (places > 0 || !isReplica) && this.#budget.fits(footprint, ends.map(held));
+    if (isReplica && places <= 0) return countOf;
+    const ending = ends.map(held);
+    if (!this.#budget.fits({ ...footprint, device: 'cpu' }, ending)) return (taken) => sumOf(taken, 'bytes');
+    if (this.#budget.fits(footprint, ending)) return null;
+    return (taken) =>
+      sumOf(
+        taken.filter(({ device }) => device === footprint.device),
+        'deviceBytes',
+      );
   }
 
   /** False where not all are gone in time: a process that uses one may have stopped. */
   async #end(ends: readonly Replica[]): Promise<boolean> {
     if (ends.length === 0) return true;
     for (const replica of ends) this.#ending.add(replica);
-    const gone = Promise.all(ends.map((replica) => this.#occupants.retire(replica))).then(() => true);
+    const gone = Promise.all(ends.map((replica) => this.#occupants.retire(replica, isIdle(replica) ? undefined : BUSY_END_MS))).then(
+      () => true,
+    );
     const ended = await Promise.race([gone, sleep(WAIT_MS, false, { ref: false })]);
     for (const replica of ends) this.#ending.delete(replica);
     return ended;
   }
 }
+
+const isIdle = ({ stats }: Replica) => stats.queued + stats.running === 0;
 
 /**
  * Who has to end where the host or a device is fuller than it may be, since CUDA bounds no process, those bounds of the host together are more than it has, and one keeps what it took for its

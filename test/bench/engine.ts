@@ -55,6 +55,7 @@ export async function openEngine(changes: Partial<FleetConfig>): Promise<Engine>
   const inference = stack.use(createInference(fleet));
   const signature = { inputs: [], outputs: [], batchDimension: 'N' };
   const common = {
+    owner: 'publisher',
     joinable: true,
     shared: false,
     trusted: true,

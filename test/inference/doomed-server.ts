@@ -19,6 +19,7 @@ const inference = createInference(fleet);
 const { signature } = await inference.inspect(identityModel('FP32', ['N']), { runLimitMs: 10_000, maxBatchRows: 1 });
 const version: RunnableVersion = {
   id: 'version',
+  owner: 'publisher',
   file: 'model',
   signature,
   joinable: true,

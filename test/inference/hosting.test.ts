@@ -2,7 +2,7 @@ import { existsSync, readFileSync } from 'node:fs';
 import { describe, expect, onTestFinished, test, vi } from 'vitest';
 import { ERRORS, MercatoError } from '../../src/base/errors.ts';
 import { loadable } from '../../src/inference/hosts.ts';
-import { createInference, estimateApart, type Inference } from '../../src/inference/inference.ts';
+import { createInference, estimateApart, type Inference, ModelKilled } from '../../src/inference/inference.ts';
 import { fileOf, floats, isAlive, longs, numbersOf, request, testFleet, testInference, versionOf } from './setup.ts';
 import { bombModel, hogModel, identityModel, loopModel } from './tiny-models.ts';
 
@@ -103,18 +103,50 @@ describe('hosting', () => {
     expect(await busy).toMatchObject({ rows: 1 });
   });
 
-  test('refuses a version when every place stays busy, and never ends a busy one', async () => {
+  test('refuses a version when every place stays busy, and ends no busy one for who would have as much', async () => {
     const inference = await testInference({ maxLoaded: 1 });
     const leaving = new AbortController();
     const endless = request(versionOf(loopModel(), { id: 'busy' }), [longs([2 ** 52])], { signal: leaving.signal });
     const busy = inference.run(endless).catch((error: unknown) => error);
     await vi.waitFor(async () => expect((await inference.status()).deployments[0]?.replicas).toMatchObject([{ running: 1 }]), WAIT);
     const refused = inference.run(request(versionOf(identityModel()), [row]));
-    await expect(refused).rejects.toMatchObject({ code: 'OVERLOADED', data: { rule: 'NO_PLACE', retryAfterMs: expect.any(Number) } });
-    const told = { versionId: 'version', state: 'FAILED', failure: { code: 'OVERLOADED' }, replicas: [] };
-    expect((await inference.status()).deployments).toMatchObject([{ versionId: 'busy', replicas: [{ running: 1 }] }, told]);
+    const others = inference.run(request(versionOf(identityModel(), { id: 'others', owner: 'another' }), [row]));
+    const refusal = { status: 'rejected', reason: { code: 'OVERLOADED', data: { rule: 'NO_PLACE', retryAfterMs: expect.any(Number) } } };
+    expect(await Promise.allSettled([refused, others])).toMatchObject([refusal, refusal]);
+    const told = { state: 'FAILED', failure: { code: 'OVERLOADED' }, replicas: [] };
+    expect((await inference.status()).deployments).toMatchObject([
+      { versionId: 'busy', replicas: [{ running: 1 }] },
+      { ...told, versionId: 'version' },
+      { ...told, versionId: 'others' },
+    ]);
     leaving.abort();
     await busy;
+  });
+
+  test('lets no publisher keep others out by runs that take all places: one ends, and its calls come back', {
+    timeout: 60_000,
+  }, async () => {
+    const inference = await testInference({ maxLoaded: 4 });
+    const leaving = new AbortController();
+    const hold = (id: string) =>
+      inference
+        .run(request(versionOf(loopModel(), { id, owner: 'hog', joinable: false }), [longs([2 ** 52])], { signal: leaving.signal }))
+        .catch((error: unknown) => error);
+    const ids = ['a', 'b', 'c', 'd'];
+    const held = ids.map(hold);
+    const running = async () => {
+      const { deployments } = await inference.status();
+      return deployments.flatMap(({ versionId, replicas }) => (replicas.some((replica) => replica.running === 1) ? [versionId] : []));
+    };
+    await vi.waitFor(async () => expect((await running()).toSorted()).toEqual(ids), { timeout: 40_000 });
+    const small = versionOf(identityModel(), { id: 'small', owner: 'other' });
+    expect(await inference.run(request(small, [row]))).toMatchObject({ rows: 1 });
+    const ended = await Promise.race(held);
+    expect(ended).toMatchObject({ code: 'OVERLOADED' });
+    expect(ended).not.toBeInstanceOf(ModelKilled);
+    expect(await running()).toHaveLength(3);
+    leaving.abort();
+    await Promise.all(held);
   });
 
   test('never ends a pinned version for another', async () => {

@@ -58,6 +58,7 @@ export function versionOf(model: Uint8Array, changes: Partial<RunnableVersion> =
   const x = { name: 'x', datatype: 'FP32', shape: [-1, 2], dimensions: ['N', null] } as const;
   return {
     id: 'version',
+    owner: 'publisher',
     file: fileOf(async () => model),
     signature: { inputs: [x], outputs: [{ ...x, name: 'y' }], batchDimension: 'N' },
     joinable: true,

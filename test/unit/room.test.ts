@@ -1,6 +1,6 @@
 import { beforeEach, describe, expect, it } from 'vitest';
 import { type Footprint, MemoryBudget } from '../../src/inference/budget.ts';
-import { NO_STATS } from '../../src/inference/frames.ts';
+import { hostMs, NO_STATS } from '../../src/inference/frames.ts';
 import { held, hogOf, type Replica, Room } from '../../src/inference/room.ts';
 import type { Runner } from '../../src/inference/runner-process.ts';
 
@@ -10,18 +10,18 @@ const EVICTS_NOT = () => false;
 
 /** A host of 1000 bytes, and devices of 100 each, whose runners end when they are told to, unless they hang. */
 let present: Replica[];
-let idle: Replica[];
 let retired: Replica[];
 let hanging: Replica[];
+let promised: symbol[];
 let room: Room;
 let budget: MemoryBudget;
 beforeEach(() => {
-  [present, idle, retired, hanging] = [[], [], [], []];
+  [present, retired, hanging, promised] = [[], [], [], []];
   budget = new MemoryBudget({ memoryBytesMax: 1000, deviceMemoryBytesMax: 100 }, () => present.map(held));
   room = new Room(budget, 16, {
     replicas: () => present,
     ask: async () => {},
-    idle: () => idle.filter((replica) => !retired.includes(replica)),
+    mayEnd: () => present.filter((replica) => !retired.includes(replica)),
     retire: async (replica) => {
       if (!retired.includes(replica)) retired.push(replica);
       await new Promise<void>((resolve) => (hanging.includes(replica) ? undefined : setImmediate(resolve)));
@@ -30,14 +30,18 @@ beforeEach(() => {
   });
 });
 
-function add(footprint: Footprint, isIdle: boolean): Replica {
-  const replica = { runner: {} as Runner, footprint, stats: NO_STATS, deviceBytes: null, deviceBytesMax: 2 ** 40, partlyOnCpu: false };
+function add(footprint: Footprint, isIdle: boolean, owner: string | null = 'one'): Replica {
+  const stats = { ...NO_STATS, running: isIdle ? 0 : 1, idleSinceMs: isIdle ? hostMs() : null };
+  const replica = { runner: {} as Runner, footprint, owner, stats, deviceBytes: null, deviceBytesMax: 2 ** 40, partlyOnCpu: false };
   present.push(replica);
-  if (isIdle) idle.push(replica);
   return replica;
 }
 
-const take = (footprints: Footprint[], mayEvict = EVICTS) => room.forReplica(Symbol(), footprints, mayEvict);
+const take = (footprints: Footprint[], mayEvict = EVICTS, owner: string | null = 'one') => {
+  const place = Symbol();
+  promised.push(place);
+  return room.forReplica(place, owner, footprints, mayEvict);
+};
 
 describe('room for a load', () => {
   it('is on the first device of a kind that has some, and on the next kind where none has', async () => {
@@ -107,6 +111,75 @@ describe('room for a load', () => {
     const other = add(on('cpu', 500), true);
     await room.forLoan(Symbol(), on('cpu', 500));
     expect(retired).toEqual([stuck, other]);
+  });
+});
+
+describe('room between owners', () => {
+  const loaded = async (owner: string | null, footprint = on('cpu', 1)) => {
+    const place = Symbol();
+    await room.forReplica(place, owner, [footprint], EVICTS);
+    budget.release(place);
+    return add(footprint, false, owner);
+  };
+  const fill = (count: number, owner: string, footprint = on('cpu', 1)) =>
+    Array.from({ length: count }, () => add(footprint, false, owner));
+  const refused = { code: 'OVERLOADED' };
+
+  it('of places is taken from who has more of them, busy or not, until who asks has as many', { timeout: 30_000 }, async () => {
+    fill(10, 'hog');
+    fill(6, 'other');
+    for (let asked = 0; asked < 2; asked++) await loaded('other');
+    await expect(loaded('other')).rejects.toMatchObject(refused);
+    await expect(loaded('hog')).rejects.toMatchObject(refused);
+    expect(retired.map(({ owner }) => owner)).toEqual(['hog', 'hog']);
+    await loaded('third');
+    await loaded(null);
+    expect(retired).toHaveLength(4);
+  });
+
+  it('of memory is taken from who has more of it, of the host and of a device', { timeout: 30_000 }, async () => {
+    fill(1, 'hog', on('cpu', 900));
+    await loaded('other', on('cpu', 300));
+    await expect(loaded('hog', on('cpu', 900))).rejects.toMatchObject(refused);
+    fill(1, 'hog', on('cuda:0', 10, 90));
+    await loaded('other', on('cuda:0', 10, 30));
+    await expect(loaded('hog', on('cuda:0', 10, 90))).rejects.toMatchObject(refused);
+    expect(retired.map(({ footprint }) => footprint)).toEqual([on('cpu', 900), on('cuda:0', 10, 90)]);
+  });
+
+  it('is not taken from what stays, nor by an owner from itself while it is busy', { timeout: 30_000 }, async () => {
+    fill(9, 'hog');
+    fill(6, 'other');
+    const kept = add(on('cpu', 1), false, null);
+    await expect(loaded('hog')).rejects.toMatchObject(refused);
+    await loaded('other');
+    await expect(loaded('other')).rejects.toMatchObject(refused);
+    expect(retired).not.toContain(kept);
+  });
+
+  it('is not taken by who has more from one that was called a moment ago', { timeout: 30_000 }, async () => {
+    fill(14, 'hog');
+    const used = add(on('cpu', 1), true, 'other');
+    const old = add(on('cpu', 1), true, 'other');
+    old.stats = { ...old.stats, idleSinceMs: hostMs() - 60_000 };
+    await loaded('hog');
+    expect(retired).toEqual([old]);
+    await expect(loaded('hog')).rejects.toMatchObject(refused);
+    await loaded('third');
+    expect(retired).toEqual([old, used]);
+  });
+
+  it('is not all promised to loads of one owner, which cannot be ended', { timeout: 30_000 }, async () => {
+    for (let asked = 0; asked < 8; asked++) await take([on('cpu', 1)]);
+    await expect(take([on('cpu', 1)], EVICTS_NOT)).rejects.toMatchObject(refused);
+    const place = Symbol();
+    await room.forReplica(place, 'other', [on('cpu', 1)], EVICTS);
+    const waits = take([on('cpu', 1)]).then(() => 'loaded');
+    for (let asked = 0; asked < 6; asked++) await take([on('cpu', 1)], EVICTS, null);
+    expect(await Promise.race([waits, take([on('cpu', 1)], EVICTS, null).then(() => 'kept')])).toBe('kept');
+    budget.release(place);
+    for (const one of promised.splice(0, 1)) budget.release(one);
+    expect(await waits).toBe('loaded');
   });
 });
 
