@@ -47,7 +47,10 @@ export function serveFleet(fleet: FleetPort, child: Child): void {
   const asker = answering(fleet, say);
   child.on('message', asker.hear);
   child.once('exit', asker.leave);
-  fleet.onPlace((versionId, place) => say({ fleet: 'place', versionId, place }));
+  child.once(
+    'exit',
+    fleet.onPlace((versionId, place) => say({ fleet: 'place', versionId, place })),
+  );
 }
 
 /** As `serveFleet`, of what lends runners, and to whoever has the other end of a port. */
@@ -105,7 +108,7 @@ export function connectLender(port: MessagePort): Lender {
 
 function asking(send: (ask: Ask, failed: (error: Error) => void) => void): { fleet: FleetPort; hear(message: unknown): void } {
   const waiting = new Map<number, { resolve(value: unknown): void; reject(error: Error): void }>();
-  const listeners: ((versionId: string, place: Place) => void)[] = [];
+  const listeners = new Set<(versionId: string, place: Place) => void>();
   let asked = 0;
 
   function ask<T>(method: Method, ...args: unknown[]): Promise<T> {
@@ -144,7 +147,10 @@ function asking(send: (ask: Ask, failed: (error: Error) => void) => void): { fle
     unload: (versionId) => ask('unload', versionId),
     scale: (versionId, bounds) => ask('scale', versionId, bounds),
     status: () => ask('status'),
-    onPlace: (listener) => void listeners.push(listener),
+    onPlace(listener) {
+      listeners.add(listener);
+      return () => listeners.delete(listener);
+    },
   };
   return { fleet, hear };
 }

@@ -98,8 +98,8 @@ export type FleetPort = {
   /** Bounds the version's runners, within what the host allows; those of its minimum are not ended for being idle, nor for room. It loads none that is not loaded. */
   scale(versionId: string, bounds: ReplicaBounds): Promise<void>;
   status(): Promise<InferenceStatus>;
-  /** `listener` hears of each runner of a version that others may use from now on. */
-  onPlace(listener: (versionId: string, place: Place) => void): void;
+  /** `listener` hears of each runner of a version that others may use from now on, until the function that this returns is called. */
+  onPlace(listener: (versionId: string, place: Place) => void): () => void;
 };
 
 /** What lends runners, with which the gate tries models. */

@@ -83,7 +83,7 @@ export class Fleet implements FleetPort {
   readonly #bounds = new Map<string, ReplicaBounds>();
   readonly #devices: DevicesOfVersions;
   readonly #loans = new Map<string, Holder>();
-  readonly #listeners: ((versionId: string, place: Place) => void)[] = [];
+  readonly #listeners = new Set<(versionId: string, place: Place) => void>();
   readonly #cuda = new CudaMemory();
   readonly #kills = new Kills();
   /** By version; they outlive its replicas. */
@@ -247,8 +247,9 @@ export class Fleet implements FleetPort {
     };
   }
 
-  onPlace(listener: (versionId: string, place: Place) => void): void {
-    this.#listeners.push(listener);
+  onPlace(listener: (versionId: string, place: Place) => void): () => void {
+    this.#listeners.add(listener);
+    return () => this.#listeners.delete(listener);
   }
 
   /** Kills every runner and waits until they are gone. */

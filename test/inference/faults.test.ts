@@ -1,12 +1,14 @@
 import { spawn } from 'node:child_process';
-import { once } from 'node:events';
-import { mkdtemp, readdir, readFile, rm } from 'node:fs/promises';
+import { EventEmitter, once } from 'node:events';
+import { mkdir, mkdtemp, readdir, readFile, rm, symlink } from 'node:fs/promises';
+import { connect } from 'node:net';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { describe, expect, onTestFinished, test, vi } from 'vitest';
 import { loadable } from '../../src/inference/hosts.ts';
-import { createInference, type Inference } from '../../src/inference/inference.ts';
+import { createInference, type FleetPort, type Inference, serveFleet } from '../../src/inference/inference.ts';
+import { createRunFolder } from '../../src/inference/run-folder.ts';
 import { Trials } from '../../src/inference/trials.ts';
 import { isAlive, longs, numbersOf, request, testFleet, testInference, versionOf } from './setup.ts';
 import { identityModel, loopModel } from './tiny-models.ts';
@@ -178,6 +180,60 @@ describe('a runner', () => {
     expect(await readdir(join(dataDir, 'run'))).toHaveLength(1);
     await fleet[Symbol.asyncDispose]();
     expect(await readdir(join(dataDir, 'run'))).toEqual([]);
+  });
+
+  test('leaves nothing in the folder for everybody either, where the path of the data is too long for sockets', async () => {
+    const base = await mkdtemp(join(tmpdir(), 'm-'));
+    onTestFinished(() => rm(base, { recursive: true, force: true }));
+    vi.stubEnv('TMPDIR', base);
+    onTestFinished(() => void vi.unstubAllEnvs());
+    const dead = 2 ** 22 + 1;
+    const others = [`mercato-${process.pid}-abcdef`, `mercato-${dead}-abc`, `mercato-test-abcdef`, `${dead}-abcdef`];
+    for (const name of [`mercato-${dead}-abcdef`, ...others]) await mkdir(join(base, name));
+    await symlink(base, join(base, `mercato-${dead}-ghijkl`));
+    const folder = createRunFolder(join(base, 'long'.repeat(20)));
+    const own = folder.nextSocket().split('/').at(-2);
+    expect((await readdir(base)).toSorted()).toEqual([...others, `mercato-${dead}-ghijkl`, own].toSorted());
+    await folder.remove();
+  });
+
+  test('that was told to end is ended where a server process never leaves it', async () => {
+    const fleet = await testFleet();
+    const [place] = await fleet.claim(loadable(versionOf(identityModel())), []);
+    const stays = connect(place?.path ?? '');
+    onTestFinished(() => void stays.destroy());
+    await once(stays, 'connect');
+    vi.useFakeTimers({ toFake: ['setTimeout', 'clearTimeout'] });
+    onTestFinished(() => void vi.useRealTimers());
+    const unloaded = fleet.unload('version').then(() => 'ended');
+    // The runner has been told: it takes nobody any more.
+    await once(stays, 'data');
+    await vi.advanceTimersByTimeAsync(119_000);
+    expect((await fleet.status()).deployments).toMatchObject([{ replicas: [{ running: 0 }] }]);
+    await vi.advanceTimersByTimeAsync(2_000);
+    expect(await unloaded).toBe('ended');
+  });
+
+  test('that serves is told to no server process that has ended', async () => {
+    const fleet = await testFleet();
+    const child = Object.assign(new EventEmitter(), { send: vi.fn(() => true) });
+    const [heard, stopped] = [vi.fn(), vi.fn()];
+    const onPlace: FleetPort['onPlace'] = (listener) => {
+      const stop = fleet.onPlace(listener);
+      return () => {
+        stopped();
+        stop();
+      };
+    };
+    serveFleet({ ...fleet, onPlace } as FleetPort, child);
+    const stop = fleet.onPlace(heard);
+    await fleet.claim(loadable(versionOf(identityModel(), { id: 'first' })), []);
+    expect([heard, child.send].map((listener) => listener.mock.calls.length)).toEqual([1, 1]);
+    stop();
+    child.emit('exit');
+    expect(stopped).toHaveBeenCalledOnce();
+    await fleet.claim(loadable(versionOf(identityModel(), { id: 'second' })), []);
+    expect([heard, child.send].map((listener) => listener.mock.calls.length)).toEqual([1, 1]);
   });
 });
 
