@@ -10,6 +10,9 @@ export type MemoryBounds = { memoryBytesMax: number; deviceMemoryBytesMax: numbe
 /** The most that a version was seen to hold of the host's memory, and of a device's; null: it was not measured. */
 export type Peaks = { peakMemoryBytes: number | null; peakOnDevice: { device: string; bytes: number } | null };
 
+/** For whose version something is promised; null: for nobody's, as to all that are no replica. */
+export type Whose = { owner: string | null; isReplica: boolean };
+
 const MIB = 1024 ** 2;
 /** Node with ONNX Runtime, before a model, without the code that all share (52 MiB measured, November 2026), and what a model takes of its file's size. */
 const RUNNER_BYTES = 64 * MIB;
@@ -42,7 +45,7 @@ export function seenOn(device: string, seen: Peaks['peakOnDevice']): number | nu
 export class MemoryBudget {
   readonly #bounds: MemoryBounds;
   readonly #held: () => readonly Footprint[];
-  readonly #promised = new Map<symbol, Footprint & { owner: string | null }>();
+  readonly #promised = new Map<symbol, Footprint & Whose>();
   #has: ReadonlyMap<string, number> = new Map();
 
   constructor(bounds: MemoryBounds, held: () => readonly Footprint[]) {
@@ -60,8 +63,13 @@ export class MemoryBudget {
     return this.#promised.size;
   }
 
-  promise(place: symbol, footprint: Footprint, owner: string | null): void {
-    this.#promised.set(place, { ...footprint, owner });
+  promise(place: symbol, footprint: Footprint, whose: Whose): void {
+    this.#promised.set(place, { ...footprint, ...whose });
+  }
+
+  /** What loans have room for that are no runners yet. */
+  get promisedLoans(): Footprint[] {
+    return [...this.#promised.values()].filter(({ isReplica }) => !isReplica);
   }
 
   /** What loads of an owner's versions have room for. */

@@ -136,7 +136,7 @@ function asking(send: (ask: Ask, failed: (error: Error) => void) => void): { fle
     claim: (version, dead) => ask('claim', version, dead),
     devices: () => ask('devices'),
     hardware: () => ask('hardware'),
-    borrow: (fileBytes, device) => ask('borrow', fileBytes, device),
+    borrow: (fileBytes, device, runBytes) => ask('borrow', fileBytes, device, runBytes ?? 0),
     lend: (version, device) => ask('lend', version, device),
     deviceBytesOf: (loanId) => ask('deviceBytesOf', loanId),
     giveBack: (loanId) => ask('giveBack', loanId),

@@ -75,8 +75,11 @@ export type FleetPort = {
   devices(): Promise<DeviceChain>;
   /** What computes on each of them, and on the CPU. */
   hardware(): Promise<Hardware>;
-  /** A runner with room for a model file of so many bytes on a device. OVERLOADED where there is none within 30 s. */
-  borrow(fileBytes: number, device: string): Promise<Loan>;
+  /**
+   * A runner with room for a model file of so many bytes on a device, and `runBytes` of the host's memory besides, at most a quarter of all memory and half of that of models; it is bounded by that with a margin, and where it has the most, as any model is. All loans of
+   * the host have half of its memory, and are as many as its cores or two. OVERLOADED where there is none within 30 s.
+   */
+  borrow(fileBytes: number, device: string, runBytes?: number): Promise<Loan>;
   /** A runner with the version on the next device after `device` that takes it; null where there is no next. OVERLOADED, MODEL_FAILED as `claim`. */
   lend(version: LoadableVersion, device: string): Promise<(Loan & Place) | null>;
   /** Bytes that a borrowed runner holds of its device; null where nobody tells. */

@@ -3,7 +3,7 @@ import { MercatoError } from '../base/errors.ts';
 import { LIMITS } from '../base/limits.ts';
 import type { Log } from '../base/log.ts';
 import { footprintOf, kindOf, type MemoryBounds, MemoryBudget, seenOn } from './budget.ts';
-import { lowerPriority } from './confinement.ts';
+import { limitMemory, lowerPriority } from './confinement.ts';
 import { type Place, RunnerLost } from './connection.ts';
 import { CudaMemory } from './cuda-memory.ts';
 import type { DeviceChain } from './devices.ts';
@@ -13,6 +13,7 @@ import type { Hardware } from './hardware.ts';
 import { Kills } from './kills.ts';
 import { failureOf, loadVersion, mostBytes } from './load.ts';
 import { type Holder, held, hogOf, type Replica, Room } from './room.ts';
+import { modelBytes } from './runner-process.ts';
 import { type ReplicaBounds, Scaler, withinHost } from './scaling.ts';
 import type { Supervisor } from './supervisor.ts';
 import { DevicesOfVersions } from './version-devices.ts';
@@ -102,6 +103,7 @@ export class Fleet implements FleetPort {
     this.#budget = new MemoryBudget(options, () => [...this.#replicas(), ...this.#loans.values()].map(held));
     this.#room = new Room(this.#budget, options.maxLoaded, {
       replicas: () => this.#replicas(),
+      loans: () => [...this.#loans.values()],
       ask: () => this.#ask(),
       mayEnd: () => this.#mayEnd(),
       retire: (replica, limitMs) => this.#retire(replica, limitMs),
@@ -135,15 +137,25 @@ export class Fleet implements FleetPort {
     return this.#options.hardware;
   }
 
-  async borrow(fileBytes: number, device: string): Promise<Loan> {
-    const footprint = footprintOf(device, fileBytes, NEVER_MEASURED);
+  /** What is promised to a loan at most; who has that may take what any model may. */
+  get #loanBytesMax(): number {
+    return Math.min(modelBytes(), this.#options.memoryBytesMax / 2);
+  }
+
+  async borrow(fileBytes: number, device: string, runBytes = 0): Promise<Loan> {
+    const least = footprintOf(device, fileBytes, NEVER_MEASURED);
+    const bytes = Math.max(least.bytes, Math.min(this.#loanBytesMax, least.bytes + runBytes));
+    const footprint = { ...least, bytes };
     const place = Symbol('loan');
     try {
       await this.#room.forLoan(place, footprint);
       const runner = await this.#supervisor.take();
       // What it is to load is unproven, and who serves goes first.
       lowerPriority(runner.pid);
-      return this.#register({ runner, footprint, stats: NO_STATS, deviceBytes: null, deviceBytesMax: Number.POSITIVE_INFINITY });
+      // Drivers of others reserve what nobody knows.
+      if (device === 'cpu' && bytes < this.#loanBytesMax) await limitMemory(runner.pid, Math.min(modelBytes(), mostBytes(bytes)));
+      const deviceBytesMax = mostBytes(footprint.deviceBytes);
+      return this.#register({ runner, footprint, stats: NO_STATS, deviceBytes: null, deviceBytesMax });
     } finally {
       this.#budget.release(place);
     }
@@ -424,14 +436,18 @@ export class Fleet implements FleetPort {
     for (const holder of holders) holder.deviceBytes = told.get(holder.runner.pid) ?? holder.deviceBytes;
   }
 
-  /** What it was asked it answers: that need not be at fault. */
+  /** First a check that takes more than was promised to it, which begins again with all that it may have. What a replica was asked it answers: that need not be at fault. */
   #retireHog(device: string): void {
-    const hog = hogOf(this.#replicas(), this.#budget.memoryOf(device));
-    if (hog === undefined) return;
-    const { runner, stats, deviceBytes } = hog;
+    const memory = this.#budget.memoryOf(device);
+    const loans = [...this.#loans.values()].filter(({ footprint }) => footprint.bytes < this.#loanBytesMax);
+    const [loan, hog] = [hogOf(loans, memory), hogOf(this.#replicas(), memory)];
+    const taker = loan ?? hog;
+    if (taker === undefined) return;
+    const { runner, stats, deviceBytes } = taker;
     const { memoryBytes } = stats;
     this.#log.warn({ pid: runner.pid, device, memoryBytes, deviceBytes }, 'a runner holds too much of a device that is full');
-    void this.#retire(hog);
+    if (loan !== undefined) loan.runner.kill();
+    else if (hog !== undefined) void this.#retire(hog);
   }
 
   async #tick(): Promise<void> {

@@ -24,7 +24,7 @@ export type Inspection = {
 
 /** As `Inference.inspect` says, of a file that was read, in the thread of the gate. */
 export async function inspectModel(model: Uint8Array, contents: Contents, gate: Gate, fleet: Lender): Promise<Inspection> {
-  const box = boxed(gate);
+  const box = boxed(gate, runBytesOf(contents, model.length));
   try {
     const { done, ...chosen } = await onChain(fleet, (device) => lookOn(device, model, gate, box, fleet));
     const { signature, range, found, profile } = done;
@@ -42,6 +42,11 @@ export async function inspectModel(model: Uint8Array, contents: Contents, gate: 
   } catch (error) {
     throw rejected(error);
   }
+}
+
+/** What a run of one row takes by the file, with constants that the runtime computes; more rows ask for more where that is too little. */
+function runBytesOf({ estimates: [run] }: Contents, fileBytes: number): number {
+  return (run?.activationBytes ?? 0) + Math.max(0, (run?.weightBytes ?? 0) - fileBytes);
 }
 
 /** `longestMs`: of all runs, the first of each size included, which may plan. */

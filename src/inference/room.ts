@@ -1,3 +1,4 @@
+import { availableParallelism } from 'node:os';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { MercatoError } from '../base/errors.ts';
 import { LIMITS } from '../base/limits.ts';
@@ -16,6 +17,7 @@ export type Replica = Holder & { partlyOnCpu: boolean; owner: string | null };
 /** Who has room now. */
 type Occupants = {
   replicas(): readonly Replica[];
+  loans(): readonly Holder[];
   /** Asks all how they are. */
   ask(): Promise<void>;
   /** Those beyond what stays, by what they last told: the idle first, of these the one that was called the longest ago. */
@@ -44,6 +46,8 @@ const countOf: Measure = (taken) => taken.length;
 const WAIT_MS = 2_000;
 /** Who waits for loads of its own owner waits longer: as for a call, where nothing else is said. */
 const OWN_WAIT_MS = LIMITS.deadlineMsDefault;
+/** Loans at once, which have half of the host's memory, or one alone; of each is a processor busy. */
+const LOANS_MAX = Math.max(2, availableParallelism());
 /** Room is taken from a busy replica where so long none was idle; its runs may take as long to end. */
 const BUSY_WAIT_MS = 500;
 const BUSY_END_MS = 1_000;
@@ -103,10 +107,11 @@ export class Room {
       const waitedMs = performance.now() - startMs;
       const mayEnd = wish.mayEvict() ? this.#occupants.mayEnd() : [];
       const loadsEnough = this.#loadsEnough(wish);
-      const choice = loadsEnough ? null : this.#choose(wish, { mayEnd, busyToo: wish.isReplica && waitedMs > BUSY_WAIT_MS });
+      const choice =
+        loadsEnough || this.#lentEnough(wish) ? null : this.#choose(wish, { mayEnd, busyToo: wish.isReplica && waitedMs > BUSY_WAIT_MS });
       if (choice !== null) {
         // Before those that end are gone: their room is nobody else's.
-        this.#budget.promise(place, choice.footprint, wish.owner);
+        this.#budget.promise(place, choice.footprint, wish);
         if (await this.#end(choice.ends)) return choice.footprint;
         this.#budget.release(place);
       }
@@ -126,6 +131,12 @@ export class Room {
 
   #loadsEnough({ isReplica, owner }: Wish): boolean {
     return isReplica && owner !== null && this.#budget.promisedTo(owner).length >= Math.max(1, this.#replicasMax / 2);
+  }
+
+  #lentEnough({ isReplica, kinds }: Wish): boolean {
+    const lent = [...this.#occupants.loans().map(held), ...this.#budget.promisedLoans];
+    const bytes = sumOf([...lent, ...(kinds[0] ?? [])], 'bytes');
+    return !isReplica && (lent.length >= LOANS_MAX || (lent.length > 0 && bytes > this.#budget.memoryOf('cpu').memoryBytesMax / 2));
   }
 
   #choose(wish: Wish, means: Means): Choice | null {
@@ -198,11 +209,14 @@ const isIdle = ({ stats }: Replica) => stats.queued + stats.running === 0;
  * largest run: the replica that holds the most beyond what it may, of the host's memory beyond what its version was seen to need. None where one is ending already, nor where nobody tells what
  * is held.
  */
-export function hogOf(replicas: readonly Replica[], { device, memoryBytes, memoryBytesMax }: DeviceMemory): Replica | undefined {
+export function hogOf<One extends Holder>(
+  replicas: readonly One[],
+  { device, memoryBytes, memoryBytesMax }: DeviceMemory,
+): One | undefined {
   const isHost = device === 'cpu';
   const there = replicas.filter(({ footprint }) => isHost || footprint.device === device);
   if (memoryBytes <= memoryBytesMax || there.some(({ runner }) => !runner.connection.usable)) return undefined;
-  const beyond = ({ deviceBytes, deviceBytesMax, stats, footprint }: Replica) =>
+  const beyond = ({ deviceBytes, deviceBytesMax, stats, footprint }: Holder) =>
     isHost ? stats.memoryBytes - footprint.bytes : (deviceBytes ?? 0) - deviceBytesMax;
   return there.filter((replica) => beyond(replica) > 0).toSorted((a, b) => beyond(b) - beyond(a))[0];
 }

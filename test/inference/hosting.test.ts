@@ -1,8 +1,10 @@
 import { existsSync, readFileSync } from 'node:fs';
 import { describe, expect, onTestFinished, test, vi } from 'vitest';
 import { ERRORS, MercatoError } from '../../src/base/errors.ts';
+import { boxed, inRunner } from '../../src/inference/check-runner.ts';
+import { connectRunner } from '../../src/inference/connection.ts';
 import { loadable } from '../../src/inference/hosts.ts';
-import { createInference, estimateApart, type Inference, ModelKilled } from '../../src/inference/inference.ts';
+import { createInference, estimateApart, type Inference, ModelKilled, type Tensor } from '../../src/inference/inference.ts';
 import { fileOf, floats, isAlive, longs, numbersOf, request, testFleet, testInference, versionOf } from './setup.ts';
 import { bombModel, hogModel, identityModel, loopModel } from './tiny-models.ts';
 
@@ -185,6 +187,55 @@ describe('hosting', () => {
     await fleet.giveBack(loan.id);
     expect(await use('b')).toMatchObject({ rows: 1 });
   });
+
+  test('ends a check that takes more than was promised to it before a version that serves', { timeout: 60_000 }, async () => {
+    const fleet = await testFleet({ memoryBytesMax: 2 ** 28 });
+    const inference = createInference(fleet);
+    onTestFinished(() => inference[Symbol.asyncDispose]());
+    const serves = versionOf(identityModel(), { peakMemoryBytes: 1 });
+    await inference.run(request(serves, [row]));
+    const pidOf = async () => (await inference.status()).deployments[0]?.replicas[0]?.pid;
+    const pid = await pidOf();
+    const loan = await fleet.borrow(1, 'cpu');
+    const lost = Promise.withResolvers<void>();
+    const connection = await connectRunner({ path: loan.path, device: 'cpu' }, lost.resolve);
+    const load = { device: 'cpu', threads: 1, joinable: false, shared: false, maxBatchRows: 1, fixedRows: null, runLimitMs: 60_000 };
+    await connection.loadModel(load, hogModel());
+    const call = { tenantKey: '', priority: 0, rows: 1, outputs: null, alone: true, inputs: [floats([1], [7]), longs([2 ** 27], 'k')] };
+    let alive = true;
+    void lost.promise.then(() => {
+      alive = false;
+    });
+    while (alive && (await pidOf()) === pid)
+      await connection.call(call, { expiresMs: performance.now() + 60_000, signal: undefined }).catch(() => {});
+    expect(await pidOf()).toBe(pid);
+    expect(await inference.run(request(serves, [row]))).toMatchObject({ rows: 1 });
+  });
+
+  test.skipIf(!existsSync('/usr/bin/prlimit'))(
+    'checks again, with all that a model may have, one that was refused memory',
+    { timeout: 60_000 },
+    async () => {
+      const fleet = await testFleet();
+      const borrow = vi.spyOn(fleet, 'borrow');
+      const options = { ...boxed({ runLimitMs: 60_000, maxBatchRows: 1 }), device: 'cpu' };
+      const run = (copies: number) =>
+        inRunner(hogModel(), options, fleet, async (loaded) => {
+          const result = await loaded.run([floats([1], [7]), longs([copies], 'k')], 1).catch((error: unknown) => error);
+          return result instanceof Error ? result : numbersOf((result as { outputs: Tensor[] }).outputs[0]);
+        });
+      expect(await run(5 * 2 ** 27)).toEqual([7]);
+      expect(borrow.mock.calls).toEqual([
+        [expect.any(Number), 'cpu', 0],
+        [expect.any(Number), 'cpu', Number.MAX_SAFE_INTEGER],
+      ]);
+      expect(await run(2)).toEqual([7]);
+      expect(borrow).toHaveBeenCalledTimes(3);
+      const all = await run(2 ** 40);
+      expect(all).toMatchObject({ code: 'MODEL_FAILED' });
+      expect(borrow).toHaveBeenCalledTimes(5);
+    },
+  );
 
   test('ends a version that nobody calls, and a pinned one not', async () => {
     const inference = await testInference({ keepAliveMs: 1 });

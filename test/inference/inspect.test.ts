@@ -83,6 +83,13 @@ describe('an inspection', () => {
     expect((await inference.status()).deployments).toEqual([]);
   });
 
+  test('asks for room for what a run takes by its file', async () => {
+    const fleet = await testFleet();
+    const borrow = vi.fn(fleet.borrow.bind(fleet));
+    await inspectHere(identityModel('FP32', ['N', 1000]), { ...GATE, maxBatchRows: 1 }, lending(fleet, borrow));
+    expect(borrow.mock.calls).toEqual([[expect.any(Number), 'cpu', 8_000]]);
+  });
+
   test('measures one size where the rows are not a dimension of their own, and none of a model that no random input suits', async () => {
     const inference = await testInference();
     const { profile: fixed } = await inference.inspect(identityModel('FP32', [2, 2]), GATE);

@@ -17,7 +17,7 @@ describe('a budget of memory', () => {
       true,
     ]);
     const place = Symbol();
-    budget.promise(place, on('cuda:0', 500, 40), null);
+    budget.promise(place, on('cuda:0', 500, 40), { owner: null, isReplica: true });
     expect([budget.fits(on('cpu', 101)), budget.fits(on('cuda:0', 1, 1))]).toEqual([false, false]);
     expect(budget.memoryOf('cuda:0')).toEqual({ device: 'cuda:0', memoryBytes: 100, memoryBytesMax: 100 });
     expect(budget.memoryOf('cpu')).toEqual({ device: 'cpu', memoryBytes: 900, memoryBytesMax: 1000 });

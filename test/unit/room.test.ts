@@ -1,7 +1,8 @@
+import { availableParallelism } from 'node:os';
 import { beforeEach, describe, expect, it } from 'vitest';
 import { type Footprint, MemoryBudget } from '../../src/inference/budget.ts';
 import { hostMs, NO_STATS } from '../../src/inference/frames.ts';
-import { held, hogOf, type Replica, Room } from '../../src/inference/room.ts';
+import { type Holder, held, hogOf, type Replica, Room } from '../../src/inference/room.ts';
 import type { Runner } from '../../src/inference/runner-process.ts';
 
 const on = (device: string, bytes: number, deviceBytes = 0): Footprint => ({ device, bytes, deviceBytes });
@@ -13,13 +14,15 @@ let present: Replica[];
 let retired: Replica[];
 let hanging: Replica[];
 let promised: symbol[];
+let lent: Holder[];
 let room: Room;
 let budget: MemoryBudget;
 beforeEach(() => {
-  [present, retired, hanging, promised] = [[], [], [], []];
+  [present, retired, hanging, promised, lent] = [[], [], [], [], []];
   budget = new MemoryBudget({ memoryBytesMax: 1000, deviceMemoryBytesMax: 100 }, () => present.map(held));
   room = new Room(budget, 16, {
     replicas: () => present,
+    loans: () => lent,
     ask: async () => {},
     mayEnd: () => present.filter((replica) => !retired.includes(replica)),
     retire: async (replica) => {
@@ -180,6 +183,31 @@ describe('room between owners', () => {
     budget.release(place);
     for (const one of promised.splice(0, 1)) budget.release(one);
     expect(await waits).toBe('loaded');
+  });
+});
+
+describe('room for checks', () => {
+  const LOANS_MAX = Math.max(2, availableParallelism());
+  /** Whether there was room at once: 30 s would pass. */
+  const lend = (footprint: Footprint, place = Symbol()) =>
+    Promise.race([room.forLoan(place, footprint).then(() => true), new Promise((resolve) => setImmediate(resolve, false))]);
+  const hold = (footprint: Footprint) => ({ ...add(footprint, false), stats: NO_STATS });
+
+  it('is half of the memory of the host, or what one alone takes', async () => {
+    const place = Symbol();
+    expect(await lend(on('cpu', 800), place)).toBe(true);
+    expect(await lend(on('cpu', 1))).toBe(false);
+    budget.release(place);
+    lent = [hold(on('cpu', 300))];
+    expect(await lend(on('cpu', 201))).toBe(false);
+    expect(await lend(on('cpu', 200))).toBe(true);
+  });
+
+  it('is for as many as there are cores', async () => {
+    lent = Array.from({ length: LOANS_MAX - 1 }, () => hold(on('cpu', 1)));
+    expect(await lend(on('cpu', 1))).toBe(true);
+    expect(await lend(on('cpu', 1))).toBe(false);
+    expect(await take([on('cpu', 1)])).toMatchObject({ device: 'cpu' });
   });
 });
 
