@@ -1,6 +1,6 @@
 /**
- * `npm run guards -- [--only TEXT]… [--kind lock|sql|function|code] [--list]`: removes each lock, constraint, policy and check of calls, usage, billing and
- * access in turn, in a copy of the tree, and runs the tests that should notice. Those of `lock`, `sql` and `function` run on the Postgres of
+ * `npm run guards -- [--only TEXT]… [--kind lock|sql|function|code] [--after NAME] [--list]`: removes each lock, constraint, policy and check of calls, usage, billing and
+ * access in turn, in a copy of the tree, and runs the tests that should notice; `--after`: goes on behind that one. Those of `lock`, `sql` and `function` run on the Postgres of
  * MERCATO_TEST_DATABASE_URL alone. Exits 1 where no test fails, the tests do not end, a mutated text is no program, or the scan finds a guard without an entry or an
  * entry of a function that a later migration replaces; else 3 where some could not be run.
  */
@@ -14,13 +14,21 @@ import { outlived, unlisted } from './scan.ts';
 const TIMEOUT_MS = 120_000;
 
 const { values } = parseArgs({
-  options: { only: { type: 'string', multiple: true, default: [] }, kind: { type: 'string' }, list: { type: 'boolean', default: false } },
+  options: {
+    only: { type: 'string', multiple: true, default: [] },
+    kind: { type: 'string' },
+    after: { type: 'string' },
+    list: { type: 'boolean', default: false },
+  },
 });
 if (values.kind !== undefined && !KINDS.some((kind) => kind === values.kind)) throw new Error(`--kind is one of ${KINDS.join(', ')}`);
 const all = allGuards(readFile);
-const guards = all.filter(
+const chosen = all.filter(
   ({ name, kind }) => (values.kind ?? kind) === kind && (values.only.length === 0 || values.only.some((text) => name.includes(text))),
 );
+const last = chosen.findIndex(({ name }) => name === values.after);
+if (values.after !== undefined && last === -1) throw new Error(`none of these is called ${values.after}`);
+const guards = chosen.slice(last + 1);
 const EXIT_NOT_RUN = 3;
 const hasPostgres = process.env.MERCATO_TEST_DATABASE_URL !== undefined;
 const short = (test: string) => test.replace(/^test\/|\.test\.ts$/g, '');
