@@ -2,7 +2,7 @@ import { MercatoError } from './errors.ts';
 
 /** Part of what is held, of one caller. */
 export type Hold = {
-  /** Adds to it. @throws OVERLOADED: there is no room, and nothing is added */
+  /** Adds to it; released, it holds nothing. @throws OVERLOADED: there is no room, and nothing is added */
   grow(bytes: number): void;
   /** Makes it another caller's. @throws OVERLOADED: that one has no room for it, and it stays as it was */
   moveTo(holder: string): void;
@@ -29,8 +29,10 @@ export class HeldBytes {
   hold(first: string): Hold {
     let holder = first;
     let held = 0;
+    let released = false;
     return {
       grow: (bytes) => {
+        if (released) return;
         if (this.#bytes + bytes > this.#bytesMax) throw this.#full();
         this.#add(holder, bytes);
         held += bytes;
@@ -42,6 +44,7 @@ export class HeldBytes {
         holder = next;
       },
       release: () => {
+        released = true;
         this.#add(holder, -held);
         held = 0;
       },

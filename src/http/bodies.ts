@@ -26,10 +26,18 @@ export function countBodies(fastify: FastifyInstance, bytesMax: number): prePars
   fastify.decorateRequest('bodyHold', null);
   return (request, reply, payload, done) => {
     if (isSmall(request.headers)) return done(null, payload);
-    const hold = bodies.hold(String(request.headers.authorization ?? request.headers['x-api-key'] ?? ''));
+    // No tenant's id: whoever sends one as its credentials is not that tenant.
+    const hold = bodies.hold(`credentials ${request.headers.authorization ?? request.headers['x-api-key']}`);
     request.bodyHold = hold;
-    reply.raw.once('close', hold.release);
-    done(null, counted(payload as Readable, hold));
+    const body = payload as Readable;
+    const through = counted(body, hold);
+    reply.raw.once('close', () => {
+      hold.release();
+      // What is answered before all of it came is read to its end, or no other request could follow on its connection.
+      body.unpipe(through).resume();
+      through.destroy();
+    });
+    done(null, through);
   };
 }
 

@@ -77,7 +77,8 @@ const EXPORT_TYPES = { ndjson: 'application/x-ndjson; charset=utf-8', csv: 'text
  */
 export function addExport(fastify: FastifyInstance, exportUsage: ExportUsage): { end(): void } {
   const open = new Set<ServerResponse>();
-  fastify.get<{ Querystring: Record<string, unknown> }>('/usage/records', async (request, reply) => {
+  // A HEAD would read all of it.
+  fastify.get<{ Querystring: Record<string, unknown> }>('/usage/records', { exposeHeadRoute: false }, async (request, reply) => {
     open.add(reply.raw);
     reply.raw.once('close', () => open.delete(reply.raw));
     const { format, lines } = await exportUsage(request.headers, request.query);

@@ -1,3 +1,5 @@
+import { once } from 'node:events';
+import { connect } from 'node:net';
 import { afterAll, beforeAll, beforeEach, expect, test } from 'vitest';
 import { codeOf, startTinyServer, type TinyServer } from '../support/tiny-server.ts';
 
@@ -62,4 +64,25 @@ test('a body that comes in parts is counted as it comes, and one whose sender ha
   expect(await Promise.all(calls)).toEqual(Array(11).fill(null));
   answered.resolve('');
   await expect.poll(async () => (await send('one')).status).toBe(200);
+});
+
+test('what is answered before its body has come holds nothing of it', async () => {
+  const { port } = new URL(server.url);
+  const body = Buffer.alloc(90_000, 'x');
+  const head = (type: string, length: number) =>
+    `POST /graphql HTTP/1.1\r\nhost: here\r\ncontent-type: ${type}\r\ncontent-length: ${length}\r\nauthorization: late\r\n\r\n`;
+  await Promise.all(
+    Array.from({ length: 40 }, async () => {
+      const socket = connect(Number(port), '127.0.0.1');
+      socket.on('error', () => {});
+      socket.write(head('text/plain', body.length));
+      const [answer] = (await once(socket, 'data')) as [Buffer];
+      expect(answer.toString()).toContain(' 415 ');
+      socket.write(body);
+      socket.end();
+      await once(socket.resume(), 'close');
+    }),
+  );
+  answered.resolve('');
+  expect(await codeOf(await server.post(BODY, { authorization: 'late' }))).toBe('OK');
 });

@@ -15,6 +15,8 @@ test('one holder has half of the room, all together have all of it, and what is 
   expect(() => other.moveTo('one')).toThrow(overloaded);
   other.moveTo('third');
   for (const hold of [one, one, other]) hold.release();
+  one.grow(100);
+  one.moveTo('third');
   room.hold('other').grow(50);
   expect(() => room.hold('other').grow(1)).toThrow(overloaded);
   room.hold('third').grow(40);
