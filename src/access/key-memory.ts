@@ -2,6 +2,7 @@ import type { Clock } from '../base/clock.ts';
 import { asSystem, type Database, type Tx } from '../base/database.ts';
 import { MercatoError } from '../base/errors.ts';
 import type { Log } from '../base/log.ts';
+import { Turns } from '../base/turns.ts';
 import type { Invalidations } from './invalidation.ts';
 import { hashSecret, isWellFormedKey } from './key-format.ts';
 import { LruMap } from './lru.ts';
@@ -13,8 +14,8 @@ type Hold = { count: number; whenReleased: (() => void)[] };
 type KeyRow = { id: string; tenantId: string; createdByUserId: string | null; scopes: string[]; remainingMs: number | null };
 
 const REMEMBERED = 10_000;
-/** At once: whoever makes up keys takes no more of the connections that settlements and heartbeats need too. */
-export const LOOKUPS_MAX = 128;
+/** Whoever makes up keys takes no more than half of the connections, which settlements and heartbeats need too; beyond these that wait, keys are refused. */
+export const LOOKUPS_WAITING_MAX = 1_000;
 /** Longer than any call lives (a deadline is a minute at most), so that none that began before the revocation is taken for valid. */
 const REVOKED_KEPT_MS = 600_000;
 
@@ -25,7 +26,8 @@ const REVOKED_KEPT_MS = 600_000;
 export function createKeyMemory({ db, log, clock, invalidations, noteUse }: Options) {
   const entries = new LruMap<{ principal: KeyPrincipal; deadlineMs: number }>(REMEMBERED);
   const lookups = new Map<string, Promise<Principal>>();
-  let looking = 0;
+  const half = Math.max(1, Math.floor(db.connections / 2));
+  const turns = new Turns({ all: half, each: half });
   const revoked = new Map<string, number>();
   const holds = new Map<string, Hold>();
 
@@ -57,15 +59,14 @@ export function createKeyMemory({ db, log, clock, invalidations, noteUse }: Opti
 
   async function lookUp(secret: string): Promise<Principal> {
     if (!isWellFormedKey(secret)) throw new MercatoError('UNAUTHENTICATED');
-    if (looking >= LOOKUPS_MAX) throw new MercatoError('OVERLOADED', undefined, { retryAfterMs: 1_000 });
+    if (turns.waiting >= LOOKUPS_WAITING_MAX) throw new MercatoError('OVERLOADED', undefined, { retryAfterMs: 1_000 });
     const startMs = clock.monotonicMs();
-    looking++;
-    const row = await asSystem(db, (tx) => findKey(tx, hashSecret(secret)))
+    const row = await turns
+      .run('', () => asSystem(db, (tx) => findKey(tx, hashSecret(secret))))
       .catch((error: unknown) => {
         log.warn({ err: error }, 'an API key could not be looked up');
         throw new MercatoError('OVERLOADED', undefined, { retryAfterMs: 1_000 }, { cause: error });
-      })
-      .finally(() => looking--);
+      });
     if (!row || revoked.has(row.id)) throw new MercatoError('UNAUTHENTICATED');
     const principal = principalOf(row);
     entries.set(secret, { principal, deadlineMs: row.remainingMs === null ? Number.POSITIVE_INFINITY : startMs + row.remainingMs });

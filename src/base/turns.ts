@@ -9,10 +9,13 @@ export class Turns {
     this.#most = most;
   }
 
-  /** Runs `work` in its turn; as it ends, so does this. */
-  async run<T>(name: string, work: () => Promise<T>): Promise<T> {
+  /** How many wait. */
+  waiting = 0;
+
+  /** Runs `work` in its turn, before all others of its name where it is `next`; as it ends, so does this. */
+  async run<T>(name: string, work: () => Promise<T>, next = false): Promise<T> {
     if (this.#hasRoom(name)) this.#enter(name);
-    else await new Promise<void>((resolve) => this.#waiting.set(name, [...(this.#waiting.get(name) ?? []), resolve]));
+    else await new Promise<void>((resolve) => this.#wait(name, resolve, next));
     try {
       return await work();
     } finally {
@@ -22,6 +25,12 @@ export class Turns {
 
   #hasRoom(name: string): boolean {
     return this.#all < this.#most.all && (this.#running.get(name) ?? 0) < this.#most.each;
+  }
+
+  #wait(name: string, begin: () => void, next: boolean): void {
+    const others = this.#waiting.get(name) ?? [];
+    this.#waiting.set(name, next ? [begin, ...others] : [...others, begin]);
+    this.waiting++;
   }
 
   #enter(name: string): void {
@@ -38,6 +47,7 @@ export class Turns {
       if (!this.#hasRoom(next)) continue;
       this.#waiting.delete(next);
       if (others.length > 0) this.#waiting.set(next, others);
+      this.waiting--;
       this.#enter(next);
       first?.();
       return;

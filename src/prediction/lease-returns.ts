@@ -12,13 +12,15 @@ export function createLeaseReturns(options: { store: LeaseStore; time: Time; mem
   let running: Promise<void> = Promise.resolve();
 
   const underWay = new Set<Promise<unknown>>();
+  /** Of these, what is put back. */
+  const comingBack = new Set<Promise<unknown>>();
   let ended = 0;
 
   /** What the database refuses of several is put back one by one: no lease keeps another's. */
   async function putBack(returned: readonly ReturnedUnits[], drain: boolean): Promise<void> {
     if (returned.length === 0) return;
     try {
-      await moving(store.putBack(returned, drain), () => true);
+      await moving(store.putBack(returned, drain), () => true, comingBack);
     } catch (error) {
       if (returned.length > 1 && wasRefused(error)) return await putBackEach(returned, drain);
       memory.owe(returned);
@@ -44,7 +46,7 @@ export function createLeaseReturns(options: { store: LeaseStore; time: Time; mem
   }
 
   /** A transaction that moves units between the database and this process, where it `did`. */
-  async function moving<T>(transaction: Promise<T>, did: (result: T) => boolean): Promise<T> {
+  async function moving<T>(transaction: Promise<T>, did: (result: T) => boolean, among?: Set<Promise<unknown>>): Promise<T> {
     const counted = transaction.then(
       (result) => {
         if (did(result)) ended++;
@@ -53,24 +55,24 @@ export function createLeaseReturns(options: { store: LeaseStore; time: Time; mem
         ended++;
       },
     );
-    underWay.add(counted);
+    for (const set of [underWay, among]) set?.add(counted);
     try {
       return await transaction;
     } finally {
-      underWay.delete(counted);
+      for (const set of [underWay, among]) set?.delete(counted);
     }
   }
 
   /**
-   * Watches what is on the move: `settled` waits for the units that are; `moved`: some have since, or do now; `requestsMoved`: requests of this entry have, do
-   * now or are about to.
+   * Watches what is on the move: `settled` waits for the units that are; `moved`: some have since, or are coming back now: what was asked for later has taken nothing
+   * that this one lacked; `requestsMoved`: requests of this entry have, do now or are about to.
    */
   function watch(entry: Entry): { settled(): Promise<unknown>; moved(): boolean; requestsMoved(): boolean } {
     const before = ended;
     const { requestReturns } = entry;
     return {
       settled: () => Promise.all(underWay),
-      moved: () => ended > before || underWay.size > 0,
+      moved: () => ended > before || comingBack.size > 0,
       requestsMoved: () => entry.requestReturns > requestReturns || entry.returning !== null || entry.owedRequests.length > 0,
     };
   }
@@ -133,7 +135,7 @@ export function createLeaseReturns(options: { store: LeaseStore; time: Time; mem
     const concerned = memory.entriesOf(consumerTenantId, listingId);
     const leases = concerned.flatMap((entry) => entry.blocks);
     memory.owe(concerned.flatMap((entry) => memory.close(entry)));
-    while (underWay.size > 0) await Promise.all(underWay);
+    while (comingBack.size > 0) await Promise.all(comingBack);
     await putBack([...memory.takeOwed(), ...leases.map((block) => memory.returnOf(block, 0, 0n))], true);
   }
 

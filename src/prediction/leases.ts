@@ -2,12 +2,12 @@ import type { Access } from '../access/access.ts';
 import { MercatoError } from '../base/errors.ts';
 import { LIMITS } from '../base/limits.ts';
 import type { Log } from '../base/log.ts';
+import { Turns } from '../base/turns.ts';
 import type { Granted, GrantKey, Short, Wish } from './grants.ts';
 import { type Admission, type Block, createLeaseMemory, type Entry, runsLow, wanted } from './lease-memory.ts';
 import { type Allowance, refusalOf } from './lease-refusals.ts';
 import { createLeaseReturns } from './lease-returns.ts';
 import { type LeaseStore, systemTime, type Time } from './lease-store.ts';
-import { Turns } from './turns.ts';
 
 export type { Admission } from './lease-memory.ts';
 
@@ -58,6 +58,7 @@ export async function createLeases(options: LeaseOptions): Promise<Leases> {
   const limited = new Map<string, ReadonlySet<string>>();
   let limitChanges = 0;
   const learning = new Map<string, Promise<ReadonlySet<string>>>();
+  let closed = false;
 
   invalidations.on('usage_limit', (tenantId) => {
     limited.delete(tenantId);
@@ -157,7 +158,7 @@ export async function createLeases(options: LeaseOptions): Promise<Leases> {
   async function grantFor(entry: Entry): Promise<void> {
     const need = entry.waiters[0]?.units ?? 1;
     const { epoch } = entry;
-    const first = await ask(entry, need, () => Math.max(need, wanted(entry, time.nowMs())));
+    const first = await ask(entry, need, () => Math.max(need, wanted(entry, time.nowMs())), { again: false });
     // A refill ahead of need takes nothing from anyone.
     const { outcome, askedAt } = entry.waiters.length > 0 ? await askAfterAll(entry, need, first) : first;
     if (epoch !== entry.epoch) {
@@ -179,13 +180,15 @@ export async function createLeases(options: LeaseOptions): Promise<Leases> {
     store.tellFull(refused.limit).catch((error: unknown) => log.warn({ err: error }, 'a full limit could not be told of'));
   }
 
-  /** In its turn: what is wanted, and who has asked, is looked at then. */
-  function ask(entry: Entry, need: number, wantOf: () => number, recall = false): Promise<Asked> {
-    return turns.run(entry.key.consumerTenantId, async () => {
+  /** In its turn: what is wanted, and who has asked, is looked at then. `again`: before those of its tenant who have not asked yet, since its time runs. */
+  function ask(entry: Entry, need: number, wantOf: () => number, { recall = false, again = true } = {}): Promise<Asked> {
+    const inTurn = async () => {
+      if (closed) throw new MercatoError('OVERLOADED', 'The server is shutting down.', { retryAfterMs: 1_000 });
       const [askedAt, watched] = [time.nowMs(), returns.watch(entry)];
       const wish: Wish = { need, want: wantOf(), requests: Math.max(1, entry.waiters.length) };
       return { askedAt, watched, outcome: await returns.grant(entry.key, wish, recall) };
-    });
+    };
+    return turns.run(entry.key.consumerTenantId, inTurn, again);
   }
 
   /** Asks again until nothing is left that would end the shortage if it were put back. */
@@ -225,7 +228,7 @@ export async function createLeases(options: LeaseOptions): Promise<Leases> {
       // In a transaction of its own: the grant's would lock its counter after these wallets, out of the system's order.
       await returns.putBack(unused, false);
       if (round > 1 || mayEnd) await time.sleep(RECALL_POLL_MS);
-      asked = await ask(entry, need, () => need, outcome.foreign && round > 0);
+      asked = await ask(entry, need, () => need, { recall: outcome.foreign && round > 0 });
     }
   }
 
@@ -255,6 +258,7 @@ export async function createLeases(options: LeaseOptions): Promise<Leases> {
     maintain: returns.maintain,
     async [Symbol.asyncDispose]() {
       clearInterval(timer);
+      closed = true;
       for (const entry of memory.all()) memory.owe(memory.close(entry));
       await returns.maintainInTurn();
     },

@@ -1,5 +1,5 @@
 import { expect, test } from 'vitest';
-import { Turns } from '../../src/prediction/turns.ts';
+import { Turns } from '../../src/base/turns.ts';
 
 /** Works that end when a test says so; `begun` has their names in the order of their beginning. */
 function open(most: { each: number; all: number }) {

@@ -10,6 +10,8 @@ UPDATE rate_limit r SET requests_per_minute = coalesce(
     WHERE s.consumer_tenant_id = r.consumer_tenant_id AND s.listing_id = r.listing_id AND v.requests_per_minute IS NOT NULL
     ORDER BY s.id DESC LIMIT 1), 6000);
 SET LOCAL ROLE mercato_owner;
+-- The default is for processes that do not know the column yet: it errs for the caller.
+ALTER TABLE "rate_limit" ALTER COLUMN "requests_per_minute" SET DEFAULT 1;
 ALTER TABLE "rate_limit" ALTER COLUMN "requests_per_minute" SET NOT NULL;
 ALTER TABLE "rate_limit" ADD CONSTRAINT "rate_limit_rate_check" CHECK ("requests_per_minute" > 0);
 

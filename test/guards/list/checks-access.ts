@@ -119,10 +119,9 @@ export const accessChecks: Guard[] = [
     ['what is no key is not looked up', "if (!isWellFormedKey(secret)) throw new MercatoError('UNAUTHENTICATED');", '', 'unit/forms'],
     [
       'look-ups of keys are bounded',
-      "if (looking >= LOOKUPS_MAX) throw new MercatoError('OVERLOADED'",
+      "if (turns.waiting >= LOOKUPS_WAITING_MAX) throw new MercatoError('OVERLOADED'",
       "if (false) throw new MercatoError('OVERLOADED'",
     ],
-    ['a look-up that is over is not counted', '.finally(() => looking--)', ''],
     [
       'a database that is gone is no refusal',
       "throw new MercatoError('OVERLOADED', undefined, { retryAfterMs: 1_000 }, { cause: error });",

@@ -90,8 +90,14 @@ export const callChecks: Guard[] = [
   ...guardsOf('code', 'src/prediction/answers.ts', 'api/answers', [
     ['a text has a longest', 'if (chars > LIMITS.answerChars) {', 'if (false) {'],
   ]),
-  ...guardsOf('code', 'src/prediction/answers.ts', 'unit/answers', [
-    ['answers take a bounded room', 'if (this.#bytes + bytes > LIMITS.answersBytes) {', 'if (false) {'],
+  ...guardsOf('code', 'src/prediction/answers.ts', 'unit/answers', [['answers take a bounded room', 'hold.grow(bytes);\n', '']]),
+  ...guardsOf('code', 'src/base/held-bytes.ts', 'unit/held-bytes', [
+    ['what is held is bounded', 'if (this.#bytes + bytes > this.#bytesMax) throw this.#full();', ''],
+    ['half of what is held may be of one', 'if (bytes > 0 && left > this.#bytesMax / 2) throw this.#full();', ''],
+    ['what is released holds nothing', 'if (released) return;\n', ''],
+  ]),
+  ...guardsOf('code', 'src/graphql/server.ts', 'api/bodies', [
+    ['a body is of the tenant that sends it', 'if (principal !== null) request.bodyHold?.moveTo(principal.tenantId);', ''],
   ]),
   ...guardsOf('code', 'src/prediction/prediction.ts', 'api/suspension', [
     [
