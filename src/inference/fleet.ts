@@ -319,7 +319,7 @@ export class Fleet implements FleetPort {
   async #replicaOf(deployed: Deployed, place: symbol): Promise<Replica> {
     // As it is when room is looked for: the last replica may end while a further one is loaded.
     const mayEvict = () => this.#usable(deployed).length < Math.max(1, this.#boundsOf(deployed).min);
-    const owner = this.#boundsOf(deployed).min > 0 ? null : deployed.version.owner;
+    const owner = this.#surplus(deployed) < 0 ? null : deployed.version.owner;
     const replica = await this.#place(place, deployed.version, { owner, devices: await this.#answering(deployed), mayEvict });
     if ((await this.#devices.of(deployed.version)).includes(replica.footprint.device)) return replica;
     // Its device was seen not to run the version meanwhile.
@@ -348,7 +348,7 @@ export class Fleet implements FleetPort {
         const { partlyOnCpu } = await loadVersion(runner, version, device, left.length > 0 ? model.slice() : model);
         const seen = seenOn(device, version.peakOnDevice);
         const deviceBytesMax = seen === null ? Number.POSITIVE_INFINITY : mostBytes(seen);
-        return { runner, footprint, owner, partlyOnCpu, stats: NO_STATS, deviceBytes: null, deviceBytesMax };
+        return { runner, footprint, owner: version.owner, partlyOnCpu, stats: NO_STATS, deviceBytes: null, deviceBytesMax };
       } catch (error) {
         runner.kill();
         if (left.length === 0) throw error;

@@ -11,12 +11,13 @@ import type { Runner } from './runner-process.ts';
  * not known; `deviceBytesMax`: a replica that holds more ends where its device is full.
  */
 export type Holder = { runner: Runner; footprint: Footprint; stats: RunnerStats; deviceBytes: number | null; deviceBytesMax: number };
-/** `owner`: whose version it is; null: nobody's, since the operator keeps it loaded. */
-export type Replica = Holder & { partlyOnCpu: boolean; owner: string | null };
+/** `owner`: whose version it is. */
+export type Replica = Holder & { partlyOnCpu: boolean; owner: string };
 
 /** Who has room now. */
 type Occupants = {
   replicas(): readonly Replica[];
+  /** Those of checks. */
   loans(): readonly Holder[];
   /** Asks all how they are. */
   ask(): Promise<void>;
@@ -26,7 +27,7 @@ type Occupants = {
   retire(replica: Replica, limitMs?: number): Promise<void>;
 };
 
-/** `kinds`: where it may be, in order; of a kind of device on the first with room. `owner`: of a replica's version; `isReplica`: it takes one of the host's places for those. */
+/** `kinds`: where it may be, in order; of a kind of device on the first with room. `owner`: of a replica's version; null: nobody's, as of one that the operator keeps loaded; `isReplica`: it takes one of the host's places for those. */
 type Wish = {
   kinds: readonly (readonly Footprint[])[];
   owner: string | null;
@@ -51,10 +52,12 @@ const LOANS_MAX = Math.max(2, availableParallelism());
 /** Room is taken from a busy replica where so long none was idle; its runs may take as long to end. */
 const BUSY_WAIT_MS = 500;
 const BUSY_END_MS = 1_000;
-/** A replica that was called so lately ends for none of an owner that has more. */
+/** A replica that was called so lately ends for no check, and for none of an owner that has more. */
 const IN_USE_MS = 10_000;
 /** A check of a model has more patience than a call. */
 const LOAN_WAIT_MS = 30_000;
+/** While it waits for other checks alone: with the time of a check less than its job may take. */
+const TURN_WAIT_MS = 100_000;
 const LOOK_MS = 50;
 const RETRY_AFTER_MS = 1_000;
 
@@ -70,6 +73,8 @@ export class Room {
   readonly #occupants: Occupants;
   /** Told to end for somebody who has the promise of their room. */
   readonly #ending = new Set<Replica>();
+  /** Loans that wait for others to end, in order. */
+  readonly #waiting = new Set<Wish>();
   #asking: Promise<void> | null = null;
 
   constructor(budget: MemoryBudget, replicasMax: number, occupants: Occupants) {
@@ -94,28 +99,34 @@ export class Room {
     });
   }
 
-  /** Promises room to a runner that serves nobody. OVERLOADED after 30 s. */
+  /** Promises room to a runner that serves nobody. OVERLOADED after 30 s without memory, or 100 s while there are as many as may be. */
   async forLoan(place: symbol, footprint: Footprint): Promise<void> {
-    const refusal = 'There is no memory to check a model in.';
-    await this.#take(place, { kinds: [[footprint]], owner: null, isReplica: false, waitMs: LOAN_WAIT_MS, mayEvict: () => true, refusal });
+    const refusal = 'There is no room to check a model in.';
+    const wish = { kinds: [[footprint]], owner: null, isReplica: false, waitMs: LOAN_WAIT_MS, mayEvict: () => true, refusal };
+    await this.#take(place, wish).finally(() => this.#waiting.delete(wish));
   }
 
   async #take(place: symbol, wish: Wish): Promise<Footprint> {
-    const startMs = performance.now();
+    const askedMs = performance.now();
+    let startMs = askedMs;
     for (;;) {
       if (wish.mayEvict() && !wish.kinds[0]?.some((footprint) => this.#lacking(footprint, wish, []) === null)) await this.#ask();
+      const isTurn = wish.isReplica || this.#isTurn(wish);
+      if (!isTurn) startMs = performance.now();
       const waitedMs = performance.now() - startMs;
+      const isLate = isTurn ? waitedMs > (this.#loadsEnough(wish) ? OWN_WAIT_MS : wish.waitMs) : performance.now() - askedMs > TURN_WAIT_MS;
       const mayEnd = wish.mayEvict() ? this.#occupants.mayEnd() : [];
-      const loadsEnough = this.#loadsEnough(wish);
       const choice =
-        loadsEnough || this.#lentEnough(wish) ? null : this.#choose(wish, { mayEnd, busyToo: wish.isReplica && waitedMs > BUSY_WAIT_MS });
+        !isTurn || this.#loadsEnough(wish) || this.#lentEnough(wish)
+          ? null
+          : this.#choose(wish, { mayEnd, busyToo: wish.isReplica && waitedMs > BUSY_WAIT_MS });
       if (choice !== null) {
         // Before those that end are gone: their room is nobody else's.
         this.#budget.promise(place, choice.footprint, wish);
         if (await this.#end(choice.ends)) return choice.footprint;
         this.#budget.release(place);
       }
-      if (!wish.mayEvict() || waitedMs > (loadsEnough ? OWN_WAIT_MS : wish.waitMs))
+      if (!wish.mayEvict() || isLate)
         throw new MercatoError('OVERLOADED', wish.refusal, { rule: 'NO_PLACE', retryAfterMs: RETRY_AFTER_MS });
       await sleep(LOOK_MS);
     }
@@ -133,10 +144,24 @@ export class Room {
     return isReplica && owner !== null && this.#budget.promisedTo(owner).length >= Math.max(1, this.#replicasMax / 2);
   }
 
+  #lent(): Footprint[] {
+    return [...this.#occupants.loans().map(held), ...this.#budget.promisedLoans];
+  }
+
+  /** Whether there is a loan more for it, besides those that wait for one longer. */
+  #isTurn(wish: Wish): boolean {
+    const waiting = [...this.#waiting];
+    const before = waiting.includes(wish) ? waiting.indexOf(wish) : waiting.length;
+    const isTurn = this.#lent().length + before < LOANS_MAX;
+    if (isTurn) this.#waiting.delete(wish);
+    else this.#waiting.add(wish);
+    return isTurn;
+  }
+
   #lentEnough({ isReplica, kinds }: Wish): boolean {
-    const lent = [...this.#occupants.loans().map(held), ...this.#budget.promisedLoans];
+    const lent = this.#lent();
     const bytes = sumOf([...lent, ...(kinds[0] ?? [])], 'bytes');
-    return !isReplica && (lent.length >= LOANS_MAX || (lent.length > 0 && bytes > this.#budget.memoryOf('cpu').memoryBytesMax / 2));
+    return !isReplica && lent.length > 0 && bytes > this.#budget.memoryOf('cpu').memoryBytesMax / 2;
   }
 
   #choose(wish: Wish, means: Means): Choice | null {
@@ -162,10 +187,9 @@ export class Room {
       const helps = (replica: Replica) => hostFull || replica.footprint.device === footprint.device;
       const mayEndIdle = (replica: Replica) =>
         isIdle(replica) &&
-        (wish.owner === null ||
-          [null, wish.owner].includes(replica.owner) ||
-          of(replica.owner, countOf) > of(wish.owner, countOf) ||
-          hostMs() - (replica.stats.idleSinceMs ?? Number.POSITIVE_INFINITY) > IN_USE_MS);
+        (hostMs() - (replica.stats.idleSinceMs ?? Number.POSITIVE_INFINITY) > IN_USE_MS ||
+          (wish.isReplica &&
+            (wish.owner === null || replica.owner === wish.owner || of(replica.owner, countOf) > of(wish.owner, countOf))));
       const mayEndBusy = (replica: Replica) =>
         replica.owner !== wish.owner && of(replica.owner, lacking) > of(wish.owner, lacking, [footprint]);
       const busy = busyToo ? left.filter(mayEndBusy).toSorted((a, b) => of(b.owner, lacking) - of(a.owner, lacking)) : [];

@@ -1,5 +1,5 @@
 import { availableParallelism } from 'node:os';
-import { beforeEach, describe, expect, it } from 'vitest';
+import { beforeEach, describe, expect, it, onTestFinished, vi } from 'vitest';
 import { type Footprint, MemoryBudget } from '../../src/inference/budget.ts';
 import { hostMs, NO_STATS } from '../../src/inference/frames.ts';
 import { type Holder, held, hogOf, type Replica, Room } from '../../src/inference/room.ts';
@@ -13,18 +13,25 @@ const EVICTS_NOT = () => false;
 let present: Replica[];
 let retired: Replica[];
 let hanging: Replica[];
+/** The minimum of its version. */
+let kept: Replica[];
 let promised: symbol[];
 let lent: Holder[];
+let looks: number;
 let room: Room;
 let budget: MemoryBudget;
 beforeEach(() => {
-  [present, retired, hanging, promised, lent] = [[], [], [], [], []];
+  [present, retired, hanging, promised, lent, kept] = [[], [], [], [], [], []];
+  looks = 0;
   budget = new MemoryBudget({ memoryBytesMax: 1000, deviceMemoryBytesMax: 100 }, () => present.map(held));
   room = new Room(budget, 16, {
     replicas: () => present,
-    loans: () => lent,
+    loans: () => {
+      looks++;
+      return lent;
+    },
     ask: async () => {},
-    mayEnd: () => present.filter((replica) => !retired.includes(replica)),
+    mayEnd: () => present.filter((replica) => !retired.includes(replica) && !kept.includes(replica)),
     retire: async (replica) => {
       if (!retired.includes(replica)) retired.push(replica);
       await new Promise<void>((resolve) => (hanging.includes(replica) ? undefined : setImmediate(resolve)));
@@ -33,10 +40,16 @@ beforeEach(() => {
   });
 });
 
-function add(footprint: Footprint, isIdle: boolean, owner: string | null = 'one'): Replica {
+function add(footprint: Footprint, isIdle: boolean, owner = 'one'): Replica {
   const stats = { ...NO_STATS, running: isIdle ? 0 : 1, idleSinceMs: isIdle ? hostMs() : null };
   const replica = { runner: {} as Runner, footprint, owner, stats, deviceBytes: null, deviceBytesMax: 2 ** 40, partlyOnCpu: false };
   present.push(replica);
+  return replica;
+}
+
+/** As if that had been called a while ago. */
+function aged(replica: Replica): Replica {
+  replica.stats = { ...replica.stats, idleSinceMs: hostMs() - 60_000 };
   return replica;
 }
 
@@ -109,9 +122,9 @@ describe('room for a load', () => {
   });
 
   it('of a check is not waited for where somebody does not end', async () => {
-    const stuck = add(on('cpu', 500), true);
+    const stuck = aged(add(on('cpu', 500), true));
     hanging.push(stuck);
-    const other = add(on('cpu', 500), true);
+    const other = aged(add(on('cpu', 500), true));
     await room.forLoan(Symbol(), on('cpu', 500));
     expect(retired).toEqual([stuck, other]);
   });
@@ -122,7 +135,7 @@ describe('room between owners', () => {
     const place = Symbol();
     await room.forReplica(place, owner, [footprint], EVICTS);
     budget.release(place);
-    return add(footprint, false, owner);
+    return add(footprint, false, owner ?? 'operator');
   };
   const fill = (count: number, owner: string, footprint = on('cpu', 1)) =>
     Array.from({ length: count }, () => add(footprint, false, owner));
@@ -153,23 +166,22 @@ describe('room between owners', () => {
   it('is not taken from what stays, nor by an owner from itself while it is busy', { timeout: 30_000 }, async () => {
     fill(9, 'hog');
     fill(6, 'other');
-    const kept = add(on('cpu', 1), false, null);
+    kept.push(add(on('cpu', 1), false, 'hog'));
     await expect(loaded('hog')).rejects.toMatchObject(refused);
     await loaded('other');
     await expect(loaded('other')).rejects.toMatchObject(refused);
-    expect(retired).not.toContain(kept);
+    expect(retired).not.toContain(kept[0]);
   });
 
   it('is not taken by who has more from one that was called a moment ago', { timeout: 30_000 }, async () => {
     fill(14, 'hog');
     const used = add(on('cpu', 1), true, 'other');
-    const old = add(on('cpu', 1), true, 'other');
-    old.stats = { ...old.stats, idleSinceMs: hostMs() - 60_000 };
+    const unused = aged(add(on('cpu', 1), true, 'other'));
     await loaded('hog');
-    expect(retired).toEqual([old]);
+    expect(retired).toEqual([unused]);
     await expect(loaded('hog')).rejects.toMatchObject(refused);
     await loaded('third');
-    expect(retired).toEqual([old, used]);
+    expect(retired).toEqual([unused, used]);
   });
 
   it('is not all promised to loads of one owner, which cannot be ended', { timeout: 30_000 }, async () => {
@@ -191,23 +203,76 @@ describe('room for checks', () => {
   /** Whether there was room at once: 30 s would pass. */
   const lend = (footprint: Footprint, place = Symbol()) =>
     Promise.race([room.forLoan(place, footprint).then(() => true), new Promise((resolve) => setImmediate(resolve, false))]);
+  /** Each that waits has looked again. */
+  const looked = () => {
+    const before = looks;
+    return vi.waitFor(() => expect(looks).toBeGreaterThan(before + 8), 20_000);
+  };
   const hold = (footprint: Footprint) => ({ ...add(footprint, false), stats: NO_STATS });
 
   it('is half of the memory of the host, or what one alone takes', async () => {
-    const place = Symbol();
-    expect(await lend(on('cpu', 800), place)).toBe(true);
-    expect(await lend(on('cpu', 1))).toBe(false);
-    budget.release(place);
+    const [alone, second] = [Symbol(), Symbol()];
+    expect(await lend(on('cpu', 800), alone)).toBe(true);
+    const waits = room.forLoan(second, on('cpu', 1));
+    await looked();
+    expect(budget.promisedLoans).toHaveLength(1);
+    budget.release(alone);
+    await waits;
+    budget.release(second);
     lent = [hold(on('cpu', 300))];
-    expect(await lend(on('cpu', 201))).toBe(false);
-    expect(await lend(on('cpu', 200))).toBe(true);
+    const third = room.forLoan(Symbol(), on('cpu', 201));
+    await looked();
+    expect(budget.promisedLoans).toEqual([]);
+    lent = [hold(on('cpu', 299))];
+    await third;
   });
 
   it('is for as many as there are cores', async () => {
     lent = Array.from({ length: LOANS_MAX - 1 }, () => hold(on('cpu', 1)));
     expect(await lend(on('cpu', 1))).toBe(true);
-    expect(await lend(on('cpu', 1))).toBe(false);
+    const waits = room.forLoan(Symbol(), on('cpu', 1));
+    await looked();
+    expect(budget.promisedLoans).toHaveLength(1);
     expect(await take([on('cpu', 1)])).toMatchObject({ device: 'cpu' });
+    lent = [];
+    await waits;
+  });
+
+  it('is waited for in turn, longer than for memory, while there are as many as may be', async () => {
+    let laterMs = 0;
+    const { now } = performance;
+    const clock = vi.spyOn(performance, 'now').mockImplementation(() => now.call(performance) + laterMs);
+    onTestFinished(() => void clock.mockRestore());
+    lent = Array.from({ length: LOANS_MAX }, () => hold(on('cpu', 1)));
+    const order: string[] = [];
+    const waits = ['first', 'second'].map((name) => room.forLoan(Symbol(), on('cpu', 1)).then(() => order.push(name)));
+    await looked();
+    laterMs = 60_000;
+    await looked();
+    lent = lent.slice(1);
+    // Of a check that gave one back, and wants another.
+    const again = room.forLoan(Symbol(), on('cpu', 1)).then(() => order.push('again'));
+    await waits[0];
+    expect(order).toEqual(['first']);
+    await looked();
+    laterMs = 200_000;
+    const refusals = await Promise.allSettled([...waits.slice(1), again]);
+    expect(refusals).toMatchObject([1, 2].map(() => ({ status: 'rejected', reason: { code: 'OVERLOADED' } })));
+  });
+
+  it('is made by what nobody called of late, and by nothing else', async () => {
+    const add100 = () => add(on('cpu', 100), true);
+    for (let count = 0; count < 7; count++) add100();
+    const unused = [aged(add100()), aged(add100())];
+    await room.forLoan(Symbol(), on('cpu', 300));
+    expect(retired).toEqual(unused);
+    const waits = room.forLoan(Symbol(), on('cpu', 100));
+    await looked();
+    expect(retired).toEqual(unused);
+    const [next] = present;
+    if (next !== undefined) aged(next);
+    await waits;
+    expect(retired).toEqual([...unused, next]);
   });
 });
 
