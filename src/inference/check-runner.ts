@@ -4,7 +4,7 @@ import type { Lender } from './fleet-port.ts';
 import { LoadTooSlow, loadInto } from './load.ts';
 import type { RejectionRule } from './onnx/onnx.ts';
 import type { Bench } from './profile.ts';
-import { modelBytes } from './runner-process.ts';
+import { NO_MEMORY } from './runner-process.ts';
 import type { Sample } from './samples.ts';
 import type { LoadedModel } from './session-thread.ts';
 import type { Tensor } from './tensor.ts';
@@ -17,18 +17,18 @@ const GATE_MS = 180_000;
 
 /** `longestMs`: of its runs so far. */
 export type Loaded = Bench & LoadedModel & { loadMs: number; longestMs(): number };
-/** `time`: what is left of the check's, in all its runners; `runBytes`: what a run is expected to take besides the file, as far as that is known. */
-export type CheckOptions = Omit<Gate, 'samples'> & { threads: number; time: { leftMs: number }; limitMs: number; runBytes: number };
+/** Of a check, in all its runners: the time that is left, and what a run is expected to take besides the file, as far as that is known. */
+type Shared = { leftMs: number; runBytes: number };
+export type CheckOptions = Omit<Gate, 'samples'> & { threads: number; shared: Shared; limitMs: number };
 
 export const boxed = ({ limitMs = GATE_MS, ...gate }: Gate, runBytes = 0): CheckOptions => ({
   ...gate,
-  ...{ threads: 1, time: { leftMs: limitMs }, limitMs, runBytes },
+  ...{ threads: 1, shared: { leftMs: limitMs, runBytes }, limitMs },
 });
 
-/** More than any model may have. */
-const ALL_BYTES = Number.MAX_SAFE_INTEGER;
-/** How ONNX Runtime and V8 say that memory was refused. */
-const NO_MEMORY = /bad_alloc|alloc|out of memory/i;
+/** A model that had too little memory is tried with so much more. */
+const MORE = 4;
+const KILLED_RETRY_MS = 1_000;
 
 export class TooSlow extends MercatoError {
   constructor({ limitMs }: CheckOptions) {
@@ -37,9 +37,12 @@ export class TooSlow extends MercatoError {
   }
 }
 
+/** `moreBytes`: what a run may take in the next runner, since it had too little memory; null: it had enough, or all that there is. */
+type Seen = { moreBytes: number | null };
+
 /**
- * Does something with a runner that serves nothing else, and ends it. Where that ended, or was refused memory, by what its file lets expect, it is done again with all that a model may have,
- * and the time that it took is not counted.
+ * Does something with a runner that serves nothing else, and ends it. Where that had too little memory by what its file lets expect, it is done again with more, up to all that a model may have,
+ * and the check goes on with that. What was done with less holds where there is no room or time for more. OVERLOADED where the runner was killed from outside.
  */
 export async function inRunner<T>(
   model: Uint8Array,
@@ -47,16 +50,23 @@ export async function inRunner<T>(
   fleet: Lender,
   work: (loaded: Loaded) => Promise<T>,
 ): Promise<T> {
-  const { leftMs } = options.time;
-  const first = { wantsMore: false };
-  try {
-    const done = await inOne(model, options, fleet, work, first);
-    if (!first.wantsMore) return done;
-  } catch (error) {
-    if (!first.wantsMore) throw error;
+  const { shared } = options;
+  let found: { done: T; runBytes: number } | null = null;
+  for (;;) {
+    const seen: Seen = { moreBytes: null };
+    try {
+      const done = await inOne(model, options, fleet, work, seen);
+      if (seen.moreBytes === null) return done;
+      found = { done, runBytes: shared.runBytes };
+    } catch (error) {
+      if (found !== null && (error instanceof TooSlow || (error instanceof MercatoError && error.code === 'OVERLOADED'))) {
+        shared.runBytes = found.runBytes;
+        return found.done;
+      }
+      if (seen.moreBytes === null) throw error;
+    }
+    shared.runBytes = seen.moreBytes;
   }
-  options.time.leftMs = leftMs;
-  return inOne(model, { ...options, runBytes: ALL_BYTES }, fleet, work, { wantsMore: false });
 }
 
 async function inOne<T>(
@@ -64,22 +74,25 @@ async function inOne<T>(
   options: CheckOptions & { device: string },
   fleet: Lender,
   work: (loaded: Loaded) => Promise<T>,
-  seen: { wantsMore: boolean },
+  seen: Seen,
 ): Promise<T> {
-  const loan = await fleet.borrow(model.length, options.device, options.runBytes);
+  const loan = await fleet.borrow(model.length, options.device, options.shared.runBytes);
   const startedMs = performance.now();
   let late = false;
   let overran = false;
-  const note = (error: unknown): never => {
+  let killed = false;
+  const note = async (error: unknown): Promise<never> => {
     overran ||= error instanceof RunnerOverran;
     const refused = error instanceof MercatoError && error.code === 'MODEL_FAILED' && NO_MEMORY.test(error.message);
-    if (refused || (error instanceof RunnerLost && !late && !overran)) seen.wantsMore = options.runBytes < modelBytes();
+    const lost = error instanceof RunnerLost && !late && !overran;
+    if (!loan.isMost && (refused || (lost && (await fleet.lackedMemory(loan.path))))) seen.moreBytes = MORE * loan.bytes;
+    else if (lost) killed = killed || (await fleet.wasKilled(loan.path));
     throw error;
   };
   const overtime = setTimeout(() => {
     late = true;
     void fleet.giveBack(loan.id);
-  }, options.time.leftMs);
+  }, options.shared.leftMs);
   try {
     const connection = await connectRunner({ path: loan.path, device: options.device }, () => {});
     const runner = { connection, kill: () => void fleet.giveBack(loan.id) };
@@ -108,14 +121,21 @@ async function inOne<T>(
       deviceBytes: () => fleet.deviceBytesOf(loan.id),
     });
     if (late) throw new TooSlow(options);
+    if (killed) throw killedOutside();
     return done;
   } catch (error) {
-    throw late ? new TooSlow(options) : error;
+    throw late ? new TooSlow(options) : killed ? killedOutside() : error;
   } finally {
     clearTimeout(overtime);
-    options.time.leftMs -= performance.now() - startedMs;
+    options.shared.leftMs -= performance.now() - startedMs;
     await fleet.giveBack(loan.id);
   }
+}
+
+/** It says nothing of the model: the check is put off. */
+function killedOutside(): MercatoError {
+  const message = 'The runner of a check was killed from outside.';
+  return new MercatoError('OVERLOADED', message, { rule: 'RUNNER_LOST', retryAfterMs: KILLED_RETRY_MS });
 }
 
 /** The runner ends itself at the run limit; the deadline is only there for one that cannot. */

@@ -35,6 +35,8 @@ export type VersionDevices = { passedOver: readonly SeenOn[]; verifiedOn: readon
 
 /** A runner that its borrower may use up. */
 export type Loan = { id: string; path: string };
+/** One for a check. `bytes`: of the host's memory, promised to it; `isMost`: nobody is promised more. */
+export type CheckLoan = Loan & { bytes: number; isMost: boolean };
 
 /** `partlyOnCpu`: the device has no kernel for some of the model's operators. */
 type ReplicaStatus = Outcomes &
@@ -76,10 +78,10 @@ export type FleetPort = {
   /** What computes on each of them, and on the CPU. */
   hardware(): Promise<Hardware>;
   /**
-   * A runner with room for a model file of so many bytes on a device, and `runBytes` of the host's memory besides, at most a quarter of all memory and half of that of models; it is bounded by that with a margin, and where it has the most, as any model is. All loans of
-   * the host have half of its memory, and are as many as its cores or two. OVERLOADED where there is none within 30 s.
+   * A runner for a check, with room for a model file of so many bytes on a device, and `runBytes` of the host's memory besides, at most a quarter of all memory, half of that of models, and what is left by those that stay loaded; it is bounded by that with a margin, and
+   * where it has the most, as any model is. All such loans of the host have half of its memory, and are as many as its cores or two. OVERLOADED where there is no memory within 30 s, or no loan within 100.
    */
-  borrow(fileBytes: number, device: string, runBytes?: number): Promise<Loan>;
+  borrow(fileBytes: number, device: string, runBytes?: number): Promise<CheckLoan>;
   /** A runner with the version on the next device after `device` that takes it; null where there is no next. OVERLOADED, MODEL_FAILED as `claim`. */
   lend(version: LoadableVersion, device: string): Promise<(Loan & Place) | null>;
   /** Bytes that a borrowed runner holds of its device; null where nobody tells. */
@@ -89,6 +91,8 @@ export type FleetPort = {
   count(versionId: string, calls: Outcomes): Promise<void>;
   /** Whether the runner of this socket, which ends now, was ended from outside, and not for the memory that it had taken: no fault of who called it. */
   wasKilled(path: string): Promise<boolean>;
+  /** Whether the runner of this socket, which ends now, was refused memory, or held more than was promised to it. */
+  lackedMemory(path: string): Promise<boolean>;
   /**
    * A run of the version failed on `device`, and not on the next. `who` had it: its tenant, or, of a run past its limit, its runner; null: it crashed. After a crash, or failures of two of them, the
    * version leaves the device for ten minutes, or until it is unloaded. Its runners there answer what they were asked.
@@ -106,4 +110,4 @@ export type FleetPort = {
 };
 
 /** What lends runners, with which the gate tries models. */
-export type Lender = Pick<FleetPort, 'devices' | 'hardware' | 'borrow' | 'deviceBytesOf' | 'giveBack'>;
+export type Lender = Pick<FleetPort, 'devices' | 'hardware' | 'borrow' | 'deviceBytesOf' | 'giveBack' | 'wasKilled' | 'lackedMemory'>;

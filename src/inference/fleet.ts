@@ -2,18 +2,27 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import { MercatoError } from '../base/errors.ts';
 import { LIMITS } from '../base/limits.ts';
 import type { Log } from '../base/log.ts';
-import { footprintOf, kindOf, type MemoryBounds, MemoryBudget, seenOn } from './budget.ts';
+import { footprintOf, kindOf, type MemoryBounds, MemoryBudget, seenOn, sumOf } from './budget.ts';
 import { limitMemory, lowerPriority } from './confinement.ts';
 import { type Place, RunnerLost } from './connection.ts';
 import { CudaMemory } from './cuda-memory.ts';
 import type { DeviceChain } from './devices.ts';
-import type { Deployment, FleetPort, InferenceStatus, LoadableVersion, LoadFailure, Loan, VersionDevices } from './fleet-port.ts';
+import type {
+  CheckLoan,
+  Deployment,
+  FleetPort,
+  InferenceStatus,
+  LoadableVersion,
+  LoadFailure,
+  Loan,
+  VersionDevices,
+} from './fleet-port.ts';
 import { hostMs, NO_OUTCOMES, NO_STATS, type Outcomes } from './frames.ts';
 import type { Hardware } from './hardware.ts';
 import { Kills } from './kills.ts';
 import { failureOf, loadVersion, mostBytes } from './load.ts';
 import { type Holder, held, hogOf, type Replica, Room } from './room.ts';
-import { modelBytes } from './runner-process.ts';
+import { modelBytes, type Runner } from './runner-process.ts';
 import { type ReplicaBounds, Scaler, withinHost } from './scaling.ts';
 import type { Supervisor } from './supervisor.ts';
 import { DevicesOfVersions } from './version-devices.ts';
@@ -49,6 +58,9 @@ type Deployed = {
   ended: boolean;
 };
 
+/** A runner that serves in no deployment; `isCheck`: no trial. `endsFirst`: where memory is full. */
+type Lent = Holder & { isCheck: boolean; endsFirst: boolean };
+
 /** For whom room is made, and where. */
 type Wanted = { owner: string | null; devices: readonly string[]; mayEvict(): boolean };
 
@@ -83,10 +95,12 @@ export class Fleet implements FleetPort {
   readonly #deployed = new Map<string, Deployed>();
   readonly #bounds = new Map<string, ReplicaBounds>();
   readonly #devices: DevicesOfVersions;
-  readonly #loans = new Map<string, Holder>();
+  readonly #loans = new Map<string, Lent>();
   readonly #listeners = new Set<(versionId: string, place: Place) => void>();
   readonly #cuda = new CudaMemory();
   readonly #kills = new Kills();
+  /** Told to end. */
+  readonly #retired = new WeakSet<Runner>();
   /** By version; they outlive its replicas. */
   readonly #calls = new Map<string, Outcomes>();
   readonly #leaving = new Set<Promise<void>>();
@@ -103,7 +117,7 @@ export class Fleet implements FleetPort {
     this.#budget = new MemoryBudget(options, () => [...this.#replicas(), ...this.#loans.values()].map(held));
     this.#room = new Room(this.#budget, options.maxLoaded, {
       replicas: () => this.#replicas(),
-      loans: () => [...this.#loans.values()],
+      loans: () => [...this.#loans.values()].filter(({ isCheck }) => isCheck),
       ask: () => this.#ask(),
       mayEnd: () => this.#mayEnd(),
       retire: (replica, limitMs) => this.#retire(replica, limitMs),
@@ -137,14 +151,19 @@ export class Fleet implements FleetPort {
     return this.#options.hardware;
   }
 
-  /** What is promised to a loan at most; who has that may take what any model may. */
-  get #loanBytesMax(): number {
-    return Math.min(modelBytes(), this.#options.memoryBytesMax / 2);
+  /** What is promised to a check at most; who has that may take what any model may. What stays loaded leaves no more, however long one waits. */
+  #checkBytesMax(): number {
+    const { memoryBytesMax } = this.#options;
+    const mayEnd = new Set(this.#mayEnd());
+    const stay = [...this.#deployed.values()].flatMap((deployed) => this.#usable(deployed)).filter((replica) => !mayEnd.has(replica));
+    return Math.min(modelBytes(), memoryBytesMax / 2, memoryBytesMax - sumOf(stay.map(held), 'bytes'));
   }
 
-  async borrow(fileBytes: number, device: string, runBytes = 0): Promise<Loan> {
+  async borrow(fileBytes: number, device: string, runBytes = 0): Promise<CheckLoan> {
     const least = footprintOf(device, fileBytes, NEVER_MEASURED);
-    const bytes = Math.max(least.bytes, Math.min(this.#loanBytesMax, least.bytes + runBytes));
+    const bytesMax = Math.max(least.bytes, this.#checkBytesMax());
+    const bytes = Math.min(bytesMax, least.bytes + runBytes);
+    const isMost = bytes === bytesMax;
     const footprint = { ...least, bytes };
     const place = Symbol('loan');
     try {
@@ -153,9 +172,10 @@ export class Fleet implements FleetPort {
       // What it is to load is unproven, and who serves goes first.
       lowerPriority(runner.pid);
       // Drivers of others reserve what nobody knows.
-      if (device === 'cpu' && bytes < this.#loanBytesMax) await limitMemory(runner.pid, Math.min(modelBytes(), mostBytes(bytes)));
+      if (device === 'cpu' && !isMost) await limitMemory(runner.pid, Math.min(modelBytes(), mostBytes(bytes)));
       const deviceBytesMax = mostBytes(footprint.deviceBytes);
-      return this.#register({ runner, footprint, stats: NO_STATS, deviceBytes: null, deviceBytesMax });
+      const holder = { runner, footprint, stats: NO_STATS, deviceBytes: null, deviceBytesMax };
+      return { ...this.#register({ ...holder, isCheck: true, endsFirst: !isMost }), bytes, isMost };
     } finally {
       this.#budget.release(place);
     }
@@ -167,7 +187,7 @@ export class Fleet implements FleetPort {
     const place = Symbol(version.id);
     try {
       const replica = await this.#place(place, version, { owner: version.owner, devices: next, mayEvict: () => true });
-      return { ...this.#register(replica), ...placeOf(replica) };
+      return { ...this.#register({ ...replica, isCheck: false, endsFirst: false }), ...placeOf(replica) };
     } catch (error) {
       throw asFailed(error);
     } finally {
@@ -182,9 +202,18 @@ export class Fleet implements FleetPort {
   }
 
   async wasKilled(path: string): Promise<boolean> {
+    await this.#ended(path);
+    return this.#kills.isBlameless(path);
+  }
+
+  async lackedMemory(path: string): Promise<boolean> {
+    await this.#ended(path);
+    return this.#kills.lackedMemory(path);
+  }
+
+  async #ended(path: string): Promise<void> {
     const holder = [...this.#replicas(), ...this.#loans.values()].find(({ runner }) => runner.path === path);
     if (holder !== undefined) await Promise.race([holder.runner.ended, sleep(END_MS, undefined, { ref: false })]);
-    return this.#kills.isBlameless(path);
   }
 
   async fallBack(versionId: string, device: string, who: string | null): Promise<void> {
@@ -212,7 +241,7 @@ export class Fleet implements FleetPort {
     return (await this.#cuda.now()).get(loan.runner.pid) ?? null;
   }
 
-  #register(lent: Holder): Loan {
+  #register(lent: Lent): Loan {
     const id = String(++this.#loanCount);
     this.#loans.set(id, lent);
     void lent.runner.ended.then(() => {
@@ -364,7 +393,7 @@ export class Fleet implements FleetPort {
     deployed.replicas.add(replica);
     void runner.ended.then(() => {
       deployed.replicas.delete(replica);
-      this.#kills.add(deployed.version.id, replica);
+      this.#kills.add(this.#retired.has(runner) ? null : deployed.version.id, replica);
       this.#forgetIfEmpty(deployed);
     });
     for (const listener of this.#listeners) listener(deployed.version.id, placeOf(replica));
@@ -391,6 +420,7 @@ export class Fleet implements FleetPort {
   /** Lets a replica end, or after `limitMs` makes it; resolves when it is gone. */
   #retire({ runner }: Replica, limitMs = RETIRE_LIMIT_MS): Promise<void> {
     const { connection, ended } = runner;
+    this.#retired.add(runner);
     if (connection.usable) connection.retire();
     const limit = setTimeout(() => runner.kill(), limitMs).unref();
     this.#leaving.add(ended);
@@ -436,11 +466,14 @@ export class Fleet implements FleetPort {
     for (const holder of holders) holder.deviceBytes = told.get(holder.runner.pid) ?? holder.deviceBytes;
   }
 
-  /** First a check that takes more than was promised to it, which begins again with all that it may have. What a replica was asked it answers: that need not be at fault. */
+  /** First a check that takes more than was promised to it, which begins again with more. What a replica was asked it answers: that need not be at fault. */
   #retireHog(device: string): void {
     const memory = this.#budget.memoryOf(device);
-    const loans = [...this.#loans.values()].filter(({ footprint }) => footprint.bytes < this.#loanBytesMax);
-    const [loan, hog] = [hogOf(loans, memory), hogOf(this.#replicas(), memory)];
+    const lent = [...this.#loans.values()];
+    // What it held is free soon.
+    if (lent.some(({ runner }) => !runner.connection.usable)) return;
+    const checks = lent.filter(({ endsFirst }) => endsFirst);
+    const [loan, hog] = [hogOf(checks, memory), hogOf(this.#replicas(), memory)];
     const taker = loan ?? hog;
     if (taker === undefined) return;
     const { runner, stats, deviceBytes } = taker;

@@ -17,6 +17,8 @@ const PINGS_LOST_MAX = 2;
 const STDERR_CHARS_MAX = 1_000;
 /** What a model may take at least; more is a quarter of the memory. */
 const MODEL_BYTES_MIN = 2 * 1024 ** 3;
+/** How the C++ library, ONNX Runtime and V8 say that memory was refused; a stack of a thread is memory too. */
+export const NO_MEMORY = /bad.alloc|fail\w* to allocate|cannot allocate|allocation failed|out of memory|resource temporarily unavailable/i;
 
 /**
  * A live runner process. `ended` resolves when the process is gone, and its socket with it; `killed`: by SIGKILL, which it never sends itself; `onLost` listeners are called when it
@@ -29,6 +31,8 @@ export type Runner = {
   connection: RunnerConnection;
   ended: Promise<void>;
   readonly killed: boolean;
+  /** It said so on standard error. */
+  readonly refusedMemory: boolean;
   kill(): void;
   onLost(listener: () => void): void;
 };
@@ -81,6 +85,9 @@ export async function startRunner({ folder, env, gpu }: RunnerSettings, log: Log
       ...runner,
       get killed() {
         return killed;
+      },
+      get refusedMemory() {
+        return NO_MEMORY.test(said());
       },
       onLost: (listener) => void listeners.push(listener),
     };

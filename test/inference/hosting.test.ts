@@ -4,7 +4,7 @@ import { ERRORS, MercatoError } from '../../src/base/errors.ts';
 import { boxed, inRunner } from '../../src/inference/check-runner.ts';
 import { connectRunner } from '../../src/inference/connection.ts';
 import { loadable } from '../../src/inference/hosts.ts';
-import { createInference, estimateApart, type Inference, ModelKilled, type Tensor } from '../../src/inference/inference.ts';
+import { createInference, estimateApart, type FleetPort, type Inference, ModelKilled, type Tensor } from '../../src/inference/inference.ts';
 import { fileOf, floats, isAlive, longs, numbersOf, request, testFleet, testInference, versionOf } from './setup.ts';
 import { bombModel, hogModel, identityModel, loopModel } from './tiny-models.ts';
 
@@ -151,6 +151,42 @@ describe('hosting', () => {
     await Promise.all(held);
   });
 
+  /** A run without end in each of these versions of one publisher, which has begun. */
+  const hog = async (fleet: FleetPort, ids: readonly string[], begun = new Set<string>()) => {
+    for (const id of ids) {
+      const [place] = await fleet.claim(loadable(versionOf(loopModel(), { id, owner: 'hog' })), []);
+      if (place === undefined || begun.has(place.path)) continue;
+      begun.add(place.path);
+      const connection = await connectRunner(place, () => {});
+      onTestFinished(() => connection.close());
+      const call = { tenantKey: '', priority: 0, rows: 1, outputs: null, alone: true, inputs: [longs([2 ** 52])] };
+      connection.call(call, { expiresMs: performance.now() + 60_000, signal: undefined }).catch(() => {});
+      await vi.waitFor(async () => expect(await connection.stats()).toMatchObject({ running: 1 }), WAIT);
+    }
+  };
+  const small = loadable(versionOf(identityModel(), { id: 'small', owner: 'other' }));
+
+  test('loads a version again whose busy replicas ended for others', { timeout: 60_000 }, async () => {
+    const fleet = await testFleet({ maxLoaded: 2 });
+    const begun = new Set<string>();
+    for (let taken = 0; taken < 5; taken++) {
+      await hog(fleet, ['a', 'b'], begun);
+      await fleet.claim(small, []);
+      await fleet.unload(small.id);
+    }
+    await hog(fleet, ['a', 'b'], begun);
+    expect(begun.size).toBe(7);
+  });
+
+  test('ends a busy version for others that is pinned no more, and none of the minimum of one that is', { timeout: 60_000 }, async () => {
+    const fleet = await testFleet({ maxLoaded: 2 });
+    for (const id of ['a', 'b']) await fleet.scale(id, { min: 1, max: null });
+    await hog(fleet, ['a', 'b']);
+    await expect(fleet.claim(small, [])).rejects.toMatchObject({ code: 'OVERLOADED' });
+    for (const id of ['a', 'b']) await fleet.scale(id, { min: 0, max: null });
+    expect(await fleet.claim(small, [])).toMatchObject([{ device: 'cpu' }]);
+  });
+
   test('never ends a pinned version for another', async () => {
     const inference = await testInference({ maxLoaded: 2 });
     await inference.scale('a', { min: 1, max: null });
@@ -180,6 +216,9 @@ describe('hosting', () => {
     onTestFinished(() => inference[Symbol.asyncDispose]());
     const use = (id: string) => inference.run(request(versionOf(identityModel(), { id }), [row]));
     await use('a');
+    const now = process.hrtime.bigint;
+    const later = vi.spyOn(process.hrtime, 'bigint').mockImplementation(() => now() + 60_000_000_000n);
+    onTestFinished(() => later.mockRestore());
     const loan = await fleet.borrow(60 * 1024 ** 2, 'cpu');
     expect(await loadedIds(inference)).toEqual([]);
     expect((await inference.status()).memory).toMatchObject([{ device: 'cpu', memoryBytes: 184 * 1024 ** 2 }]);
@@ -212,30 +251,66 @@ describe('hosting', () => {
     expect(await inference.run(request(serves, [row]))).toMatchObject({ rows: 1 });
   });
 
-  test.skipIf(!existsSync('/usr/bin/prlimit'))(
-    'checks again, with all that a model may have, one that was refused memory',
-    { timeout: 60_000 },
-    async () => {
-      const fleet = await testFleet();
-      const borrow = vi.spyOn(fleet, 'borrow');
+  describe.skipIf(!existsSync('/usr/bin/prlimit'))('a check that was refused memory', { timeout: 60_000 }, () => {
+    /** The largest of so many copies of 7, or why there is none. */
+    const copying = (fleet: FleetPort) => {
       const options = { ...boxed({ runLimitMs: 60_000, maxBatchRows: 1 }), device: 'cpu' };
-      const run = (copies: number) =>
+      return (copies: number) =>
         inRunner(hogModel(), options, fleet, async (loaded) => {
           const result = await loaded.run([floats([1], [7]), longs([copies], 'k')], 1).catch((error: unknown) => error);
           return result instanceof Error ? result : numbersOf((result as { outputs: Tensor[] }).outputs[0]);
-        });
+        }).catch((error: unknown) => error);
+    };
+
+    test('is done again with more, step by step, and goes on with that', async () => {
+      const fleet = await testFleet();
+      const borrow = vi.spyOn(fleet, 'borrow');
+      const run = copying(fleet);
       expect(await run(5 * 2 ** 27)).toEqual([7]);
-      expect(borrow.mock.calls).toEqual([
-        [expect.any(Number), 'cpu', 0],
-        [expect.any(Number), 'cpu', Number.MAX_SAFE_INTEGER],
-      ]);
+      const promised = borrow.mock.calls.map(([, , runBytes]) => runBytes ?? 0);
+      expect(promised.length).toBeGreaterThan(1);
+      const [first = 0, second = 0] = promised;
+      expect([first, second < 2 ** 29]).toEqual([0, true]);
+      borrow.mockClear();
       expect(await run(2)).toEqual([7]);
-      expect(borrow).toHaveBeenCalledTimes(3);
-      const all = await run(2 ** 40);
-      expect(all).toMatchObject({ code: 'MODEL_FAILED' });
-      expect(borrow).toHaveBeenCalledTimes(5);
-    },
-  );
+      expect(borrow.mock.calls).toEqual([[expect.any(Number), 'cpu', promised.at(-1)]]);
+      expect(await run(2 ** 40)).toMatchObject({ code: 'MODEL_FAILED' });
+    });
+
+    test('keeps what it found with less where there is no room for more', async () => {
+      const fleet = await testFleet();
+      const run = copying(fleet);
+      const full = new MercatoError('OVERLOADED');
+      const lend = fleet.borrow.bind(fleet);
+      const borrow = vi.spyOn(fleet, 'borrow');
+      borrow.mockImplementationOnce(lend).mockRejectedValueOnce(full);
+      expect(await run(2 ** 40)).toMatchObject({ code: 'MODEL_FAILED' });
+      borrow.mockRejectedValueOnce(full);
+      expect(await run(2)).toBe(full);
+    });
+
+    test('has no more than what stays loaded leaves, and is told by that', async () => {
+      const fleet = await testFleet({ memoryBytesMax: 2 ** 30 });
+      await fleet.scale('version', { min: 1, max: null });
+      await fleet.claim(loadable(versionOf(identityModel(), { peakMemoryBytes: 900 * 2 ** 20 })), []);
+      expect(await copying(fleet)(2 ** 40)).toMatchObject({ code: 'MODEL_FAILED' });
+    });
+  });
+
+  test('tries a model that crashes a check once, and puts off one whose runner was killed from outside', { timeout: 60_000 }, async () => {
+    const fleet = await testFleet();
+    const borrow = vi.spyOn(fleet, 'borrow');
+    const end = (signal: NodeJS.Signals) =>
+      inRunner(identityModel(), { ...boxed({ runLimitMs: 60_000, maxBatchRows: 1 }), device: 'cpu' }, fleet, async ({ run }) => {
+        process.kill(Number(readFileSync(`/proc/${process.pid}/task/${process.pid}/children`, 'utf8')), signal);
+        await run([row], 1).catch(() => {});
+        return 'seen';
+      });
+    expect(await end('SIGABRT')).toBe('seen');
+    expect(borrow).toHaveBeenCalledTimes(1);
+    await expect(end('SIGKILL')).rejects.toMatchObject({ code: 'OVERLOADED', data: { rule: 'RUNNER_LOST' } });
+    expect(borrow).toHaveBeenCalledTimes(2);
+  });
 
   test('ends a version that nobody calls, and a pinned one not', async () => {
     const inference = await testInference({ keepAliveMs: 1 });

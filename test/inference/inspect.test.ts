@@ -20,6 +20,8 @@ const lending = (fleet: FleetPort, borrow: FleetPort['borrow']): FleetPort =>
     hardware: () => fleet.hardware(),
     deviceBytesOf: (id: string) => fleet.deviceBytesOf(id),
     giveBack: (id: string) => fleet.giveBack(id),
+    wasKilled: (path: string) => fleet.wasKilled(path),
+    lackedMemory: (path: string) => fleet.lackedMemory(path),
     onPlace: () => {},
   }) as unknown as FleetPort;
 

@@ -8,9 +8,10 @@ afterEach(() => void vi.useRealTimers());
 const GIB = 2 ** 30;
 /** A runner of a version that was seen to need a gibibyte, and may take three. */
 const ended = (path: string, killed: boolean, memoryBytes = GIB) => ({
-  runner: { path, killed },
+  runner: { path, killed, refusedMemory: false },
   stats: { ...NO_STATS, memoryBytes },
   footprint: { device: 'cpu', bytes: GIB, deviceBytes: 0 },
+  ...{ deviceBytes: null, deviceBytesMax: 0 },
 });
 
 test("a runner's calls are to blame for its end unless it was killed, holding no more than it may", () => {
@@ -21,6 +22,17 @@ test("a runner's calls are to blame for its end unless it was killed, holding no
   kills.add('version', ended('crashed', false));
   const paths = ['killed', 'lent', 'hog', 'crashed', 'living'];
   expect(paths.map((path) => kills.isBlameless(path))).toEqual([true, true, false, false, false]);
+});
+
+test('a runner lacked memory that said so, or held more than it was expected to, however it ended', () => {
+  const kills = new Kills();
+  const said = ended('said', false);
+  kills.add(null, { ...said, runner: { ...said.runner, refusedMemory: true } });
+  kills.add(null, ended('held', true, GIB + 1));
+  kills.add(null, { ...ended('device', true), deviceBytes: 1 });
+  kills.add(null, ended('small', false));
+  const paths = ['said', 'held', 'device', 'small', 'living'];
+  expect(paths.map((path) => kills.lackedMemory(path))).toEqual([true, true, true, false, false]);
 });
 
 test('a version is not loaded while three of its runners were killed in a minute', () => {
