@@ -19,10 +19,14 @@ export type Round = Measured & { cost: Cost };
 export type Effort = { rounds: number; seconds: number; warmSeconds: number };
 
 /**
- * Loads the sides in turns, so that noise of the machine falls on both, and alternates who begins; first each is warmed up. The rounds of a
+ * Loads the sides in turns, so that noise of the machine falls on both, and alternates who begins; first each answers once and is warmed up. The rounds of a
  * side, in the order of `sides`.
  */
 export async function inTurns(sides: readonly Side[], connections: number, effort: Effort): Promise<Round[][]> {
+  for (const { url, headers, body } of sides) {
+    const given = { 'content-type': 'application/json', ...headers };
+    await (await fetch(url, { method: 'POST', headers: given, body })).arrayBuffer();
+  }
   if (effort.warmSeconds > 0) for (const side of sides) await load({ ...side, connections, seconds: effort.warmSeconds });
   const rounds: Round[][] = sides.map(() => []);
   for (let round = 0; round < effort.rounds; round++) {
