@@ -41,7 +41,7 @@ beforeAll(async () => {
     password: 'correct horse battery',
     counter: () => ++count,
   };
-});
+}, 240_000);
 afterAll(() => world[Symbol.asyncDispose]());
 
 const ask = (question: Question, variables: object, token: string | null) => askWhole(world.app.url, question.field, variables, token);
