@@ -58,6 +58,9 @@ type Deployed = {
   ended: boolean;
 };
 
+/** Versions of which calls are counted. */
+const COUNTED_MAX = 10_000;
+
 /** A runner that serves in no deployment; `isCheck`: no trial. `endsFirst`: where memory is full. */
 type Lent = Holder & { isCheck: boolean; endsFirst: boolean };
 
@@ -198,7 +201,11 @@ export class Fleet implements FleetPort {
   async count(versionId: string, calls: Outcomes): Promise<void> {
     const so = this.#calls.get(versionId) ?? { ...NO_OUTCOMES };
     for (const outcome of ['answered', 'overloaded', 'late', 'failed'] as const) so[outcome] += calls[outcome];
+    // Behind all others: the first is the one that was called the longest ago.
+    this.#calls.delete(versionId);
     this.#calls.set(versionId, so);
+    const [first] = this.#calls.keys();
+    if (this.#calls.size > COUNTED_MAX && first !== undefined) this.#calls.delete(first);
   }
 
   async wasKilled(path: string): Promise<boolean> {
